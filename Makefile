@@ -1,0 +1,87 @@
+# Everything runs in one virtual environment, $(VENV), made on first use from setup.py and constraints.txt and brought
+# up to date when either changes. Python 3.11 is what constraints.txt was tested with.
+#
+#   make demo                     train a small ticket and show what came out
+#   make test                     style, then the tests on TensorFlow, JAX and PyTorch
+#   make test PYTEST_ARGS=-x      further arguments for pytest
+#   make test BACKENDS=jax        on one backend only
+#
+# On Linux the registry's PyTorch brings several gigabytes of CUDA packages. Its CPU build is enough here:
+#   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV ?= .venv
+BACKENDS ?= tensorflow jax torch
+PIP_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist worksteal
+BENCH_ARGS ?=
+
+VENV_PYTHON := $(VENV)/bin/python
+INSTALL = $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-all lint format bench clean distclean
+
+help:
+	@echo "make demo      train a small ticket and show what came out"
+	@echo "make test      check style, run the tests on: $(BACKENDS)"
+	@echo "make test-all  the same with the long tests"
+	@echo "make lint      check style only"
+	@echo "make format    rewrite the sources in the project's style"
+	@echo "make bench     time a training step"
+	@echo "make clean     remove caches and build products (distclean: the virtual environment too)"
+
+demo: $(VENV)/.demo
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) examples/quickstart.py
+
+test: lint
+	$(call run-tests,not slow)
+
+test-all: lint
+	$(call run-tests,slow or not slow)
+
+lint: $(VENV)/.dev
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+
+format: $(VENV)/.dev
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+bench: $(VENV)/.dev
+	$(VENV_PYTHON) -m benchmarks.step_time $(BENCH_ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# $(call run-tests,MARKERS): the tests with these markers on every backend, stopping at the first that fails.
+define run-tests
+@set -e; for backend in $(BACKENDS); do \
+	markers="$(1)"; \
+	if [ "$$backend" != tensorflow ]; then markers="($$markers) and not tensorflow_only"; fi; \
+	echo "== tests on $$backend: $$markers"; \
+	KERAS_BACKEND=$$backend $(VENV_PYTHON) -m pytest -m "$$markers" $(PYTEST_ARGS); \
+done
+endef
+
+# The stamps say what the environment holds. The tests' packages include the demo's.
+$(VENV)/.demo: setup.py constraints.txt | $(VENV_PYTHON)
+	@echo "Installing the demo's packages into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[tensorflow,examples]"
+	@touch $@
+
+$(VENV)/.dev: setup.py constraints.txt | $(VENV_PYTHON)
+	@echo "Installing all backends and the tests' packages into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[all,examples,dev]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV_PYTHON):
+	$(PYTHON) -m venv $(VENV)

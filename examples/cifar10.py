@@ -1,0 +1,88 @@
+"""CIFAR-10 as numpy arrays, and batches of it that are functions of seed, epoch and step alone."""
+
+import io
+import pathlib
+
+import keras
+import numpy as np
+
+MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
+STD = np.array([0.2023, 0.1994, 0.2010], np.float32)
+
+
+def load(data_dir):
+    """Return {"train": (images, labels), "test": (images, labels)}; images uint8 (n, 32, 32, 3), labels int32 (n,).
+
+    Args:
+        data_dir: Folder of tensorflow-datasets that holds cifar10 or where it may be downloaded to (None: its
+            default), or the path of an npz file with the images as JPEG (`train_jpeg`, `train_size`, `train_label`
+            and the same for `test`), which needs no TensorFlow.
+    """
+    if data_dir and pathlib.Path(data_dir).suffix == ".npz":
+        return {split: _from_npz(data_dir, split) for split in ("train", "test")}
+    return {split: _from_tfds(data_dir, split) for split in ("train", "test")}
+
+
+def _from_npz(path, split):
+    from PIL import Image
+
+    with np.load(path) as store:
+        blob, sizes, labels = (store[f"{split}_{part}"] for part in ("jpeg", "size", "label"))
+    ends = np.cumsum(sizes, dtype=np.int64)
+    images = [
+        np.asarray(Image.open(io.BytesIO(blob[start:end].tobytes())))
+        for start, end in zip(ends - sizes, ends, strict=True)
+    ]
+    return np.stack(images), labels.astype(np.int32)
+
+
+def _from_tfds(data_dir, split):
+    import tensorflow_datasets as tfds
+
+    examples = tfds.load("cifar10", split=split, data_dir=data_dir, batch_size=-1)
+    examples = {name: np.asarray(values) for name, values in examples.items()}
+    order = np.argsort(examples["id"])  # the order in which the images were numbered, whatever the files' order
+    return examples["image"][order], examples["label"][order].astype(np.int32)
+
+
+def normalize(images):
+    """Return uint8 images as float32 of about zero mean and unit variance per channel."""
+    return (images.astype(np.float32) / 255 - MEAN) / STD
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """Shuffled, randomly cropped (4 pixels of zeros around) and flipped batches; the last, incomplete one is dropped.
+
+    Batch `step` of an epoch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted
+    one would have seen.
+    """
+
+    def __init__(self, images, labels, batch_size, seed, first_epoch=0):
+        super().__init__()
+        self.images, self.labels = images, labels
+        self.batch_size, self.seed, self.epoch = batch_size, seed, first_epoch
+        self._shuffle()
+
+    def __len__(self):
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, step):
+        chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
+        random = self._random(1 + step)
+        offsets = random.integers(0, 9, size=(len(chosen), 2))
+        flips = random.random(len(chosen)) < 0.5
+        crops = np.zeros((len(chosen), 40, 40, 3), np.uint8)
+        crops[:, 4:36, 4:36] = self.images[chosen]
+        batch = np.stack([c[y : y + 32, x : x + 32] for c, (y, x) in zip(crops, offsets, strict=True)])
+        batch[flips] = batch[flips, :, ::-1]
+        return normalize(batch), self.labels[chosen]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._shuffle()
+
+    def _shuffle(self):
+        self.order = self._random(0).permutation(len(self.images))
+
+    def _random(self, step):
+        return np.random.default_rng([self.seed, self.epoch, step])

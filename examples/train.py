@@ -1,0 +1,169 @@
+"""Train Conv-2/4/6/8 on CIFAR-10 with Keras `fit`: as a multi-prize ticket or, for comparison, densely.
+
+    python examples/train.py --network conv4 --output_dir runs/conv4              # MPT-1/32 at 50 %
+    python examples/train.py --network conv4 --binary_activations --output_dir …  # MPT-1/1
+    python examples/train.py --network conv4 --dense --output_dir …               # all weights trained
+    python examples/train.py … --resume                                           # go on after a kill at any moment
+
+The defaults are the published recipe (Diffenderfer & Kailkhura 2021, appendix): 100 epochs, batch 128, cosine decay
+to zero, SGD with learning rate 0.1, momentum 0.9 and weight decay 1e-4 (Adam with 0.1 for binary activations), crops
+and flips. The output folder receives the flags, `log.csv`, TensorBoard logs and `checkpoint.keras`, the model as of
+the last finished epoch. Runs on every Keras backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
+"""
+
+import csv
+import os
+import pathlib
+
+import cifar10
+import keras
+from absl import app, flags
+
+import keras_mpt
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("network", "conv4", ["conv2", "conv4", "conv6", "conv8"], "Architecture.")
+flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
+flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
+flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
+flags.DEFINE_string("input_quantizer", "approx_sign", "The quantizer that --binary_activations uses.")
+flags.DEFINE_enum("kernel_quantizer", "scaled_sign", ["scaled_sign", "identity"], "Biprop or Edge-Popup.")
+flags.DEFINE_string("kernel_initializer", "kaiming_normal", "Initializer of the frozen (or dense) kernels.")
+flags.DEFINE_bool("scale_fan", False, "Scale its fan-in by the fraction kept, so that kept weights preserve variance.")
+flags.DEFINE_bool("batch_norm_affine", False, "Trainable gamma and beta, where there is batch normalization.")
+flags.DEFINE_float("pad_values", 0.0, "What the convolutions pad with.")
+flags.DEFINE_float("width", 1.0, "Factor on filters and units.")
+flags.DEFINE_enum("optimizer", None, ["sgd", "adam"], "Default: sgd, with binary activations adam.")
+flags.DEFINE_float("learning_rate", 0.1, "At the start of the cosine decay.")
+flags.DEFINE_float("momentum", 0.9, "Of SGD.")
+flags.DEFINE_float("weight_decay", 1e-4, "L2 inside the gradient, as PyTorch's SGD has it; not used by Adam.")
+flags.DEFINE_integer("warmup_epochs", 0, "Epochs of linear warm-up.")
+flags.DEFINE_integer("epochs", 100, "Number of epochs.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
+flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
+flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA (JAX always does).")
+flags.DEFINE_integer("steps_per_execution", 1, "Batches per call of the compiled step.")
+flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.")
+flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
+flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
+flags.DEFINE_bool("resume", False, "Go on from the checkpoint in --output_dir, if there is one.")
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Save the whole training state after each epoch; a kill while saving leaves the last one."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        unfinished = self.path.with_suffix(".tmp.keras")
+        self.model.save(unfinished)
+        os.replace(unfinished, self.path)
+
+
+def build_model(steps):
+    initializer = keras_mpt.initializers.get(FLAGS.kernel_initializer)
+    if FLAGS.scale_fan:
+        initializer = type(initializer)(scale_fan=True)
+    build = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
+    model = build(
+        sparsity=FLAGS.sparsity,
+        input_quantizer=FLAGS.input_quantizer if FLAGS.binary_activations else None,
+        kernel_quantizer=FLAGS.kernel_quantizer,
+        kernel_initializer=initializer,
+        batch_norm_affine=FLAGS.batch_norm_affine,
+        pad_values=FLAGS.pad_values,
+        width=FLAGS.width,
+        seed=FLAGS.seed,
+    )
+    if FLAGS.dense:
+        model = keras_mpt.models.dense_twin(model, initializer)
+    warmup = FLAGS.warmup_epochs * steps
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else FLAGS.learning_rate,
+        FLAGS.epochs * steps - warmup,
+        warmup_target=FLAGS.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    if (FLAGS.optimizer or ("adam" if FLAGS.binary_activations else "sgd")) == "adam":
+        optimizer = keras.optimizers.Adam(rate)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=FLAGS.momentum)
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=FLAGS.jit_compile or keras.backend.backend() == "jax",
+        steps_per_execution=FLAGS.steps_per_execution,
+    )
+    return model
+
+
+def add_weight_decay(model):
+    """Couple weight decay d to the gradient as PyTorch does: d * w is the gradient of the penalty d / 2 * w**2."""
+    if FLAGS.weight_decay and isinstance(model.optimizer, keras.optimizers.SGD):
+        for variable in model.trainable_variables:
+            variable.regularizer = keras.regularizers.L2(FLAGS.weight_decay / 2)
+
+
+def forget_unfinished_epochs(log, first_epoch):
+    """Drop the rows of epochs that ended after the checkpoint was written."""
+    if log.exists():
+        with log.open(newline="") as file:
+            rows = list(csv.reader(file))
+        kept = rows[:1] + [row for row in rows[1:] if int(row[0]) < first_epoch]
+        with log.with_suffix(".tmp").open("w", newline="") as file:
+            csv.writer(file).writerows(kept)
+        os.replace(log.with_suffix(".tmp"), log)
+
+
+def main(_):
+    output_dir = pathlib.Path(FLAGS.output_dir)
+    checkpoint, log = output_dir / "checkpoint.keras", output_dir / "log.csv"
+    if checkpoint.exists() and not FLAGS.resume:
+        raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
+
+    keras.utils.set_random_seed(FLAGS.seed)
+    if FLAGS.bfloat16:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    data = cifar10.load(FLAGS.data_dir)
+    images, labels = (part[: FLAGS.train_examples] for part in data["train"])
+    steps = len(images) // FLAGS.batch_size
+
+    first_epoch = 0
+    if checkpoint.exists():
+        model = keras.models.load_model(checkpoint)
+        first_epoch = int(model.optimizer.iterations) // steps
+        forget_unfinished_epochs(log, first_epoch)
+    else:
+        log.unlink(missing_ok=True)
+        model = build_model(steps)
+    add_weight_decay(model)
+    if not FLAGS.dense:
+        model.summary()
+
+    callbacks = [
+        keras_mpt.callbacks.CheckScores(),
+        keras.callbacks.CSVLogger(str(log), append=True),
+        Checkpoint(checkpoint),
+    ]
+    if keras.backend.backend() == "tensorflow":
+        callbacks.append(keras.callbacks.TensorBoard(str(output_dir / "tensorboard"), write_graph=False))
+    test_images, test_labels = data["test"]
+    model.fit(
+        cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, first_epoch),
+        validation_data=(cifar10.normalize(test_images), test_labels),
+        validation_batch_size=500,
+        initial_epoch=first_epoch,
+        epochs=min(FLAGS.epochs, FLAGS.stop_after or FLAGS.epochs),
+        callbacks=callbacks,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,23 @@
+"""What happens between epochs."""
+
+import keras
+
+from keras_mpt.models import mpt_layers
+
+
+class CheckScores(keras.callbacks.Callback):
+    """Stop a training whose scores became NaN, at the end of the epoch, naming the layers.
+
+    A compiled step cannot raise: there, NaN scores make the layer's kernel, and so the loss, NaN. This callback says
+    where it began: the layers whose scores were NaN for the most steps come first.
+
+    Raises:
+        FloatingPointError: At the end of an epoch in which a layer's scores became NaN.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = {layer.name: int(layer.nan_steps) for layer in mpt_layers(self.model)}
+        diverged = sorted((name for name in steps if steps[name]), key=steps.get, reverse=True)
+        if diverged:
+            listed = ", ".join(f"{name!r} ({steps[name]} steps)" for name in diverged)
+            raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")

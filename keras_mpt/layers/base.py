@@ -1,0 +1,243 @@
+"""What every MPT layer has: a frozen kernel, trainable scores, a mask rule, quantizers."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_mpt import initializers, quantizers
+from keras_mpt.masks import TopK
+from keras_mpt.ops import straight_through
+
+_DEFAULT_SPARSITY = 0.5
+_KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
+
+
+class MPTLayer:
+    """Mixin that turns a Keras layer with a kernel into one that trains scores over a frozen random kernel.
+
+    With W the frozen kernel, S the scores, M the mask that the rule makes of S, and q the kernel quantizer:
+
+    Forward: `kernel = q(W, M)`, by default `alpha * sign(W) * M` with `alpha = sum(|W| * M) / sum(M)` (Biprop).
+    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not; alpha and M carry none of their own.
+
+    Selection and arithmetic happen in float32 whatever the dtype policy; the kernel is cast last.
+    Sources: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
+    arXiv:1911.13299.
+
+    Args:
+        *args: Positional arguments of the Keras layer.
+        sparsity: Fraction of the weights removed, in `[0, 1)`; default 0.5.
+        kernel_quantizer: What a kept weight is worth: `"scaled_sign"` (default; ±alpha: Biprop), None (its frozen
+            value: Edge-Popup), or a kernel quantizer of `keras_mpt.quantizers`.
+        input_quantizer: Applied to the inputs: None, a name like `"approx_sign"` (then the layer is MPT-1/1), a
+            quantizer of `keras_mpt.quantizers`, or (TensorFlow backend) a larq quantizer.
+        mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`.
+        scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published.
+        scores_regularizer: Optional Keras regularizer of the scores.
+        seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits;
+            None draws one. The config stores it.
+        **kwargs: Keyword arguments of the Keras layer, with two other defaults: `use_bias=False` and a seeded
+            `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
+
+    Attributes of a built layer: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the
+    layer convolves or multiplies with), `kept` (int32 variable: how many weights stay).
+
+    Raises:
+        ValueError: An argument is out of its range or has no meaning for a frozen kernel.
+    """
+
+    _kernel_argument = "kernel"  # how Keras prefixes the kernel's arguments: kernel_initializer, ...
+
+    def __init__(
+        self,
+        *args,
+        sparsity=None,
+        kernel_quantizer="scaled_sign",
+        input_quantizer=None,
+        mask=None,
+        scores_initializer="kaiming_uniform",
+        scores_regularizer=None,
+        seed=None,
+        **kwargs,
+    ):
+        kwargs.setdefault("use_bias", False)
+        initializer = f"{self._kernel_argument}_initializer"
+        kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant")
+        for argument in self._meaningless_arguments():
+            if kwargs.pop(argument, None) is not None:
+                raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
+        super().__init__(*args, **kwargs)
+        self.mask = _mask_rule(sparsity, mask)
+        self.sparsity = self.mask.sparsity
+        self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
+        self.input_quantizer = quantizers.get_activation(input_quantizer)
+        self.scores_initializer = initializers.get(scores_initializer)
+        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        self.seed = initializers.check_seed(seed)
+        self._kernel_of_call = None
+
+    @classmethod
+    def _meaningless_arguments(cls):
+        kernel = cls._kernel_argument
+        return (f"{kernel}_regularizer", f"{kernel}_constraint", "lora_rank", "lora_alpha", "quantization_config")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        shape = tuple(self._kernel.shape)
+        self.mask.add_weights(self, shape)
+        self.scores = self.add_weight(
+            name="scores",
+            shape=shape,
+            initializer=self._seeded(self.scores_initializer, _SCORES_STREAM),
+            regularizer=self.scores_regularizer,
+            dtype="float32",
+            autocast=False,
+        )
+
+    def add_weight(self, *args, name=None, **kwargs):
+        """Freeze what Keras' own `build` adds as the kernel."""
+        if name != "kernel":
+            return super().add_weight(*args, name=name, **kwargs)
+        return super().add_weight(
+            name="frozen_kernel",
+            shape=kwargs["shape"],
+            initializer=self._seeded(getattr(self, f"{self._kernel_argument}_initializer"), _KERNEL_STREAM),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
+
+    def _seeded(self, initializer, stream):
+        if not isinstance(initializer, initializers.SeededInitializer):
+            return initializer
+
+        def initialize(shape, dtype=None):
+            fan_in, kept = self._fan_in(shape), 1 - self.sparsity
+            return initializer(shape, dtype, seed=self.seed, stream=stream, fan_in=fan_in, kept=kept)
+
+        return initialize
+
+    def _fan_in(self, shape):
+        """Return how many inputs one output has, for a kernel of this shape."""
+        raise NotImplementedError
+
+    @property
+    def frozen_kernel(self):
+        """The frozen random kernel, a non-trainable float32 variable."""
+        self._check_built("frozen_kernel")
+        return self._kernel
+
+    @property
+    def subnet_mask(self):
+        """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
+        self._check_built("subnet_mask")
+        return self.mask(self)
+
+    @property
+    def kernel(self):
+        """The kernel that the layer convolves or multiplies with, in the layer's compute dtype."""
+        if not self.built:  # AttributeError: frameworks probe for attributes while a layer is being built
+            raise AttributeError(f"`kernel` of {type(self).__name__} {self.name!r} exists once the layer is built.")
+        return self._kernel_of_call if self._kernel_of_call is not None else self._effective_kernel()
+
+    @kernel.setter
+    def kernel(self, variable):
+        self._kernel = variable  # some Keras layers assign what `add_weight` returned
+
+    def _effective_kernel(self, training=False):
+        mask = self.mask(self, training)
+        scores, frozen = ops.convert_to_tensor(self.scores), ops.convert_to_tensor(self._kernel)
+        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, self.kept))
+        kernel = straight_through(
+            lambda scores, frozen, quantized: quantized,
+            lambda scores, frozen, quantized: frozen * ops.sign(scores),
+            scores,
+            frozen,
+            quantized,
+        )
+        return ops.cast(kernel, self.compute_dtype)
+
+    def call(self, inputs, training=None):
+        inputs = self._prepare(inputs, self.input_quantizer)
+        with self._one_kernel(training):
+            return super().call(inputs)
+
+    def _prepare(self, inputs, quantizer):
+        return inputs if quantizer is None else quantizer(inputs)
+
+    @contextlib.contextmanager
+    def _one_kernel(self, training):
+        """Compute the kernel once for a call, and only here with its side effects on the mask rule's variables."""
+        self._kernel_of_call = self._effective_kernel(bool(training))
+        try:
+            yield
+        finally:
+            self._kernel_of_call = None
+
+    def plain(self, kernel_initializer="zeros"):
+        """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made."""
+        plain_class = next(cls for cls in type(self).__mro__ if not issubclass(cls, MPTLayer))
+        return plain_class.from_config(
+            {**self._keras_config(), f"{self._kernel_argument}_initializer": kernel_initializer}
+        )
+
+    def prepare_plain(self, inputs):
+        """Quantize and pad `inputs` as a call does, in plain Keras operations, which take symbolic tensors too."""
+        return self._prepare(inputs, quantizers.plain(self.input_quantizer))
+
+    def save_own_variables(self, store):
+        """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
+
+        Raises:
+            ValueError: A score is NaN.
+        """
+        if self.built:
+            self.mask(self, training=True)
+            if int(self.nan_steps) > 0:
+                raise ValueError(f"The scores of layer {self.name!r} must be numbers to be saved. Received: NaN")
+        keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
+
+    def load_own_variables(self, store):
+        keras.layers.Layer.load_own_variables(self, store)
+
+    def enable_lora(self, *args, **kwargs):
+        raise NotImplementedError(f"{type(self).__name__} has a frozen kernel: low-rank adaptation has no meaning.")
+
+    def quantize(self, *args, **kwargs):
+        raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
+
+    def _keras_config(self):
+        config = super().get_config()
+        return {name: value for name, value in config.items() if name not in self._meaningless_arguments()}
+
+    def get_config(self):
+        return {
+            **self._keras_config(),
+            "sparsity": self.sparsity,
+            "mask": keras.saving.serialize_keras_object(self.mask),
+            "kernel_quantizer": quantizers.serialize(self.kernel_quantizer),
+            "input_quantizer": quantizers.serialize(self.input_quantizer),
+            "scores_initializer": keras.initializers.serialize(self.scores_initializer),
+            "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
+            "seed": self.seed,
+        }
+
+    def _check_built(self, attribute):
+        if not self.built:
+            raise ValueError(
+                f"`{attribute}` of {type(self).__name__} {self.name!r} exists once the layer is built: call it on "
+                "data or `layer.build(input_shape)` first. Received: built=False"
+            )
+
+
+def _mask_rule(sparsity, mask):
+    if mask is None:
+        return TopK(_DEFAULT_SPARSITY if sparsity is None else sparsity)
+    if isinstance(mask, dict):
+        mask = keras.saving.deserialize_keras_object(mask)
+    if not hasattr(mask, "add_weights") or not callable(mask):
+        raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={mask!r}")
+    if sparsity not in (None, mask.sparsity):
+        raise ValueError(f"`sparsity` must be left out or that of `mask`. Received: {sparsity=}, {mask=}")
+    return mask

@@ -1,0 +1,22 @@
+"""Fully connected layer over a frozen random kernel."""
+
+import keras
+
+from keras_mpt.layers.base import MPTLayer
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class MPTDense(MPTLayer, keras.layers.Dense):
+    """`keras.layers.Dense` whose kernel is a chosen part of a frozen random one. Arguments: see `MPTLayer`.
+
+    Input shape: `(..., inputs)`. Output shape: `(..., units)`. Kernel: `(inputs, units)`.
+
+    Example:
+
+    >>> layer = keras_mpt.layers.MPTDense(10, sparsity=0.8, seed=1)
+    >>> layer(np.ones((2, 64), "float32")).shape
+    (2, 10)
+    """
+
+    def _fan_in(self, shape):
+        return shape[0]

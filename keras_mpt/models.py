@@ -1,0 +1,104 @@
+"""Working with whole models: find the MPT layers, strip a model to plain Keras, a dense twin for comparison."""
+
+import keras
+from keras import ops
+
+from keras_mpt.layers import MPTLayer
+from keras_mpt.quantizers import ActivationQuantizer
+
+
+def mpt_layers(model):
+    """Return the MPT layers of a model, nested ones included, each once, in the order of the model."""
+    layers = model._flatten_layers(include_self=False)
+    return list({id(layer): layer for layer in layers if isinstance(layer, MPTLayer)}.values())
+
+
+def strip(model):
+    """Return a plain Keras model with the kernels baked in and the same outputs.
+
+    MPT layers become Keras' own with the effective kernel (zeros where weights were dropped) as an ordinary weight;
+    input quantizers and padding with other values than zero become ordinary Keras operations. What `strip` returns
+    saves and loads where keras_mpt is not installed. Batch normalization and all other layers keep their weights.
+    Straight-through gradients are gone: the stripped model is for inference.
+
+    Args:
+        model: A built functional or Sequential model; nested ones and shared layers are fine.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
+
+    Example:
+
+    >>> keras_mpt.models.strip(model).save("plain.keras")
+    """
+    return _without_mpt(model, baked=True)
+
+
+def dense_twin(model, kernel_initializer="he_normal"):
+    """Return the plain Keras network of the same shape with fresh trainable kernels, to compare a ticket with.
+
+    Args:
+        model: A functional or Sequential model without input quantizers.
+        kernel_initializer: Keras initializer of the kernels.
+
+    Returns:
+        A functional `keras.Model` whose former MPT layers are trained in the ordinary way.
+
+    Raises:
+        ValueError: `model` is subclassed, or quantizes its activations, which a plain layer cannot train.
+    """
+    for layer in mpt_layers(model):
+        if layer.input_quantizer is not None:
+            raise ValueError(
+                "`model` must have float activations to have a trainable dense twin. "
+                f"Received: layer {layer.name!r} with input_quantizer={layer.input_quantizer!r}"
+            )
+    return _without_mpt(model, baked=False, kernel_initializer=kernel_initializer)
+
+
+def _without_mpt(model, baked, kernel_initializer="zeros"):
+    if isinstance(model, keras.Sequential) and model.built:
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    if not hasattr(model, "operations") or not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be a built functional or Sequential model; of a subclassed model the order of the layers is "
+            f"not known. Rebuild it with the functional API. Received: {type(model).__name__} {model.name!r}"
+        )
+    originals = {}
+
+    def plain(layer):
+        twin = layer
+        if isinstance(layer, keras.Model):
+            twin = _without_mpt(layer, baked, kernel_initializer)
+        elif isinstance(layer, MPTLayer):
+            twin = layer.plain(kernel_initializer)
+        elif isinstance(layer, keras.layers.Layer):
+            twin = type(layer).from_config(layer.get_config())
+        originals[id(twin)] = layer
+        return twin
+
+    def call(twin, *args, **kwargs):
+        layer = originals[id(twin)]
+        if isinstance(layer, keras.layers.Activation) and isinstance(layer.activation, ActivationQuantizer):
+            return layer.activation.forward(*args)
+        if isinstance(layer, MPTLayer):
+            args = (layer.prepare_plain(args[0]), *args[1:])
+        outputs = twin(*args, **kwargs)
+        if baked and isinstance(layer, MPTLayer):
+            biases = [] if layer.bias is None else [layer.bias]
+            twin.set_weights([ops.convert_to_numpy(ops.cast(w, "float32")) for w in (layer.kernel, *biases)])
+        elif baked and isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
+            twin.set_weights(layer.get_weights())
+        return outputs
+
+    twin = keras.models.clone_model(model, clone_function=plain, call_function=call)
+    for layer in twin._flatten_layers(include_self=False):
+        if type(layer).__module__.split(".")[0] == "keras_mpt":
+            raise ValueError(
+                "`model` must hold its MPT layers in functional or Sequential models to be made plain. "
+                f"Received: layer {layer.name!r} within a custom layer"
+            )
+    return twin

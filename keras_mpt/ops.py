@@ -1,0 +1,225 @@
+"""Pure tensor functions: exact selection of the largest magnitudes, straight-through gradients.
+
+Everything here works on every Keras backend, inside compiled steps (TensorFlow graph and XLA, JAX `jit`) and
+eagerly, and gives the same bits everywhere.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
+_TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
+_GUIDED_PASSES = 9  # interpolating passes of the search; from then on it bisects, which ends it within 40
+
+
+def kept_count(size, sparsity):
+    """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
+
+    Args:
+        size: Number of weights, an integer.
+        sparsity: Fraction of the weights that is removed, in `[0, 1)`.
+
+    Raises:
+        ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
+    """
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+        raise ValueError(f"`sparsity` must be a number in [0, 1), the fraction removed. Received: {sparsity=}")
+    kept = size - math.floor(sparsity * size + 1e-9)
+    if kept < 1:
+        raise ValueError(
+            f"`sparsity` must leave at least one weight. Received: sparsity={sparsity!r}, which keeps none of {size}"
+        )
+    return kept
+
+
+def magnitude_bits(scores):
+    """Return the bits of `|scores|` as int32: the same order as the magnitudes, exact down to subnormals.
+
+    Comparing integers is immune to flushing of subnormals and gives NaN a place (above infinity).
+
+    Args:
+        scores: float32 tensor of any shape.
+
+    Raises:
+        TypeError: If `scores` is not float32; a narrower type would make ties and change the mask.
+    """
+    dtype = keras.backend.standardize_dtype(scores.dtype)
+    if dtype != "float32":
+        raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
+    return ops.bitwise_and(_bitcast_int32(ops.convert_to_tensor(scores)), 0x7FFFFFFF)
+
+
+def _bitcast_int32(x):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.bitcast(x, tf.int32)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.bitcast_convert_type(x, "int32")
+    if backend == "torch":
+        import torch
+
+        return x.detach().view(torch.int32)
+    raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
+
+
+def _compiled_once(function):
+    """Let JAX compile `function` once per shape also in eager use, where each loop would be compiled at each call."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+@_compiled_once
+def search_threshold(keys, kept, start):
+    """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
+
+    The search encloses the wanted count between two thresholds, interpolates between them and stops as soon as a
+    count is right. A good `start` (the last step's threshold) makes that 3 to 7 passes over the keys, an unchanged
+    one 1 pass, the worst 41.
+
+    Args:
+        keys: int32 tensor of any shape with less than 2**31 entries, each >= 0 (see `magnitude_bits`).
+        kept: int32 scalar, how many keys shall be kept, from 1 to all.
+        start: int32 scalar, where to begin; it changes the number of passes, never the result.
+
+    Returns:
+        `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
+        straddle the cut, `threshold` is the smallest kept key and `count > kept`.
+    """
+    size = math.prod(keys.shape)
+
+    def enclose(threshold, low, low_count, high, high_count, passes):
+        """Count at `threshold` and move one end of the bracket there: count(low) >= kept > count(high)."""
+        count = ops.sum(ops.cast(ops.greater_equal(keys, threshold), "int32"))
+        enough = ops.greater_equal(count, kept)
+        return (
+            ops.where(enough, threshold, low),
+            ops.where(enough, count, low_count),
+            ops.where(enough, high, threshold),
+            ops.where(enough, high_count, count),
+            passes + 1,
+        )
+
+    def unfinished(low, low_count, high, high_count, passes):
+        return ops.logical_and(ops.not_equal(low_count, kept), ops.greater(high - low, 1))
+
+    def narrow(low, low_count, high, high_count, passes):
+        width = ops.cast(high - low, "float32")
+        surplus = ops.cast(low_count - kept, "float32")
+        interpolated = low + ops.cast(width * surplus / ops.cast(low_count - high_count, "float32"), "int32")
+
+        # While one end is unknown, step from the other as if the magnitudes below it were spread evenly, each time
+        # more boldly so that the wanted count is soon enclosed. The mantissa converts from magnitudes to bits.
+        lower_known = ops.greater(low, 0)
+        known, count = ops.where(lower_known, low, high), ops.where(lower_known, low_count, high_count)
+        mantissa = ops.cast(ops.bitwise_or(ops.bitwise_and(known, 0x7FFFFF), 0x800000), "float32")
+        density = ops.cast(ops.maximum(size - count, 1), "float32") / mantissa
+        step = 1.25 * ops.cast(passes, "float32") * ops.cast(count - kept, "float32") / density
+        extrapolated = known + ops.cast(ops.clip(step, -1e9, 1e9), "int32")
+
+        enclosed = ops.logical_and(lower_known, ops.less(high, _TOP))
+        threshold = ops.where(enclosed, interpolated, extrapolated)
+        threshold = ops.where(ops.less(passes, _GUIDED_PASSES), threshold, low + (high - low) // 2)
+        threshold = ops.clip(threshold, low + 1, high - 1)
+        return enclose(threshold, low, low_count, high, high_count, passes)
+
+    kept = ops.cast(kept, "int32")
+    start = ops.clip(ops.cast(start, "int32"), 1, INFINITY_BITS)
+    zero, all_keys, top = (ops.convert_to_tensor(value, dtype="int32") for value in (0, size, _TOP))
+    bracket = enclose(start, zero, all_keys, top, zero, zero)
+    low, low_count, *_ = ops.while_loop(unfinished, narrow, bracket)
+    return low, low_count
+
+
+@_compiled_once
+def sort_threshold(keys, kept, start):
+    """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
+
+    Arguments and result are those of `search_threshold`; `start` is not used.
+    """
+    ordered = ops.sort(ops.reshape(keys, (-1,)))
+    threshold = ops.take(ordered, ops.shape(ordered)[0] - ops.cast(kept, "int32"))
+    return threshold, ops.sum(ops.cast(ops.greater_equal(keys, threshold), "int32"))
+
+
+@_compiled_once
+def mask_at(keys, kept, threshold, count):
+    """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
+
+    Args:
+        keys: int32 tensor of any shape.
+        kept: int32 scalar, the number of ones.
+        threshold: int32 scalar from `search_threshold` or `sort_threshold`.
+        count: int32 scalar, the number of keys >= `threshold`.
+
+    Returns:
+        float32 tensor of the shape of `keys` with exactly `kept` ones. If a key stands for a NaN score, all NaN: no
+        mask would be right, a compiled step cannot raise, and a NaN loss is seen at once.
+    """
+    kept = ops.cast(kept, "int32")
+
+    def invalid():
+        return ops.full(keys.shape, float("nan"), dtype="float32")
+
+    def clear_cut():
+        return ops.cast(ops.greater_equal(keys, threshold), "float32")
+
+    def tied():
+        rows = ops.reshape(keys, (-1, keys.shape[-1]))
+        above, tie = ops.greater(rows, threshold), ops.equal(rows, threshold)
+        needed = kept - ops.sum(ops.cast(above, "int32"))
+        # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
+        ends = ops.cumsum(ops.sum(ops.cast(tie, "int32"), axis=1))
+        cut = ops.sum(ops.cast(ops.less_equal(ends, needed), "int32"))
+        in_cut_row = ops.cumsum(ops.cast(ops.take(tie, cut, axis=0), "int32"))
+        room = needed - ops.take(ends, cut) + in_cut_row[-1]
+        row = ops.expand_dims(ops.arange(rows.shape[0], dtype="int32"), 1)
+        fits = ops.where(ops.equal(row, cut), ops.less_equal(in_cut_row, room), ops.less(row, cut))
+        stays = ops.logical_or(above, ops.logical_and(tie, fits))
+        return ops.reshape(ops.cast(stays, "float32"), keys.shape)
+
+    def valid():
+        return ops.cond(ops.equal(count, kept), clear_cut, tied)
+
+    return ops.cond(has_nan(keys), invalid, valid)
+
+
+def has_nan(keys):
+    """Return whether a key (see `magnitude_bits`) stands for a NaN score, as a boolean scalar."""
+    return ops.greater(ops.max(keys), INFINITY_BITS)
+
+
+def straight_through(value, slope, x, *constants):
+    """Return `value(x, *constants)` with the gradient of a straight-through estimator.
+
+    Forward: `y = value(x, *constants)`.
+    Gradient: `dL/dx = dL/dy * slope(x, *constants)`; the constants receive none.
+
+    Args:
+        value: Function of `x` and the constants; its result has the shape and dtype of `x`.
+        slope: Function of the same arguments that returns the estimated derivative, of the same shape.
+        x: Float tensor, the variable that is differentiated.
+        *constants: Further tensors that both functions need.
+
+    Returns:
+        A tensor, exactly `value(x, *constants)`.
+    """
+
+    @ops.custom_gradient
+    def estimator(x, *constants):
+        def gradient(*args, upstream=None):
+            if upstream is None:  # PyTorch passes the upstream gradient by keyword, the others as only argument
+                (upstream,) = args
+            return (upstream * slope(x, *constants), *(ops.zeros_like(c) for c in constants))
+
+        return value(x, *constants), gradient
+
+    return estimator(x, *constants)

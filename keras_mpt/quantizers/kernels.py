@@ -1,0 +1,80 @@
+"""Kernel quantizers: what the kept entries of a frozen kernel are worth.
+
+A kernel quantizer is called as `quantizer(kernel, mask, kept)` with the frozen kernel W (float32), the subnet mask M
+(float32 of 0 and 1, in the shape of W) and the number of ones in M (an int32 scalar), and returns the effective kernel
+in the shape and dtype of W. The gradient to the scores is the layer's concern, so none is defined here.
+"""
+
+import keras
+from keras import ops
+
+from keras_mpt.quantizers.base import Quantizer
+
+
+class KernelQuantizer(Quantizer):
+    """Base of the kernel quantizers, to be subclassed for a new one."""
+
+    def __call__(self, kernel, mask, kept):
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class ScaledSign(KernelQuantizer):
+    """Biprop's binary kernel: the signs of the kept entries, times one scale per layer.
+
+    Forward: `alpha * sign(W * M)`, `alpha = sum(abs(W * M)) / sum(M)`.
+    Of all scales, this alpha brings the result closest to `W * M` in the squared error.
+
+    Shapes:
+        Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
+
+    Reference:
+        Diffenderfer and Kailkhura, "Multi-Prize Lottery Ticket Hypothesis: Finding Accurate Binary Neural Networks by
+        Pruning A Randomly Weighted Network", ICLR 2021, algorithm 1 (biprop), https://arxiv.org/abs/2103.09377
+
+    Example:
+
+    >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
+    >>> keras.ops.convert_to_numpy(ScaledSign()(kernel, mask, 2)).tolist()
+    [-0.5, 0.5, 0.0]
+    """
+
+    precision = 1
+
+    def __call__(self, kernel, mask, kept):
+        pruned = kernel * mask
+        return _mean_magnitude(pruned, kept) * ops.sign(pruned)
+
+    def alpha(self, kernel, mask, kept):
+        """Return the scale, the mean magnitude of the kept entries, as a scalar."""
+        return _mean_magnitude(kernel * mask, kept)
+
+
+def _mean_magnitude(pruned, kept):
+    return ops.sum(ops.abs(pruned)) / ops.cast(kept, pruned.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class Identity(KernelQuantizer):
+    """Edge-Popup's kernel: the kept entries at their own values.
+
+    Forward: `W * M`.
+
+    Shapes:
+        Kernel and mask of one shape; so has the result. `kept` is not used.
+
+    Reference:
+        Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020, section 3 (edge-popup),
+        https://arxiv.org/abs/1911.13299
+
+    Example:
+
+    >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
+    >>> keras.ops.convert_to_numpy(Identity()(kernel, mask, 2)).tolist()
+    [-0.25, 0.75, 0.0]
+    """
+
+    precision = 32
+
+    def __call__(self, kernel, mask, kept):
+        return kernel * mask

@@ -1,0 +1,82 @@
+"""Adapter for larq's own quantizer objects, as `input_quantizer` on the TensorFlow backend.
+
+A larq quantizer is a Keras 2 layer. It works inside a Keras 3 layer where `tf.keras` is Keras 2, that is where
+TF_USE_LEGACY_KERAS=1 was set before TensorFlow was imported. That variable also decides what `tf.keras` is for the
+user's own code, so it is theirs to set, and larq is imported only to rebuild an object that was saved.
+"""
+
+import keras
+
+from keras_mpt.quantizers import activations
+
+_ARGUMENT = "input_quantizer"
+
+
+def is_larq(obj):
+    """Return whether `obj` is an object of larq's, without importing larq."""
+    return type(obj).__module__.split(".")[0] == "larq"
+
+
+def is_larq_config(config):
+    """Return whether `config` is a dict of a larq object, from `serialize` here or from larq's own."""
+    return isinstance(config, dict) and str(config.get("module")).split(".")[0] == "larq"
+
+
+def check(obj):
+    """Return `obj` if it is a larq quantizer that can run here; raise ValueError otherwise."""
+    _check_backend(obj)
+    if not isinstance(obj, _import_larq().quantizers.Quantizer):
+        raise ValueError(f"{_ARGUMENT} must be a quantizer, where it is an object of larq's; received {obj!r}")
+    return obj
+
+
+def serialize(obj):
+    """Return a plain dict that `deserialize` makes the same larq object from."""
+    return {"module": "larq.quantizers", "class_name": type(obj).__name__, "config": obj.get_config()}
+
+
+def deserialize(config):
+    """Return the larq object that `serialize` here, or `larq.quantizers.serialize`, has described."""
+    _check_backend(config)
+    quantizers = _import_larq(config).quantizers
+    cls = getattr(quantizers, str(config.get("class_name")), None)
+    if not (isinstance(cls, type) and issubclass(cls, quantizers.Quantizer)):
+        raise ValueError(f"{_ARGUMENT} must name a class of larq.quantizers, as it is of larq; received {config!r}")
+    return cls.from_config(config.get("config") or {})
+
+
+def to_ours(obj):
+    """Return the quantizer of this library that equals the larq object `obj` in value and gradient.
+
+    Raises:
+        ValueError: There is none of that class or with those settings.
+    """
+    cls = getattr(activations, type(obj).__name__, None) if is_larq(obj) else None
+    if not (isinstance(cls, type) and issubclass(cls, activations.ActivationQuantizer)):
+        raise ValueError(f"{_ARGUMENT} must be a larq quantizer that this library has too; received {obj!r}")
+    return cls.from_config(without_layer_settings(obj.get_config()))
+
+
+def without_layer_settings(config):
+    """Return a larq quantizer's config without what it has only for being a Keras layer."""
+    return {key: value for key, value in config.items() if key not in ("name", "trainable", "dtype")}
+
+
+def _check_backend(received):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"{_ARGUMENT} must be one of this library's own on the {keras.backend.backend()} backend, as larq's "
+            f"objects run on TensorFlow only (try the same name, such as 'ste_sign'); received {received!r}"
+        )
+
+
+def _import_larq(received=None):
+    try:
+        import larq
+    except Exception as error:  # where tf.keras is Keras 3, larq fails with an AttributeError or an ImportError
+        raise ImportError(
+            f"{_ARGUMENT} is an object of larq's, and larq cannot be imported here ({type(error).__name__}: {error}). "
+            "Install larq and tf-keras, and set the environment variable TF_USE_LEGACY_KERAS=1 before TensorFlow is "
+            f"imported, since larq needs tf.keras to be Keras 2; received {received!r}"
+        ) from error
+    return larq

@@ -1,0 +1,251 @@
+"""What a model holds and computes: weights kept, bits in the file, multiply-accumulates at 1 bit and at 32 bits."""
+
+import dataclasses
+import functools
+import html
+import math
+
+import keras
+from keras import layers, tree
+
+from keras_mpt.initializers import SeededInitializer
+from keras_mpt.layers import MPTLayer
+
+_WIDTH = 80  # columns of a terminal
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
+_COUNTED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
+
+
+def summary(model, print_fn=None, include_macs=True):
+    """Print what a model holds and computes, layer by layer, and return the numbers.
+
+    Weights are what the forward pass uses, batch normalization's statistics included; trainable are variables: the
+    scores, one for each frozen weight, and whatever else is trained. A nested model's layers follow it. A shared layer
+    has one row: its weights count once, its multiply-accumulates (MACs) at every call.
+
+    The file's size is an estimate. The mask of n weights, of which the fraction d is kept, takes `n * H(d)` bits,
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Values drawn by a seeded initializer take none (recycled ones are not
+    accounted for), others 1 bit for each kept weight (`ScaledSign`) or 32 (`Identity`). Scales and all else take 32.
+
+    MACs are those of dense kernels, removed weights included, for one sample; the last line tells the kept weights'
+    share. They are 1-bit where input and kernel quantizer both have precision 1, else 32-bit. "?" is unknown: what
+    subclassed models and custom layers call inside, axes without a size, other layers with matrices.
+
+    Args:
+        model: A built model: functional, Sequential or subclassed.
+        print_fn: Called once, with the whole table as a string; default `print`.
+        include_macs: Whether to show the MACs.
+
+    Returns:
+        A `Summary`.
+
+    Raises:
+        ValueError: The model, or an MPT layer in it, is not built.
+
+    Example:
+
+    >>> keras_mpt.models.summary(keras_mpt.zoo.conv4_mpt(sparsity=0.8)).totals["kept"]
+    485008
+    """
+    found = _calls(model)
+    for layer, *_ in found:
+        if not layer.built and (layer is model or isinstance(layer, MPTLayer)):
+            received = f"{type(layer).__name__} {layer.name!r} with built=False"
+            raise ValueError(f"`model` must be built: call it on data or `build` it first. Received: {received}")
+    counted = set()
+    rows = [_row(*layer_and_calls, counted) for layer_and_calls in found]
+    rows = rows if rows[0]["weights"] else rows[1:]  # the model itself, only if it has weights of its own
+    result = Summary(model.name, rows, _totals(rows), include_macs)
+    (print_fn or print)(str(result))
+    return result
+
+
+@dataclasses.dataclass(repr=False)
+class Summary:
+    """The numbers of a model as plain data; `str()` gives the table, a notebook shows it as HTML.
+
+    Attributes:
+        name: The model's name.
+        rows: A dict for each layer (try `pandas.DataFrame(rows)`): `name`, `type`, `depth` (1 for the model's own),
+            `calls`, `input_bits` (None without a kernel), `output_shapes` (the different ones), `weights`, `kept`,
+            `trainable`, `file_bits`, `bits_per_weight`, `macs_1bit`, `macs_32bit`, `macs_kept`. None is unknown.
+        totals: A dict of the sums of `weights`, `kept`, `trainable`, `file_bits` and the MACs, with `bits_per_weight`,
+            `file_bytes`, `float32_bytes` and their ratio `compression` (None for an empty file).
+        include_macs: Whether the table shows the MACs.
+    """
+
+    name: str
+    rows: list
+    totals: dict
+    include_macs: bool = True
+
+    def __repr__(self):
+        return f"<Summary of {self.name!r}: {len(self.rows)} layers, {self.totals['weights']:,} weights>"
+
+    def __str__(self):
+        header, *rows = self._table()
+        lines = [[f"{title}\n".split("\n")[i] for title in header] for i in (0, 1)]
+        lines += [[label.replace("Normalization", "Norm"), *cells] for label, *cells in rows]
+        first, *widths = (2 + max(map(len, column)) for column in zip(*lines, strict=True))
+        first = min(first - 2, _WIDTH - sum(widths))
+        lines = [_shortened(text, first).ljust(first) + "".join(map(str.rjust, cells, widths)) for text, *cells in lines]
+        title, rule = _shortened(f'Model "{self.name}"', _WIDTH), "-" * max(map(len, lines))
+        facts = [f"{label:<11}{value}" for label, value in self._facts()]
+        return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
+
+    def _repr_html_(self):
+        rows = [[html.escape(cell).replace("  ", "&emsp;") for cell in row] for row in self._table()]
+        table = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        facts = "".join(f"<br>{label}: {value}" for label, value in self._facts())
+        return f"<table>{table}</table><p><b>{html.escape(self.name)}</b>{facts}</p>"
+
+    def _table(self):
+        """Return lists of strings: the header, one for each layer, the total."""
+        columns = {"weights": "Weights", "kept": "Kept", "bits_per_weight": "Bits/\nweight"}
+        macs = {"macs_1bit": "1-bit\nMACs", "macs_32bit": "32-bit\nMACs"}
+        columns |= {key: macs[key] for key in macs if self.include_macs and self.totals[key] != 0}
+        about = [["Layer (type)", "In\nbits", "Output"]]
+        for row in self.rows:
+            calls = f" x{row['calls']}" if (row["calls"] or 0) > 1 else ""
+            label = f"{'  ' * (row['depth'] - 1)}{row['name']} ({row['type']}){calls}"
+            shapes = ", ".join("x".join(str(n or "?") for n in shape[1:]) for shape in row["output_shapes"])
+            about.append([label, str(row["input_bits"] or "-"), _shortened(shapes or "-", 16)])
+        numbers = [["-" if row[key] == 0 else _short(row[key]) for key in columns] for row in [*self.rows, self.totals]]
+        return list(map(list.__add__, [*about, ["Total", "", ""]], [list(columns.values()), *numbers]))
+
+    def _facts(self):
+        total, sizes = self.totals, (" bytes", " KB", " MB", " GB")
+        share = total["kept"] / max(total["weights"], 1)
+        factor = f", {total['compression']:.3g} times as much" if total["compression"] else ""
+        file, float32 = (_short(total[key], sizes) for key in ("file_bytes", "float32_bytes"))
+        binary, other, kept = (_short(total[key]) for key in ("macs_1bit", "macs_32bit", "macs_kept"))
+        yield "Weights", f"{total['weights']:,}, of which {total['kept']:,} ({share:.1%}) are kept"
+        yield "Trainable", f"{total['trainable']:,}"
+        yield "File", f"about {file} (as float32: {float32}{factor})"
+        if self.include_macs:
+            yield "MACs", f"1-bit: {binary}, 32-bit: {other}; of both with kept weights: {kept}"
+
+
+def _calls(model):
+    """Return `(layer, depth, [input and output shapes of each call, None if unknown])`, beginning with the model."""
+    found = {}
+
+    def call(depth, operation, *args, **kwargs):
+        """Send shapes through an operation, as Keras' own `compute_output_spec` does, and note them."""
+        if not isinstance(operation, layers.Layer):
+            return operation.compute_output_spec(*args, **kwargs)
+        calls = found.setdefault(id(operation), (operation, depth, []))[2]
+        inputs, graph = next(iter((*args, *kwargs.values()))), _graph(operation)
+        if graph is None:
+            outputs = operation.compute_output_spec(*args, **kwargs)
+            note_unknown(_children(operation), depth + 1)
+        else:
+            outputs = graph._run_through_graph(inputs, lambda inner: functools.partial(call, depth + 1, inner))
+        calls.append([[tuple(tensor.shape) for tensor in tree.flatten(x)] for x in (inputs, outputs)])
+        return outputs
+
+    def note_unknown(inner_layers, depth):
+        for layer in inner_layers:
+            found.setdefault(id(layer), (layer, depth, []))[2].append(None)
+            note_unknown(_children(layer), depth + 1)
+
+    note_unknown([model], depth=0) if _graph(model) is None else call(0, model, model.inputs)
+    return list(found.values())
+
+
+def _graph(layer):
+    """Return the graph of a functional or built Sequential model, None for others."""
+    graph = getattr(layer, "_functional", layer)
+    return graph if isinstance(graph, keras.Function) else None
+
+
+def _children(layer):
+    inner = layer._flatten_layers(include_self=False, recursive=False)
+    return [child for child in inner if not isinstance(child, layers.InputLayer)]
+
+
+def _positions(layer, calls):
+    """Return how often one sample uses each weight of the layer's kernel, None if unknown."""
+    if not isinstance(layer, _COUNTED) or None in calls:
+        return None
+    shapes = [inputs[0] if isinstance(layer, _TRANSPOSED) else outputs[0] for inputs, outputs in calls]
+    channels_first = getattr(layer, "data_format", None) == "channels_first"
+    axes = [shape[2:] if channels_first else shape[1:-1] for shape in shapes]
+    return None if any(None in sizes for sizes in axes) else sum(map(math.prod, axes))
+
+
+def _row(layer, depth, calls, counted):
+    """Return a layer's data; `counted` holds the ids of the variables that earlier rows count, and gets its own."""
+    inner = {id(v) for child in _children(layer) for v in child.weights}
+    own = [v for v in layer.weights if id(v) not in inner]
+    new = {id(v) for v in own} - counted
+    counted |= new
+
+    if isinstance(layer, MPTLayer):
+        kernel, kept = _size([layer.frozen_kernel]), int(layer.kept)
+        other = 0 if layer.bias is None else _size([layer.bias])  # the remaining variables are scores and state
+        weights, file_bits = kernel + other, _kernel_bits(layer, kernel, kept) + 32.0 * other
+    else:
+        kernel = kept = _size(v for v in own if len(v.shape) > 1)
+        weights = _size(v for v in own if id(v) in new)
+        file_bits = 32.0 * weights
+
+    bits = [getattr(getattr(layer, f"{which}_quantizer", None), "precision", 32) for which in ("input", "kernel")]
+    positions = _positions(layer, calls) if kernel else 0
+    macs, macs_kept = (None if positions is None else positions * size for size in (kernel, kept))
+    return {
+        "name": layer.name,
+        "type": type(layer).__name__,
+        "depth": depth,
+        "calls": None if None in calls else len(calls),
+        "input_bits": bits[0] if kernel else None,
+        "output_shapes": list(dict.fromkeys(shape for call in calls if call for shape in call[1])),
+        "weights": weights,
+        "kept": weights - (kernel - kept),
+        "trainable": _size(v for v in layer.trainable_weights if id(v) in new),
+        "file_bits": file_bits,
+        "bits_per_weight": file_bits / max(weights, 1),
+        "macs_1bit": macs if bits == [1, 1] else 0,
+        "macs_32bit": 0 if bits == [1, 1] else macs,
+        "macs_kept": macs_kept,
+    }
+
+
+def _kernel_bits(layer, size, kept):
+    """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
+    bits = -size * sum(share * math.log2(share) for share in (kept / size, 1 - kept / size) if share > 0)
+    if not isinstance(getattr(layer, f"{layer._kernel_argument}_initializer"), SeededInitializer):
+        bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
+    return bits + (32 if hasattr(layer.kernel_quantizer, "alpha") else 0)
+
+
+def _totals(rows):
+    keys = ("weights", "kept", "trainable", "file_bits", "macs_1bit", "macs_32bit", "macs_kept")
+    columns = ([row[key] for row in rows] for key in keys)
+    totals = {key: None if None in column else sum(column) for key, column in zip(keys, columns, strict=True)}
+    totals["bits_per_weight"] = totals["file_bits"] / max(totals["weights"], 1)
+    totals["file_bytes"] = math.ceil(totals["file_bits"] / 8)
+    totals["float32_bytes"] = 4 * totals["weights"]
+    totals["compression"] = totals["float32_bytes"] / totals["file_bytes"] if totals["file_bytes"] else None
+    return totals
+
+
+def _size(variables):
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def _short(number, units=("", "k", "M", "G", "T", "P")):
+    """Return a count with three digits and a unit, such as 2.43M; a float with two decimals; "?" for None."""
+    if number is None or isinstance(number, float):
+        return "?" if number is None else f"{number:.2f}"
+    if number < 10_000:
+        return f"{number:,}{units[0]}"
+    step = 0
+    while number >= 999.5 and step < len(units) - 1:
+        number, step = number / 1000, step + 1
+    return f"{number:#.3g}".rstrip(".") + units[step]
+
+
+def _shortened(text, width):
+    return text if len(text) <= width else text[: width - 2] + ".."

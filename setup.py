@@ -1,0 +1,98 @@
+"""Packaging of keras_mpt: metadata and dependencies. Settings of the tools live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version():
+    """The version in keras_mpt/__init__.py, read as text: importing the package would need its dependencies."""
+    source = (ROOT / "keras_mpt" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('keras_mpt/__init__.py must hold a line of the form __version__ = "X.Y.Z"')
+    return match.group(1)
+
+
+def read_readme():
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# larq needs numpy < 2, which has no wheels from Python 3.13 on. Elsewhere larq itself keeps numpy below 2, and with it
+# JAX at 0.7.1: only an installation with larq pays for that. tf-keras serves larq alone; keras_mpt never imports it.
+NUMPY_1 = 'python_version < "3.13"'
+
+# There are no larq-compute-engine wheels for Python 3.13 or 64-bit ARM Linux.
+LCE_WHEELS = 'python_version < "3.13" and platform_machine != "aarch64"'
+
+# What users can switch on, one extra for each backend, converter or module that needs more than the base.
+RUNTIME = {
+    "tensorflow": [
+        "tensorflow>=2.17",
+        "tensorboard",  # for Keras' callback of that name; TensorFlow no longer brings it
+        f"tf-keras>=2.17; {NUMPY_1}",
+        f"larq>=0.13; {NUMPY_1}",
+    ],
+    "jax": ["jax>=0.4.30"],
+    "torch": ["torch>=2.1"],
+    "lce": [f"larq-compute-engine>=0.16; {LCE_WHEELS}"],
+    "litert": ["ai-edge-litert>=2.0", "ai-edge-quantizer>=0.5"],
+    "datasets": ["tensorflow-datasets>=4.9", "pillow"],
+    "analysis": ["matplotlib"],
+}
+
+# What working on the project needs.
+PROJECT = {
+    "examples": ["scikit-learn", "pillow"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]"],
+    "dev": [
+        "build",
+        "hypothesis",
+        "matplotlib",
+        "pillow",
+        "pytest>=8",
+        "pytest-xdist",
+        "ruff",
+        "scikit-learn",
+        "scipy",
+    ],
+}
+
+setup(
+    name="keras-mpt",
+    version=read_version(),
+    description="Multi-prize tickets in Keras 3: accurate binary networks found by pruning random weights",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    author="The keras_mpt authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["keras", "pruning", "binary neural networks", "quantization", "lottery ticket hypothesis"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["keras_mpt", "keras_mpt.*"]),
+    package_data={"keras_mpt": ["py.typed"]},
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=["keras>=3.8,<4", "numpy>=1.26", "absl-py"],
+    extras_require={
+        **RUNTIME,
+        "all": sorted({requirement for extra in RUNTIME.values() for requirement in extra}),
+        **PROJECT,
+    },
+)
