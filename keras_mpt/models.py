@@ -5,6 +5,9 @@ from keras import ops
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
+from keras_mpt.summaries import summary
+
+__all__ = ["dense_twin", "mpt_layers", "strip", "summary"]
 
 
 def mpt_layers(model):

@@ -25,9 +25,8 @@ def summary(model, print_fn=None, include_macs=True):
     has one row: its weights count once, its multiply-accumulates (MACs) at every call.
 
     The file's size is an estimate. The mask of n weights, of which the fraction d is kept, takes `n * H(d)` bits,
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Values drawn by a seeded initializer take none (recycled ones are not
-    accounted for), others 1 bit for each kept weight (`ScaledSign`) or 32 (`Identity`). Scales and all else take 32.
-
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Kept values take none if a seeded initializer drew them (recycling is not
+    accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each. Scales and all else take 32.
     MACs are those of dense kernels, removed weights included, for one sample; the last line tells the kept weights'
     share. They are 1-bit where input and kernel quantizer both have precision 1, else 32-bit. "?" is unknown: what
     subclassed models and custom layers call inside, axes without a size, other layers with matrices.
@@ -45,14 +44,14 @@ def summary(model, print_fn=None, include_macs=True):
 
     Example:
 
-    >>> keras_mpt.models.summary(keras_mpt.zoo.conv4_mpt(sparsity=0.8)).totals["kept"]
+    >>> model = keras_mpt.zoo.conv4_mpt(sparsity=0.8)
+    >>> keras_mpt.models.summary(model, print_fn=logging.info).totals["kept"]
     485008
     """
     found = _calls(model)
     for layer, *_ in found:
         if not layer.built and (layer is model or isinstance(layer, MPTLayer)):
-            received = f"{type(layer).__name__} {layer.name!r} with built=False"
-            raise ValueError(f"`model` must be built: call it on data or `build` it first. Received: {received}")
+            raise ValueError(f"`model` must be built: call it on data or `build` it first. Received: {layer!r}")
     counted = set()
     rows = [_row(*layer_and_calls, counted) for layer_and_calls in found]
     rows = rows if rows[0]["weights"] else rows[1:]  # the model itself, only if it has weights of its own
@@ -89,14 +88,14 @@ class Summary:
         lines += [[label.replace("Normalization", "Norm"), *cells] for label, *cells in rows]
         first, *widths = (2 + max(map(len, column)) for column in zip(*lines, strict=True))
         first = min(first - 2, _WIDTH - sum(widths))
-        lines = [_shortened(text, first).ljust(first) + "".join(map(str.rjust, cells, widths)) for text, *cells in lines]
+        lines = [_shortened(text, first).ljust(first) + "".join(map(str.rjust, rest, widths)) for text, *rest in lines]
         title, rule = _shortened(f'Model "{self.name}"', _WIDTH), "-" * max(map(len, lines))
         facts = [f"{label:<11}{value}" for label, value in self._facts()]
         return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
 
     def _repr_html_(self):
         rows = [[html.escape(cell).replace("  ", "&emsp;") for cell in row] for row in self._table()]
-        table = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)
+        table = "".join(f'<tr><td style="text-align: left">{"</td><td>".join(row)}</td></tr>' for row in rows)
         facts = "".join(f"<br>{label}: {value}" for label, value in self._facts())
         return f"<table>{table}</table><p><b>{html.escape(self.name)}</b>{facts}</p>"
 
@@ -108,7 +107,7 @@ class Summary:
         about = [["Layer (type)", "In\nbits", "Output"]]
         for row in self.rows:
             calls = f" x{row['calls']}" if (row["calls"] or 0) > 1 else ""
-            label = f"{'  ' * (row['depth'] - 1)}{row['name']} ({row['type']}){calls}"
+            label = f"{'  ' * (row['depth'] - 1)}{row['name']}{calls} ({row['type']})"
             shapes = ", ".join("x".join(str(n or "?") for n in shape[1:]) for shape in row["output_shapes"])
             about.append([label, str(row["input_bits"] or "-"), _shortened(shapes or "-", 16)])
         numbers = [["-" if row[key] == 0 else _short(row[key]) for key in columns] for row in [*self.rows, self.totals]]
@@ -124,7 +123,7 @@ class Summary:
         yield "Trainable", f"{total['trainable']:,}"
         yield "File", f"about {file} (as float32: {float32}{factor})"
         if self.include_macs:
-            yield "MACs", f"1-bit: {binary}, 32-bit: {other}; of both with kept weights: {kept}"
+            yield "MACs", f"1-bit: {binary}, 32-bit: {other}; of these with kept weights: {kept}"
 
 
 def _calls(model):
@@ -166,7 +165,7 @@ def _children(layer):
 
 
 def _positions(layer, calls):
-    """Return how often one sample uses each weight of the layer's kernel, None if unknown."""
+    """Return how often one sample uses each weight of a layer's kernel, None if unknown."""
     if not isinstance(layer, _COUNTED) or None in calls:
         return None
     shapes = [inputs[0] if isinstance(layer, _TRANSPOSED) else outputs[0] for inputs, outputs in calls]
@@ -188,7 +187,7 @@ def _row(layer, depth, calls, counted):
         weights, file_bits = kernel + other, _kernel_bits(layer, kernel, kept) + 32.0 * other
     else:
         kernel = kept = _size(v for v in own if len(v.shape) > 1)
-        weights = _size(v for v in own if id(v) in new)
+        weights = _size(v for v in own if id(v) in new)  # a variable may belong to two layers
         file_bits = 32.0 * weights
 
     bits = [getattr(getattr(layer, f"{which}_quantizer", None), "precision", 32) for which in ("input", "kernel")]
@@ -225,8 +224,7 @@ def _totals(rows):
     columns = ([row[key] for row in rows] for key in keys)
     totals = {key: None if None in column else sum(column) for key, column in zip(keys, columns, strict=True)}
     totals["bits_per_weight"] = totals["file_bits"] / max(totals["weights"], 1)
-    totals["file_bytes"] = math.ceil(totals["file_bits"] / 8)
-    totals["float32_bytes"] = 4 * totals["weights"]
+    totals["file_bytes"], totals["float32_bytes"] = math.ceil(totals["file_bits"] / 8), 4 * totals["weights"]
     totals["compression"] = totals["float32_bytes"] / totals["file_bytes"] if totals["file_bytes"] else None
     return totals
 

@@ -1,0 +1,106 @@
+"""A first multi-prize ticket in two minutes: handwritten digits, no download.
+
+Trains three networks of one shape on scikit-learn's digits (1,797 images of 8x8 pixels): a dense one, whose weights
+are trained, and two tickets, whose weights are frozen random numbers and only chosen: MPT-1/32 (binary weights) and
+MPT-1/1 (binary weights and activations). Shows what was found, then saves, loads and strips the tickets, and checks
+that they still say the same.
+
+    python examples/quickstart.py
+"""
+
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import keras_mpt
+from keras_mpt.layers import MPTConv2D, MPTDense
+
+EPOCHS = 30
+BATCH_SIZE = 32
+SEED = 0
+
+
+def ticket(name, input_quantizer=None):
+    """A small convolutional network of frozen random weights, of which half are kept in every layer."""
+    settings = {"padding": "same", "sparsity": 0.5, "pad_values": 1.0 if input_quantizer else 0.0}
+    rectify = keras.layers.ReLU if input_quantizer is None else keras.layers.Identity
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            MPTConv2D(64, 3, seed=SEED, **settings),  # the image itself stays float
+            keras.layers.BatchNormalization(center=False, scale=False),
+            rectify(),
+            MPTConv2D(64, 3, seed=SEED + 1, input_quantizer=input_quantizer, **settings),
+            keras.layers.MaxPooling2D(),
+            keras.layers.BatchNormalization(center=False, scale=False),
+            rectify(),
+            MPTConv2D(128, 3, seed=SEED + 2, input_quantizer=input_quantizer, **settings),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.BatchNormalization(center=False, scale=False),
+            rectify(),
+            MPTDense(10, sparsity=0.5, seed=SEED + 3, input_quantizer=input_quantizer),
+        ],
+        name=name,
+    )
+
+
+def train(model, optimizer, learning_rate, data):
+    train_images, test_images, train_labels, test_labels = data
+    steps = EPOCHS * -(-len(train_images) // BATCH_SIZE)
+    model.compile(
+        optimizer(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    print(f"\n{model.name}: {EPOCHS} epochs")
+    model.fit(train_images, train_labels, BATCH_SIZE, EPOCHS, callbacks=[keras_mpt.callbacks.CheckScores()], verbose=2)
+    return model.evaluate(test_images, test_labels, verbose=0)[1]
+
+
+def check(model, images, folder):
+    """Save, load and strip a ticket; return the size of the stripped model's file."""
+    expected = model.predict(images, verbose=0)
+    model.save(folder / "ticket.keras")
+    loaded = keras.models.load_model(folder / "ticket.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), expected)
+
+    plain = keras_mpt.models.strip(model)
+    np.testing.assert_allclose(plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    print(f"{model.name}: the loaded and the stripped model give the same logits for {len(images)} images")
+
+
+def main():
+    keras.utils.set_random_seed(SEED)
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")
+    data = train_test_split(images, labels, test_size=0.3, random_state=SEED, stratify=labels)
+
+    mpt_32, mpt_1 = ticket("MPT-1-32"), ticket("MPT-1-1", "approx_sign")
+    dense = keras_mpt.models.dense_twin(mpt_32)
+    accuracy = {
+        "dense, all weights trained": train(dense, keras.optimizers.Adam, 0.003, data),
+        "MPT-1/32, weights chosen": train(mpt_32, keras.optimizers.Adam, 0.03, data),
+        "MPT-1/1, weights chosen": train(mpt_1, keras.optimizers.Adam, 0.03, data),
+    }
+
+    summaries = {}
+    for model in (mpt_32, mpt_1):
+        print()
+        summaries[model.name] = keras_mpt.models.summary(model)
+        with tempfile.TemporaryDirectory() as folder:
+            check(model, data[1], pathlib.Path(folder))
+
+    print(f"\n{'':30}test accuracy   float32 weights   information in the ticket")
+    sizes = [None, summaries["MPT-1-32"].totals, summaries["MPT-1-1"].totals]
+    for (name, value), size in zip(accuracy.items(), sizes, strict=True):
+        float32 = 4 * dense.count_params() if size is None else size["float32_bytes"]
+        ticket_size = "" if size is None else f"{size['file_bytes']:,.0f} bytes"
+        print(f"{name:30}{value:13.1%}{float32:12,d} bytes{ticket_size:>28}")
+
+
+if __name__ == "__main__":
+    main()
