@@ -43,6 +43,7 @@ flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
 flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA (JAX always does).")
+flags.DEFINE_bool("deterministic", False, "Let TensorFlow use deterministic operations only.")
 flags.DEFINE_integer("steps_per_execution", 1, "Batches per call of the compiled step.")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
 flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.")
@@ -129,6 +130,10 @@ def main(_):
     (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
 
     keras.utils.set_random_seed(FLAGS.seed)
+    if FLAGS.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
     if FLAGS.bfloat16:
         keras.config.set_dtype_policy("mixed_bfloat16")
     data = cifar10.load(FLAGS.data_dir)
@@ -145,7 +150,7 @@ def main(_):
         model = build_model(steps)
     add_weight_decay(model)
     if not FLAGS.dense:
-        model.summary()
+        keras_mpt.summary(model)
 
     callbacks = [
         keras_mpt.callbacks.CheckScores(),
@@ -159,6 +164,7 @@ def main(_):
         cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, first_epoch),
         validation_data=(cifar10.normalize(test_images), test_labels),
         validation_batch_size=500,
+        shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
         initial_epoch=first_epoch,
         epochs=min(FLAGS.epochs, FLAGS.stop_after or FLAGS.epochs),
         callbacks=callbacks,

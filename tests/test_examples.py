@@ -1,0 +1,125 @@
+"""The training example: data, resuming, backends."""
+
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_mpt
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--weight_decay=1e-3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """An npz file of JPEG images as examples/cifar10.py reads it: 96 for training, 32 for the test."""
+    random, arrays = np.random.default_rng(0), {}
+    for split, size in (("train", 96), ("test", 32)):
+        labels = random.integers(0, 10, size)
+        files = [io.BytesIO() for _ in labels]
+        for label, file in zip(labels, files, strict=True):
+            pixels = np.clip(random.normal(25 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(file, "JPEG")
+        blobs = [file.getvalue() for file in files]
+        arrays[f"{split}_jpeg"] = np.frombuffer(b"".join(blobs), np.uint8)
+        arrays[f"{split}_size"] = np.array([len(blob) for blob in blobs])
+        arrays[f"{split}_label"] = labels
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def command(data, folder, *flags):
+    return [sys.executable, "train.py", f"--data_dir={data}", f"--output_dir={folder}", *SMALL, *flags]
+
+
+def train(data, folder, *flags, **environment):
+    environment = {**os.environ, **environment}
+    result = subprocess.run(
+        command(data, folder, *flags), cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def assert_same_run(first, second):
+    assert (first / "log.csv").read_text() == (second / "log.csv").read_text()
+    ours, theirs = (keras.models.load_model(folder / "checkpoint.keras") for folder in (first, second))
+    assert keras_mpt.models.mpt_layers(ours)
+    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations)
+    states = ([*model.weights, *model.optimizer.variables] for model in (ours, theirs))
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b), err_msg=a.path)
+
+
+def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
+    flags = ("--epochs=4", "--deterministic")
+    train(data, tmp_path / "whole", *flags)
+
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(data, killed, *flags), cwd=EXAMPLES, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 300
+    while not (killed / "checkpoint.keras").exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert len((killed / "log.csv").read_text().splitlines()) < 5, "killed too late to be a test"
+
+    train(data, killed, *flags, "--resume")
+    assert_same_run(tmp_path / "whole", killed)
+
+
+def test_a_finished_run_is_not_overwritten(data, tmp_path):
+    train(data, tmp_path, "--epochs=1", "--binary_activations", "--bfloat16")
+    again = subprocess.run(command(data, tmp_path), cwd=EXAMPLES, capture_output=True, text=True, check=False)
+    assert again.returncode != 0
+    assert "--resume" in again.stderr
+
+
+def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
+    train(data, tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01")
+    model = keras.models.load_model(tmp_path / "checkpoint.keras")
+    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+
+
+def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import cifar10
+
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(40, dtype=np.int32)
+    whole = cifar10.TrainingBatches(images, labels, 8, seed=1)
+    whole.on_epoch_end()
+    resumed = cifar10.TrainingBatches(images, labels, 8, seed=1, first_epoch=1)
+    assert len(whole) == 5
+    seen = []
+    for step in (3, 0, 4, 1, 2):
+        for ours, theirs in zip(whole[step], resumed[step], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        seen.extend(whole[step][1])
+    assert sorted(seen) == list(range(40))
+    assert not np.array_equal(whole[0][1], cifar10.TrainingBatches(images, labels, 8, seed=2, first_epoch=1)[0][1])
+
+
+def test_crops_and_flips_come_from_the_image(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import cifar10
+
+    image = np.random.default_rng(0).integers(1, 256, (32, 32, 3), dtype=np.uint8)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    crops = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+    possible = {cifar10.normalize(view).tobytes() for crop in crops for view in (crop, crop[:, ::-1])}
+    batches = cifar10.TrainingBatches(np.stack([image] * 64), np.zeros(64, np.int32), 64, seed=0)
+    views = {view.tobytes() for view in batches[0][0]}
+    assert views <= possible
+    assert len(views) > 30
