@@ -7,12 +7,13 @@ import keras_mpt
 BLOCKS = [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]  # filters, stride
 
 
-def keras_resnet18(sparsity=0.8, mask=None, seed=0):
+def keras_resnet18(sparsity=0.8, selector="search", seed=0):
     """Return ResNet-18-CIFAR as MPT-1/32: 11.2 M weights, batch normalization without trainable parameters."""
+    mask = keras_mpt.masks.TopK(sparsity, selector)
     seeds = keras_mpt.initializers.layer_seeds(seed)
 
     def settings():
-        return {"seed": next(seeds), **({"sparsity": sparsity} if mask is None else {"mask": mask})}
+        return {"seed": next(seeds), "mask": mask}
 
     def conv(x, filters, size, stride):
         x = keras_mpt.layers.MPTConv2D(filters, size, strides=stride, padding="same", **settings())(x)

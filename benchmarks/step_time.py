@@ -61,20 +61,23 @@ def _data(batch):
 
 def contestants(batch, jit_compile):
     """Return {name: (step, name of the dense step it is compared with)}."""
-    sparsity = 0.8
-    ticket = networks.keras_resnet18(sparsity)
-    by_sort = networks.keras_resnet18(mask=keras_mpt.masks.TopK(sparsity, selector="sort"))
-    dense = keras_mpt.models.dense_twin(ticket)
+    ticket = networks.keras_resnet18()
+    in_keras = {
+        "Keras dense": keras_mpt.models.dense_twin(ticket),
+        "keras_mpt": ticket,
+        "keras_mpt, selector='sort'": networks.keras_resnet18(selector="sort"),
+    }
+    in_torch = {
+        "PyTorch dense": None,
+        "PyTorch Biprop, full sort": networks.mask_by_sort,
+        "PyTorch Biprop, k-th value": networks.mask_by_kth_value,
+    }
     return {
-        "Keras dense": (keras_step(dense, batch, jit_compile), "Keras dense"),
-        "keras_mpt": (keras_step(ticket, batch, jit_compile), "Keras dense"),
-        "keras_mpt, selector='sort'": (keras_step(by_sort, batch, jit_compile), "Keras dense"),
-        "PyTorch dense": (torch_step(networks.torch_resnet18(None), batch), "PyTorch dense"),
-        "PyTorch Biprop, full sort": (torch_step(networks.torch_resnet18(networks.mask_by_sort), batch), "PyTorch dense"),
-        "PyTorch Biprop, k-th value": (
-            torch_step(networks.torch_resnet18(networks.mask_by_kth_value), batch),
-            "PyTorch dense",
-        ),
+        **{name: (keras_step(model, batch, jit_compile), "Keras dense") for name, model in in_keras.items()},
+        **{
+            name: (torch_step(networks.torch_resnet18(select), batch), "PyTorch dense")
+            for name, select in in_torch.items()
+        },
     }
 
 
@@ -124,9 +127,9 @@ def main():
 
 
 def _processor():
-    lines = pathlib.Path("/proc/cpuinfo")
-    models = [line for line in lines.read_text().splitlines() if line.startswith("model name")] if lines.exists() else []
-    return models[0].split(":")[1].strip() if models else platform.processor()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

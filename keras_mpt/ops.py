@@ -95,6 +95,7 @@ def search_threshold(keys, kept, start):
         straddle the cut, `threshold` is the smallest kept key and `count > kept`.
     """
     size = math.prod(keys.shape)
+    kept = ops.cast(kept, "int32")
 
     def enclose(threshold, low, low_count, high, high_count, passes):
         """Count at `threshold` and move one end of the bracket there: count(low) >= kept > count(high)."""
@@ -123,7 +124,8 @@ def search_threshold(keys, kept, start):
         mantissa = ops.cast(ops.bitwise_or(ops.bitwise_and(known, 0x7FFFFF), 0x800000), "float32")
         density = ops.cast(ops.maximum(size - count, 1), "float32") / mantissa
         step = 1.25 * ops.cast(passes, "float32") * ops.cast(count - kept, "float32") / density
-        extrapolated = known + ops.cast(ops.clip(step, -1e9, 1e9), "int32")
+        step = ops.cast(ops.clip(step, -1e9, 1e9), "int32")
+        extrapolated = known + ops.clip(step, low + 1 - known, high - 1 - known)
 
         enclosed = ops.logical_and(lower_known, ops.less(high, _TOP))
         threshold = ops.where(enclosed, interpolated, extrapolated)
@@ -131,7 +133,6 @@ def search_threshold(keys, kept, start):
         threshold = ops.clip(threshold, low + 1, high - 1)
         return enclose(threshold, low, low_count, high, high_count, passes)
 
-    kept = ops.cast(kept, "int32")
     start = ops.clip(ops.cast(start, "int32"), 1, INFINITY_BITS)
     zero, all_keys, top = (ops.convert_to_tensor(value, dtype="int32") for value in (0, size, _TOP))
     bracket = enclose(start, zero, all_keys, top, zero, zero)

@@ -86,6 +86,16 @@ def test_a_finished_run_is_not_overwritten(data, tmp_path):
     assert "--resume" in again.stderr
 
 
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="is about the other backends")
+def test_training_from_an_npz_file_needs_no_tensorflow(data, tmp_path):
+    blocked = tmp_path / "blocked"
+    for package in ("tensorflow", "tensorflow_datasets"):
+        (blocked / package).mkdir(parents=True)
+        (blocked / package / "__init__.py").write_text("raise ImportError('not installed')")
+    path = os.pathsep.join([str(blocked), str(EXAMPLES.parent)])
+    train(data, tmp_path / "run", "--epochs=1", PYTHONPATH=path)
+
+
 def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
     train(data, tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01")
     model = keras.models.load_model(tmp_path / "checkpoint.keras")

@@ -160,6 +160,8 @@ class MPTLayer:
 
     def call(self, inputs, training=None):
         inputs = self._prepare(inputs, self.input_quantizer)
+        if self.input_quantizer is not None:
+            inputs = ops.cast(inputs, self.compute_dtype)  # larq's quantizers return float32 under any policy
         with self._one_kernel(training):
             return super().call(inputs)
 

@@ -1,0 +1,51 @@
+"""Plot the test accuracy of training runs by epoch, and print their last epochs as a table.
+
+    python examples/plot_curves.py --output docs/figures/conv4_curves.png \\
+        "dense=examples/results/conv4_dense.csv" "MPT-1/32, 50 % kept=examples/results/conv4_mpt32_s50.csv"
+
+Each argument is LABEL=CSV, the log of a run of examples/train.py.
+"""
+
+import csv
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from absl import app, flags  # noqa: E402
+from matplotlib import pyplot  # noqa: E402
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", None, "Image file to write.", required=True)
+flags.DEFINE_string("title", "", "Title of the figure.")
+
+
+def read(path):
+    """Return the rows of a log as dicts of numbers."""
+    with pathlib.Path(path).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def main(arguments):
+    if len(arguments) < 2 or any("=" not in argument for argument in arguments[1:]):
+        raise app.UsageError(f"Expected arguments LABEL=CSV. Received: {arguments[1:]}")
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    print("| run | epochs | training accuracy | test accuracy (last epoch) |\n|---|---|---|---|")
+    for argument in arguments[1:]:
+        label, path = argument.rsplit("=", 1)
+        rows = read(path)
+        epochs = [row["epoch"] + 1 for row in rows]
+        axes.plot(epochs, [100 * row["val_accuracy"] for row in rows], label=label)
+        last = rows[-1]
+        print(f"| {label} | {len(rows)} | {last['accuracy']:.2%} | {last['val_accuracy']:.2%} |")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(FLAGS.title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(FLAGS.output, dpi=150)
+
+
+if __name__ == "__main__":
+    app.run(main)
