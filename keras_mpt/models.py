@@ -64,7 +64,7 @@ def dense_twin(model, kernel_initializer="he_normal"):
 
 def _without_mpt(model, baked, kernel_initializer="zeros"):
     if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not hasattr(model, "operations") or not isinstance(model, keras.Model):
         raise ValueError(
             "`model` must be a built functional or Sequential model; of a subclassed model the order of the layers is "

@@ -1,0 +1,87 @@
+"""The package's imports run one way, and importing it costs nothing."""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
+# A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.
+ORDER = ["ops", "initializers", "quantizers", "masks", "layers", "summaries", "models", "callbacks"]
+ORDER += ["analysis", "tickets", "convert", "zoo", ""]  # "": keras_mpt/__init__.py
+FORBIDDEN = {
+    "initializers": {"ops"},
+    "quantizers": {"initializers"},
+    "masks": {"initializers", "quantizers"},
+    "zoo": {"summaries", "models", "callbacks", "analysis", "convert"},
+}
+HEAVY = {"tensorflow", "tf_keras", "jax", "torch", "larq", "larq_compute_engine", "ai_edge_litert", "scipy", "PIL"}
+
+
+def module(path):
+    """The part of the package that a file belongs to: "layers" for keras_mpt/layers/base.py."""
+    parts = path.relative_to(ROOT / "keras_mpt").with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def run_at_import(tree):
+    """Yield the syntax nodes outside of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+            yield from run_at_import(node)
+
+
+def imported(nodes):
+    """Yield the dotted names that these syntax nodes import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    own = module(path)
+    names = imported(ast.walk(parsed(path)))
+    used = {name.split(".")[1] for name in names if name.startswith("keras_mpt.")} - {own}
+    assert own in ORDER, f"say in ORDER what {own!r} may import"
+    allowed = set(ORDER[: ORDER.index(own)]) - FORBIDDEN.get(own, set())
+    assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_imports_are_inside_functions(path):
+    assert not {name.split(".")[0] for name in imported(run_at_import(parsed(path)))} & HEAVY
+
+
+def test_importing_is_cheap_and_leaves_no_traces():
+    pytest.importorskip("jax")
+    code = """
+import json, os, sys, time
+import keras
+environment, modules, start = dict(os.environ), set(sys.modules), time.process_time()
+import keras_mpt
+seconds = time.process_time() - start
+print(json.dumps({"seconds": seconds, "same": dict(os.environ) == environment,
+                  "all": [*sys.modules], "new": [*set(sys.modules) - modules]}))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    assert found["same"] and found["seconds"] < 1.0
+    assert not {"tensorflow", "torch"} & set(found["all"])
+    assert not HEAVY & {name.split(".")[0] for name in found["new"]}

@@ -1,0 +1,251 @@
+"""The contract of every layer class; padding, dtype policies, errors, NaN."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backend import gradient
+from keras import ops
+from layer_contract import assert_reference_kernel, check_layer, inputs, numpy, plain_twin, randomize_scores
+
+from keras_mpt.callbacks import CheckScores
+from keras_mpt.layers import (
+    MPTConv1D,
+    MPTConv2D,
+    MPTConv2DTranspose,
+    MPTConv3D,
+    MPTDense,
+    MPTDepthwiseConv2D,
+)
+from keras_mpt.masks import TopK
+
+# Class, arguments, shape of the inputs, expected fan_in.
+CASES = [
+    (MPTDense, {"units": 5}, (7,), 7),
+    (MPTDense, {"units": 5, "use_bias": True, "bias_initializer": "ones", "activation": "relu"}, (3, 7), 7),
+    (MPTConv1D, {"filters": 4, "kernel_size": 3, "strides": 2}, (8, 3), 9),
+    (MPTConv1D, {"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2}, (8, 3), 9),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": "same", "strides": 2}, (5, 6, 3), 27),
+    (MPTConv2D, {"filters": 4, "kernel_size": (3, 2), "dilation_rate": 2, "use_bias": True}, (6, 6, 3), 18),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "groups": 2}, (5, 5, 6), 27),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "data_format": "channels_first"}, (3, 5, 6), 27),
+    (MPTConv3D, {"filters": 3, "kernel_size": 2, "padding": "same"}, (3, 3, 3, 2), 16),
+    (MPTDepthwiseConv2D, {"kernel_size": 3, "depth_multiplier": 2, "padding": "same"}, (5, 5, 3), 9),
+    (MPTDepthwiseConv2D, {"kernel_size": 3, "strides": 2, "use_bias": True}, (5, 5, 3), 9),
+    (MPTConv2DTranspose, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (3, 4, 2), 18),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": "same", "pad_values": 1.0, "strides": 2}, (5, 6, 3), 27),
+]
+
+
+def names(case):
+    return ",".join([case[0].__name__, *(f"{name}={value}" for name, value in case[1].items())])
+
+
+@pytest.mark.parametrize("cls, settings, shape, fan_in", CASES, ids=map(names, CASES))
+def test_contract(cls, settings, shape, fan_in, tmp_path):
+    check_layer(cls, settings, shape, tmp_path)
+    layer = cls(**settings)
+    layer.build((None, *shape))
+    magnitudes = np.abs(numpy(layer.frozen_kernel))
+    np.testing.assert_array_equal(magnitudes, np.full_like(magnitudes, math.sqrt(2 / fan_in)))
+    assert 0.6 / math.sqrt(fan_in) < np.abs(numpy(layer.scores)).max() < 1 / math.sqrt(fan_in)
+
+
+@pytest.mark.parametrize("input_quantizer, value", [("approx_sign", np.sign), ("ste_heaviside", lambda x: x > 0)])
+def test_input_quantizer(input_quantizer, value):
+    x = inputs((6,))
+    layer = MPTDense(4, input_quantizer=input_quantizer, seed=0)
+    y = numpy(layer(x))
+    np.testing.assert_allclose(y, value(x) @ assert_reference_kernel(layer), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy(plain_twin(layer, x)(layer.prepare_plain(x))), y, rtol=1e-5, atol=1e-6)
+    slope = {"approx_sign": 2 * np.maximum(1 - np.abs(x), 0), "ste_heaviside": np.abs(x) <= 1}[input_quantizer]
+    expected = slope * numpy(layer.kernel).sum(axis=1)
+    np.testing.assert_allclose(gradient(layer, x), expected, rtol=1e-5, atol=1e-6)
+
+
+PADDED = [
+    (MPTConv1D, {"filters": 3, "kernel_size": 3}, (7, 2)),
+    (MPTConv1D, {"filters": 3, "kernel_size": 4, "strides": 3}, (8, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 3}, (5, 6, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": (2, 5)}, (5, 7, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 3, "strides": 2}, (5, 6, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 1, "strides": 2}, (4, 5, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 3, "dilation_rate": (2, 1)}, (5, 6, 2)),
+    (MPTConv3D, {"filters": 3, "kernel_size": 2, "strides": 2}, (3, 4, 5, 2)),
+    (MPTDepthwiseConv2D, {"kernel_size": 3, "strides": 2}, (6, 6, 2)),
+]
+
+
+@pytest.mark.parametrize("cls, settings, shape", PADDED, ids=map(names, PADDED))
+def test_pad_values(cls, settings, shape):
+    x = inputs(shape)
+    layer = cls(**settings, padding="same", pad_values=1.0, seed=0)
+    y = numpy(layer(x))
+    assert layer.compute_output_shape((None, *shape)) == (None, *y.shape[1:])
+
+    window = zip(shape, layer.kernel_size, layer.strides, layer.dilation_rate, strict=False)
+    widths = [(0, 0), *(reference.same_padding(*axis) for axis in window), (0, 0)]
+    padded = np.pad(x, widths, constant_values=1.0)
+    valid = type(plain_twin(layer, x)).from_config({**layer.plain().get_config(), "padding": "valid"})
+    valid.build(padded.shape)
+    valid.set_weights([numpy(layer.kernel)])
+    np.testing.assert_allclose(y, numpy(valid(padded)), rtol=1e-5, atol=1e-6)
+
+    # Linear: the convolution of x padded with ones is that of x - 1 padded with zeros, plus that of ones everywhere.
+    zeros = cls(**settings, padding="same", seed=0)
+    kernel = numpy(layer.kernel)
+    ones = kernel.sum(axis=(0, 1) if cls is MPTDepthwiseConv2D else tuple(range(kernel.ndim - 1))).reshape(-1)
+    np.testing.assert_allclose(y, numpy(zeros(x - 1)) + ones, rtol=1e-5, atol=1e-5)
+
+
+def test_pad_values_with_channels_first():
+    settings = {"filters": 3, "kernel_size": 3, "strides": 2, "padding": "same", "pad_values": 1.0, "seed": 0}
+    last, first = MPTConv2D(**settings), MPTConv2D(**settings, data_format="channels_first")
+    x = inputs((5, 6, 2))
+    y = numpy(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(y, numpy(last(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_pad_values_with_unknown_sizes():
+    x = inputs((5, 6, 2))
+    layer = MPTConv2D(3, 3, padding="same", pad_values=-1.0, seed=0)
+    model = keras.Sequential([keras.Input((None, None, 2)), layer])
+    assert model.output_shape == (None, None, None, 3)
+    np.testing.assert_array_equal(numpy(model(x)), numpy(layer(x)))
+    with pytest.raises(ValueError, match="`pad_values` with strides needs a known input size"):
+        MPTConv2D(3, 3, strides=2, padding="same", pad_values=1.0)(keras.Input((None, None, 2)))
+
+
+POLICIES = ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "cls, settings, shape", [(MPTDense, {"units": 40}, (50,)), (MPTConv2D, CASES[4][1], (5, 6, 3))]
+)
+def test_dtype_policies(cls, settings, shape, policy, rng):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX computes in float32 unless jax_enable_x64 is set")
+    settings = {**settings, "use_bias": True, "seed": 0, "sparsity": 0.6}
+    layer, exact = cls(**settings, dtype=policy), cls(**settings, dtype="float32")
+    x = inputs(shape)
+    exact.build(x.shape)
+    scores = (1 + rng.uniform(size=exact.scores.shape) / 1000).astype(np.float32)  # equal in bfloat16
+    layer.build(x.shape)
+    for each in (layer, exact):
+        each.scores.assign(scores)
+    y = layer(x)
+    assert {layer.scores.dtype, layer.frozen_kernel.dtype} == {"float32"}
+    assert {keras.backend.standardize_dtype(t.dtype) for t in (y, layer.kernel)} == {layer.compute_dtype}
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), reference.mask(scores, int(exact.kept)))
+    np.testing.assert_array_equal(numpy(layer.kernel), numpy(ops.cast(exact.kernel, layer.compute_dtype)))
+    np.testing.assert_allclose(numpy(y), numpy(exact(x)), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("attribute", ["frozen_kernel", "subnet_mask"])
+def test_unbuilt(attribute):
+    with pytest.raises(ValueError, match=f"`{attribute}` of MPTDense 'fresh' exists once .* built"):
+        getattr(MPTDense(3, name="fresh"), attribute)
+
+
+def test_unbuilt_kernel_is_an_attribute_error():
+    assert not hasattr(MPTDense(3), "kernel")
+
+
+@pytest.mark.parametrize("quantize", ["enable_lora", "quantize"])
+def test_other_ways_to_change_a_kernel_are_refused(quantize):
+    layer = MPTDense(3)
+    layer.build((None, 3))
+    with pytest.raises(NotImplementedError, match="MPTDense"):
+        getattr(layer, quantize)("int8")
+
+
+CONV = {"filters": 2, "kernel_size": 3}
+BAD = [
+    *[(MPTDense, {"units": 2, "sparsity": s}, "`sparsity` must be") for s in (-0.1, 1.0, 1.5, math.nan, "0.5", True)],
+    (MPTDense, {"units": 2, "kernel_quantizer": "scaled_sing"}, "kernel_quantizer .*Did you mean 'scaled_sign'"),
+    (MPTDense, {"units": 2, "kernel_quantizer": "approx_sign"}, "kernel_quantizer .*pass it as input_quantizer"),
+    (MPTDense, {"units": 2, "input_quantizer": "aprox_sign"}, "input_quantizer .*Did you mean 'approx_sign'"),
+    (MPTDense, {"units": 2, "kernel_regularizer": "l2"}, "`kernel_regularizer`.*`scores_regularizer`"),
+    (MPTDense, {"units": 2, "kernel_constraint": "non_neg"}, "`kernel_constraint`"),
+    (MPTDepthwiseConv2D, {"kernel_size": 3, "depthwise_regularizer": "l2"}, "`depthwise_regularizer`"),
+    (MPTDense, {"units": 2, "lora_rank": 2}, "`lora_rank`"),
+    (MPTConv2D, {**CONV, "lora_rank": 2}, "`lora_rank`"),
+    (MPTDense, {"units": 2, "mask": TopK(0.5), "sparsity": 0.6}, "`sparsity` must be left out or that of `mask`"),
+    (MPTDense, {"units": 2, "mask": "top_k"}, "`mask` must be a rule"),
+    (MPTConv2D, {**CONV, "pad_values": 1.0}, '`pad_values` needs padding="same"'),
+    *[(MPTConv2D, {**CONV, "padding": "same", "pad_values": p}, "`pad_values` must") for p in (True, "1", math.inf)],
+    *[(MPTDense, {"units": 2, "seed": seed}, "`seed` must be") for seed in (-1, 2**64, 0.5, "a", True)],
+]
+
+
+@pytest.mark.parametrize("cls, settings, message", BAD, ids=[str(case[1]) for case in BAD])
+def test_bad_arguments(cls, settings, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        cls(**settings)
+
+
+def test_bad_selector():
+    with pytest.raises(ValueError, match="`selector` must be one of"):
+        TopK(0.5, selector="quick")
+
+
+def test_settings_that_mean_nothing_may_be_none():
+    layer = MPTDense(3, kernel_regularizer=None, kernel_constraint=None, mask=TopK(0.7, "sort"), sparsity=0.7)
+    assert layer.sparsity == 0.7 and layer.mask.selector == "sort"
+    assert "kernel_regularizer" not in layer.get_config()
+
+
+def test_selectors_agree():
+    search, sort = (MPTConv2D(4, 3, mask=TopK(0.7, selector), seed=0) for selector in ("search", "sort"))
+    for layer in (search, sort):
+        layer.build((None, 5, 5, 3))
+        randomize_scores(layer)
+    np.testing.assert_array_equal(numpy(search.kernel), numpy(sort.kernel))
+
+
+def test_scores_regularizer_and_initializer():
+    layer = MPTDense(3, scores_initializer="ones", scores_regularizer=keras.regularizers.L2(0.5))
+    layer(np.ones((1, 4), "float32"))
+    np.testing.assert_array_equal(numpy(layer.scores), np.ones((4, 3)))
+    np.testing.assert_allclose([numpy(loss) for loss in layer.losses], [0.5 * 12])
+    kept = np.r_[np.ones(6), np.zeros(6)].reshape(4, 3)  # all scores equal: the first half stays
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), kept)
+
+
+def test_no_seed_draws_one_from_kerass_seed():
+    first, second = MPTDense(3), MPTDense(3)
+    assert first.seed != second.seed and 0 <= first.seed < 2**64
+    keras.utils.set_random_seed(0)
+    assert MPTDense(3).seed == first.seed
+    assert MPTDense.from_config(first.get_config()).seed == first.seed
+
+
+def test_nan_scores_are_refused_when_saving(tmp_path):
+    layer = MPTDense(3, name="diverged", seed=0)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    scores = numpy(layer.scores)
+    scores[1, 1] = np.nan
+    layer.scores.assign(scores)
+    assert np.isnan(numpy(layer.kernel)).all()
+    assert np.isnan(numpy(model(np.ones((2, 4), "float32")))).all()
+    with pytest.raises(ValueError, match="'diverged'"):
+        model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="'diverged'"):
+        model.save_weights(tmp_path / "model.weights.h5")
+    scores[1, 1] = 0
+    layer.scores.assign(scores)
+    model.save(tmp_path / "model.keras")
+
+
+def test_check_scores_names_where_it_began():
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, name="one", seed=0), MPTDense(2, name="two", seed=1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((6, 4), "float32"), np.ones((6, 2), "float32")
+    fit = {"batch_size": 2, "verbose": 0, "callbacks": [CheckScores()]}
+    model.fit(x, y, **fit)
+    model.layers[1].scores.assign(model.layers[1].scores * math.nan)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, in layers 'two' \(3 steps\), 'one' \(2 steps\)"):
+        model.fit(x, y, **fit)

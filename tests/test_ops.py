@@ -1,0 +1,197 @@
+"""Exact selection against numpy, eagerly and compiled; counting passes; straight-through gradients."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backend import gradient
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_mpt.ops import (
+    INFINITY_BITS,
+    kept_count,
+    magnitude_bits,
+    mask_at,
+    search_threshold,
+    sort_threshold,
+    straight_through,
+)
+
+SELECTORS = {"search": search_threshold, "sort": sort_threshold}
+MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[keras.backend.backend()]
+SHAPES = [(1,), (9,), (3, 5), (4, 1, 6)]  # few, since each is compiled
+TINY = np.float32(1e-45)
+HUGE = np.finfo(np.float32).max
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1 + 2.0**-23, 2 * TINY, -TINY, 1.2e-38, HUGE, -HUGE, np.inf, -np.inf]
+
+
+def compiled(function, mode):
+    if mode == "eager":
+        return function
+    if mode == "jit":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=mode == "xla")
+
+
+def select(scores, kept, start, selector):
+    keys = magnitude_bits(scores)
+    threshold, count = SELECTORS[selector](keys, kept, start)
+    return mask_at(keys, kept, threshold, count)
+
+
+@functools.cache
+def selection(mode, selector="search"):
+    """`(scores, kept, start) -> mask`, all numpy, compiled once for each shape."""
+    run = compiled(functools.partial(select, selector=selector), mode)
+
+    def in_numpy(scores, kept, start=0):
+        integers = (ops.convert_to_tensor(n, dtype="int32") for n in (kept, start))
+        return ops.convert_to_numpy(run(ops.convert_to_tensor(scores), *integers))
+
+    return in_numpy
+
+
+@st.composite
+def problems(draw):
+    """Scores with many ties, or anything; how many are kept; any hint."""
+    shape = draw(st.sampled_from(SHAPES))
+    special, anything = st.sampled_from(SPECIAL), st.floats(width=32, allow_nan=False)
+    entry = draw(st.sampled_from([special, anything, st.one_of(special, anything), st.sampled_from([0.5, -0.5])]))
+    size = int(np.prod(shape))
+    scores = np.array(draw(st.lists(entry, min_size=size, max_size=size)), np.float32).reshape(shape)
+    hint = st.one_of(st.integers(-(2**31), 2**31 - 1), st.sampled_from([0, 1, INFINITY_BITS, INFINITY_BITS + 1]))
+    return scores, draw(st.integers(1, size)), draw(hint)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("mode", MODES)
+@settings(deadline=None, max_examples=60)
+@given(problem=problems())
+@example(problem=(np.zeros((3, 5), np.float32), 7, 0))
+@example(problem=(np.full((4, 1, 6), -np.inf, np.float32), 11, INFINITY_BITS))
+@example(problem=(np.full((9,), TINY), 9, 1))
+def test_mask_is_that_of_a_stable_sort(mode, selector, problem):
+    scores, kept, start = problem
+    np.testing.assert_array_equal(selection(mode, selector)(scores, kept, start), reference.mask(scores, kept))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("decimals", [8, 1, 0], ids="rounded to {} decimals".format)
+def test_larger_layer(mode, decimals, rng):
+    scores = rng.normal(size=(3, 3, 8, 32)).round(decimals).astype(np.float32)
+    hint = 0
+    for kept in [1, 2, 231, 1152, 2303, 2304]:
+        expected = reference.mask(scores, kept)
+        np.testing.assert_array_equal(selection(mode)(scores, kept, hint), expected)
+        np.testing.assert_array_equal(selection(mode, "sort")(scores, kept), expected)
+        hint = np.abs(scores[expected == 1]).min().view(np.int32)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("mode", MODES)
+def test_nan_score_makes_the_mask_nan(mode, selector, rng):
+    scores = rng.normal(size=(3, 5)).astype(np.float32)
+    for nan in (np.nan, -np.nan):
+        scores[1, 2] = nan
+        for kept in (1, 7, 15):
+            assert np.isnan(selection(mode, selector)(scores, kept)).all()
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "eager"])
+def test_another_count_needs_no_recompilation(mode):
+    traces = []
+
+    def traced(scores, kept, start):
+        traces.append(mode)
+        return select(scores, kept, start, "search")
+
+    run, scores = compiled(traced, mode), ops.arange(12, dtype="float32")
+    for kept in (3, 5, 12):
+        mask = run(scores, *(ops.convert_to_tensor(n, dtype="int32") for n in (kept, kept)))
+        assert ops.convert_to_numpy(mask).tolist() == [0.0] * (12 - kept) + [1.0] * kept
+    assert len(traces) == 1
+
+
+def passes(scores, kept, start, monkeypatch):
+    """Return (number of counting passes, found threshold)."""
+    counted = []
+    whole = scores.size
+    plain_sum = ops.sum
+
+    def counting_sum(x, *args, **kwargs):
+        counted.extend([1] if int(np.prod(x.shape)) == whole else [])
+        return plain_sum(x, *args, **kwargs)
+
+    interpreted = contextlib.nullcontext()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        interpreted = jax.disable_jit()
+    with monkeypatch.context() as patch, interpreted:
+        patch.setattr(ops, "sum", counting_sum)
+        keys = magnitude_bits(ops.convert_to_tensor(scores))
+        threshold, _ = search_threshold(keys, ops.convert_to_tensor(kept), ops.convert_to_tensor(start))
+    return len(counted), int(threshold)
+
+
+def test_a_good_hint_saves_passes(rng, monkeypatch):
+    scores = rng.normal(size=2000).astype(np.float32)
+    cold, threshold = passes(scores, 600, 0, monkeypatch)
+    assert 1 < cold <= 41
+    assert passes(scores, 600, threshold, monkeypatch) == (1, threshold)
+    moved = scores + rng.normal(scale=1e-3, size=scores.shape).astype(np.float32)
+    assert passes(moved, 600, threshold, monkeypatch)[0] <= 7
+
+
+@pytest.mark.parametrize("kept", [1, 32, 63])
+def test_the_worst_case_is_bounded(kept, monkeypatch):
+    steps = np.float32(2.0) ** np.arange(-149, 128, 277 / 64)
+    for scores in (steps, np.r_[np.full(63, TINY), np.inf], np.r_[np.zeros(32), np.full(32, HUGE)]):
+        for start in (0, INFINITY_BITS):
+            assert passes(scores.astype(np.float32), kept, start, monkeypatch)[0] <= 41
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+def test_scores_must_be_float32(dtype):
+    with pytest.raises(TypeError, match=f"scores.*dtype={dtype}"):
+        magnitude_bits(ops.ones((3,), dtype))
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 10**7), percent=st.integers(0, 99))
+@example(size=100, percent=29)  # 0.29 * 100 = 28.999999999999996
+def test_kept_count(size, percent):
+    assert kept_count(size, percent / 100) == size - size * percent // 100
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan"), float("inf"), "0.5", True, None])
+def test_bad_sparsity(sparsity):
+    with pytest.raises(ValueError, match="`sparsity` must be a number in"):
+        kept_count(10, sparsity)
+
+
+def test_nothing_left():
+    with pytest.raises(ValueError, match="`sparsity` must leave at least one weight.*none of 3"):
+        kept_count(3, 1 - 1e-12)
+
+
+def test_straight_through():
+    x = np.array([0.0, -0.0, np.inf, -np.inf, 1.5, -2.0, 3e38], np.float32)
+    w = np.array([2.0, 3.0, -0.5, 0.1, -7.0, 0.3, 1.0], np.float32)
+    upstream = np.array([1.0, -1.0, 0.7, 5.0, 0.0, -0.1, 0.3], np.float32)
+
+    def estimator(x, w):
+        return straight_through(lambda x, w: ops.sign(x) * w, lambda x, w: w * w, x, ops.convert_to_tensor(w))
+
+    np.testing.assert_array_equal(ops.convert_to_numpy(estimator(ops.convert_to_tensor(x), w)), np.sign(x) * w)
+    np.testing.assert_array_equal(gradient(lambda x: estimator(x, w), x, upstream), upstream * (w * w))
+    np.testing.assert_array_equal(gradient(lambda w: estimator(ops.convert_to_tensor(x), w), w), np.zeros(7))
