@@ -98,10 +98,15 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
         return outputs
 
     twin = keras.models.clone_model(model, clone_function=plain, call_function=call)
+    for layer in mpt_layers(twin):
+        raise ValueError(
+            "`model` must hold its MPT layers in functional or Sequential models to be made plain. "
+            f"Received: layer {layer.name!r} within a custom layer"
+        )
     for layer in twin._flatten_layers(include_self=False):
-        if type(layer).__module__.split(".")[0] == "keras_mpt":
+        if baked and "keras_mpt" in str(keras.saving.serialize_keras_object(layer)):
             raise ValueError(
-                "`model` must hold its MPT layers in functional or Sequential models to be made plain. "
-                f"Received: layer {layer.name!r} within a custom layer"
+                "`model` must not use objects of keras_mpt as arguments of other layers, or as activations, to be made "
+                f"plain. Received: layer {layer.name!r} with config {layer.get_config()}"
             )
     return twin

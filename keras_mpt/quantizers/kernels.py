@@ -51,7 +51,7 @@ class ScaledSign(KernelQuantizer):
 
 
 def _mean_magnitude(pruned, kept):
-    return ops.sum(ops.abs(pruned)) / ops.cast(kept, pruned.dtype)
+    return ops.sum(ops.abs(pruned)) / ops.cast(ops.maximum(kept, 1), pruned.dtype)  # 0 where nothing is kept
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
