@@ -44,7 +44,8 @@ def half_normal(uniform):
     """Map uniform numbers in (0, 1) to `|z|` of a standard normal z: `sqrt(2) * erfinv(uniform)`.
 
     Giles' approximation of erfinv ("Approximating the erfinv function", GPU Computing Gems, 2011, single precision),
-    with relative error below 4e-7, over a logarithm made of exactly rounded operations.
+    over a logarithm made of exactly rounded operations. The relative error is below 4e-7, but for the one draw in 16
+    million beyond 5.4 standard deviations, where it grows to 7e-4.
 
     Args:
         uniform: float64 array of numbers in (0, 1).

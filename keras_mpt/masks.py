@@ -35,7 +35,7 @@ class TopK:
         kept_count(1 << 31, sparsity)  # complains about a bad sparsity here, not at the first build
         if selector not in _SELECTORS:
             raise ValueError(f"`selector` must be one of {sorted(_SELECTORS)}. Received: selector={selector!r}")
-        self.sparsity = sparsity
+        self.sparsity = float(sparsity)
         self.selector = selector
 
     def add_weights(self, layer, shape):

@@ -5,6 +5,7 @@ eagerly, and gives the same bits everywhere.
 """
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -24,7 +25,7 @@ def kept_count(size, sparsity):
     Raises:
         ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
         raise ValueError(f"`sparsity` must be a number in [0, 1), the fraction removed. Received: {sparsity=}")
     kept = size - math.floor(sparsity * size + 1e-9)
     if kept < 1:
