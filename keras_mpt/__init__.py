@@ -1,19 +1,24 @@
 """Neural networks found by choosing weights instead of training them: multi-prize tickets for Keras."""
 
-from keras_mpt import callbacks, initializers, layers, masks, models, ops, quantizers, zoo
+from keras_mpt import callbacks, initializers, layers, masks, models, ops, quantizers, tickets, zoo
 from keras_mpt.models import summary
+from keras_mpt.tickets import TicketError, load_ticket, save_ticket
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TicketError",
     "__version__",
     "callbacks",
     "initializers",
     "layers",
+    "load_ticket",
     "masks",
     "models",
     "ops",
     "quantizers",
+    "save_ticket",
     "summary",
+    "tickets",
     "zoo",
 ]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import html
 import math
 
 import keras
@@ -10,8 +9,8 @@ from keras import layers, tree
 
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
+from keras_mpt.tables import BYTES, Table, short, shortened
 
-_WIDTH = 80  # columns of a terminal
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
 _COUNTED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
@@ -83,24 +82,12 @@ class Summary:
         return f"<Summary of {self.name!r}: {len(self.rows)} layers, {self.totals['weights']:,} weights>"
 
     def __str__(self):
-        header, *rows = self._table()
-        lines = [[f"{title}\n".split("\n")[i] for title in header] for i in (0, 1)]
-        lines += [[label.replace("Normalization", "Norm"), *cells] for label, *cells in rows]
-        first, *widths = (2 + max(map(len, column)) for column in zip(*lines, strict=True))
-        first = min(first - 2, _WIDTH - sum(widths))
-        lines = [_shortened(text, first).ljust(first) + "".join(map(str.rjust, rest, widths)) for text, *rest in lines]
-        title, rule = _shortened(f'Model "{self.name}"', _WIDTH), "-" * max(map(len, lines))
-        facts = [f"{label:<11}{value}" for label, value in self._facts()]
-        return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
+        return str(self._table())
 
     def _repr_html_(self):
-        rows = [[html.escape(cell).replace("  ", "&emsp;") for cell in row] for row in self._table()]
-        table = "".join(f'<tr><td style="text-align: left">{"</td><td>".join(row)}</td></tr>' for row in rows)
-        facts = "".join(f"<br>{label}: {value}" for label, value in self._facts())
-        return f"<table>{table}</table><p><b>{html.escape(self.name)}</b>{facts}</p>"
+        return self._table()._repr_html_()
 
     def _table(self):
-        """Return lists of strings: the header, one for each layer, the total."""
         columns = {"weights": "Weights", "kept": "Kept", "bits_per_weight": "Bits/\nweight"}
         macs = {"macs_1bit": "1-bit\nMACs", "macs_32bit": "32-bit\nMACs"}
         columns |= {key: macs[key] for key in macs if self.include_macs and self.totals[key] != 0}
@@ -109,16 +96,17 @@ class Summary:
             calls = f" x{row['calls']}" if (row["calls"] or 0) > 1 else ""
             label = f"{'  ' * (row['depth'] - 1)}{row['name']}{calls} ({row['type']})"
             shapes = ", ".join("x".join(str(n or "?") for n in shape[1:]) for shape in row["output_shapes"])
-            about.append([label, str(row["input_bits"] or "-"), _shortened(shapes or "-", 16)])
-        numbers = [["-" if row[key] == 0 else _short(row[key]) for key in columns] for row in [*self.rows, self.totals]]
-        return list(map(list.__add__, [*about, ["Total", "", ""]], [list(columns.values()), *numbers]))
+            about.append([label, str(row["input_bits"] or "-"), shortened(shapes or "-", 16)])
+        numbers = [["-" if row[key] == 0 else short(row[key]) for key in columns] for row in [*self.rows, self.totals]]
+        header, *rows = map(list.__add__, [*about, ["Total", "", ""]], [list(columns.values()), *numbers])
+        return Table(f'Model "{self.name}"', header, rows, list(self._facts()))
 
     def _facts(self):
-        total, sizes = self.totals, (" bytes", " KB", " MB", " GB")
+        total = self.totals
         share = total["kept"] / max(total["weights"], 1)
         factor = f", {total['compression']:.3g} times as much" if total["compression"] else ""
-        file, float32 = (_short(total[key], sizes) for key in ("file_bytes", "float32_bytes"))
-        binary, other, kept = (_short(total[key]) for key in ("macs_1bit", "macs_32bit", "macs_kept"))
+        file, float32 = (short(total[key], BYTES) for key in ("file_bytes", "float32_bytes"))
+        binary, other, kept = (short(total[key]) for key in ("macs_1bit", "macs_32bit", "macs_kept"))
         yield "Weights", f"{total['weights']:,}, of which {total['kept']:,} ({share:.1%}) are kept"
         yield "Trainable", f"{total['trainable']:,}"
         yield "File", f"about {file} (as float32: {float32}{factor})"
@@ -231,19 +219,3 @@ def _totals(rows):
 
 def _size(variables):
     return sum(math.prod(v.shape) for v in variables)
-
-
-def _short(number, units=("", "k", "M", "G", "T", "P")):
-    """Return a count with three digits and a unit, such as 2.43M; a float with two decimals; "?" for None."""
-    if number is None or isinstance(number, float):
-        return "?" if number is None else f"{number:.2f}"
-    if number < 10_000:
-        return f"{number:,}{units[0]}"
-    step = 0
-    while number >= 999.5 and step < len(units) - 1:
-        number, step = number / 1000, step + 1
-    return f"{number:#.3g}".rstrip(".") + units[step]
-
-
-def _shortened(text, width):
-    return text if len(text) <= width else text[: width - 2] + ".."

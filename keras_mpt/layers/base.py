@@ -113,10 +113,20 @@ class MPTLayer:
             return initializer
 
         def initialize(shape, dtype=None):
-            fan_in, kept = self._fan_in(shape), 1 - self.sparsity
-            return initializer(shape, dtype, seed=self.seed, stream=stream, fan_in=fan_in, kept=kept)
+            return initializer(shape, dtype, **self._draw_settings(initializer, stream, shape))
 
         return initialize
+
+    def _draw_settings(self, initializer, stream, shape):
+        seed = self.seed if initializer.seed is None else initializer.seed
+        return {"seed": seed, "stream": stream, "fan_in": self._fan_in(shape), "kept": 1 - self.sparsity}
+
+    def kernel_draw(self):
+        """Return the kernel's initializer, and the settings its `draw` got (None if it is not one of ours)."""
+        initializer = getattr(self, f"{self._kernel_argument}_initializer")
+        if not isinstance(initializer, initializers.SeededInitializer):
+            return initializer, None
+        return initializer, self._draw_settings(initializer, _KERNEL_STREAM, tuple(self.frozen_kernel.shape))
 
     def _fan_in(self, shape):
         """Return how many inputs one output has, for a kernel of this shape."""

@@ -96,7 +96,7 @@ def get_kernel(identifier):
     Example:
 
     >>> get_kernel("scaled_sign")
-    ScaledSign()
+    ScaledSign(scale=None)
     """
     if identifier is None:
         return Identity()

@@ -8,7 +8,7 @@ in the shape and dtype of W. The gradient to the scores is the layer's concern, 
 import keras
 from keras import ops
 
-from keras_mpt.quantizers.base import Quantizer
+from keras_mpt.quantizers.base import Quantizer, positive_float
 
 
 class KernelQuantizer(Quantizer):
@@ -24,6 +24,9 @@ class ScaledSign(KernelQuantizer):
 
     Forward: `alpha * sign(W * M)`, `alpha = sum(abs(W * M)) / sum(M)`.
     Of all scales, this alpha brings the result closest to `W * M` in the squared error.
+
+    Args:
+        scale: A fixed alpha, such as a loaded ticket has; None computes it from the kernel.
 
     Shapes:
         Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
@@ -41,17 +44,21 @@ class ScaledSign(KernelQuantizer):
 
     precision = 1
 
+    def __init__(self, scale=None):
+        self.scale = positive_float("scale", scale, or_zero=True, or_none=True)
+
     def __call__(self, kernel, mask, kept):
         pruned = kernel * mask
-        return _mean_magnitude(pruned, kept) * ops.sign(pruned)
+        return self._alpha(pruned, kept) * ops.sign(pruned)
 
     def alpha(self, kernel, mask, kept):
-        """Return the scale, the mean magnitude of the kept entries, as a scalar."""
-        return _mean_magnitude(kernel * mask, kept)
+        """Return the scale, by default the mean magnitude of the kept entries, as a scalar."""
+        return self._alpha(kernel * mask, kept)
 
-
-def _mean_magnitude(pruned, kept):
-    return ops.sum(ops.abs(pruned)) / ops.cast(ops.maximum(kept, 1), pruned.dtype)  # 0 where nothing is kept
+    def _alpha(self, pruned, kept):
+        if self.scale is not None:
+            return ops.convert_to_tensor(self.scale, dtype=pruned.dtype)
+        return ops.sum(ops.abs(pruned)) / ops.cast(ops.maximum(kept, 1), pruned.dtype)  # 0 where nothing is kept
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

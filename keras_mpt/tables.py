@@ -1,0 +1,57 @@
+"""Tables for a terminal of 80 columns and for notebooks."""
+
+import dataclasses
+import html
+
+WIDTH = 80
+BYTES = (" bytes", " KB", " MB", " GB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of strings; `str()` gives text, a notebook shows HTML.
+
+    Attributes:
+        title: One line.
+        header: Titles of the columns; a line break makes two lines of one.
+        rows: Lists of strings, indented by two spaces for each level; the last one is the total.
+        facts: Pairs of a label and a line of text, to follow the table.
+    """
+
+    title: str
+    header: list
+    rows: list
+    facts: list
+
+    def __str__(self):
+        lines = [[f"{title}\n".split("\n")[i] for title in self.header] for i in (0, 1)]
+        lines += [[label.replace("Normalization", "Norm"), *cells] for label, *cells in self.rows]
+        first, *widths = (2 + max(map(len, column)) for column in zip(*lines, strict=True))
+        first = min(first - 2, WIDTH - sum(widths))
+        lines = [shortened(text, first).ljust(first) + "".join(map(str.rjust, rest, widths)) for text, *rest in lines]
+        title, rule = shortened(self.title, WIDTH), "-" * max(map(len, lines))
+        facts = [f"{label:<11}{value}" for label, value in self.facts]
+        return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
+
+    def _repr_html_(self):
+        rows = [[html.escape(cell).replace("  ", "&emsp;") for cell in row] for row in [self.header, *self.rows]]
+        table = "".join(f'<tr><td style="text-align: left">{"</td><td>".join(row)}</td></tr>' for row in rows)
+        facts = "".join(f"<br>{html.escape(label)}: {html.escape(value)}" for label, value in self.facts)
+        return f"<table>{table}</table><p><b>{html.escape(self.title)}</b>{facts}</p>"
+
+
+def short(number, units=("", "k", "M", "G", "T", "P")):
+    """Return a count with three digits and a unit, such as 2.43M; a float with two decimals; "?" for None."""
+    if number is None or isinstance(number, float):
+        return "?" if number is None else f"{number:.2f}"
+    if number < 10_000:
+        return f"{number:,}{units[0]}"
+    step = 0
+    while number >= 999.5 and step < len(units) - 1:
+        number, step = number / 1000, step + 1
+    return f"{number:#.3g}".rstrip(".") + units[step]
+
+
+def shortened(text, width):
+    """Return the text, cut to `width` characters."""
+    return text if len(text) <= width else text[: width - 2] + ".."

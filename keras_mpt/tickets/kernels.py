@@ -1,0 +1,166 @@
+"""One kernel in a ticket: a mask, where the weights come from, and what of them is not as there.
+
+The entry that describes a kernel of n weights, `kept` of which stay:
+
+    shape, kept   of the kernel, whose entries count in C order
+    mask          a coded mask of n entries
+    source        the weights to start from: {"from": "seed", "initializer", "config", "seed", "stream", "fan_in",
+                  "kept"} (see `initializers`), {"from": "base", "sha256"} of another network, or {"from": "nothing"}: 0
+    over          which entries may differ from it: the "kept" ones, or "all"
+    by            how they differ: in "signs" (a weight that is 0 in the source has magnitude `scale`), or in "values"
+    changes       null, or a coded mask over these entries, of those that do
+    values        null, or the blob of their values, as little-endian float32
+    scale         null, or alpha: the layer uses scale * sign(weight) for each kept weight, else the weight itself
+    sha256        of the kernel that the layer uses, as little-endian float32, zeros positive
+
+A coded mask is {"coding", "inverted", "blob"}: see `coding`.
+"""
+
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
+from keras_mpt.quantizers import ScaledSign
+from keras_mpt.tickets import coding
+
+_INITIALIZERS = {cls.__name__: cls for cls in (KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel as arrays of one shape: the frozen weights, the mask (bool), and what the layer uses (float32)."""
+
+    frozen: np.ndarray
+    mask: np.ndarray
+    effective: np.ndarray
+
+
+def encode(layer, name, whole, base):
+    """Return the entry, the blobs and the `Kernel` of a layer.
+
+    Args:
+        layer: A built MPT layer.
+        name: Prefix of the blobs' names.
+        whole: Whether to preserve the frozen weights exactly, those that are not kept included.
+        base: Dict of SHA-256 to array, of kernels that may be referred to.
+
+    Raises:
+        ValueError: A score is NaN.
+    """
+    frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
+    if not np.isfinite(mask).all():
+        raise ValueError(f"The scores of layer {layer.name!r} must be numbers to be saved. Received: NaN")
+    mask = mask.astype(bool)
+    kept = int(np.count_nonzero(mask))
+    scale = None
+    if type(layer.kernel_quantizer) is ScaledSign:
+        scale = float(_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, ops.cast(mask, "float32"), kept)))
+    kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
+
+    source = _source(layer, frozen, base)
+    chosen = np.ones(mask.size, bool) if whole else mask.ravel()
+    ours, theirs = frozen.ravel()[chosen], _start(source, frozen.shape, base).ravel()[chosen]
+    by_sign = scale is not None and not whole and np.all(ours != 0)
+    changed = (ours < 0) != (theirs < 0) if by_sign else ours.view(np.uint32) != theirs.view(np.uint32)
+
+    blobs = {}
+
+    def coded(part, mask):
+        form, blobs[f"{name}/{part}"] = coding.encode(mask)
+        return {**form, "blob": f"{name}/{part}"}
+
+    entry = {
+        "shape": list(frozen.shape),
+        "kept": kept,
+        "mask": coded("mask", mask),
+        "source": source,
+        "over": "all" if whole else "kept",
+        "by": "signs" if by_sign else "values",
+        "changes": coded("changes", changed) if changed.any() else None,
+        "values": None,
+        "scale": scale,
+        "sha256": _sha256(kernel.effective),
+    }
+    if changed.any() and not by_sign:
+        entry["values"] = f"{name}/values"
+        blobs[f"{name}/values"] = ours[changed].astype("<f4").tobytes()
+    return entry, blobs, kernel
+
+
+def decode(entry, blobs, base):
+    """Return the `Kernel` of an entry.
+
+    Raises:
+        ValueError: Entry and blobs do not make a kernel, or not the one that was saved.
+    """
+    shape, scale = tuple(entry["shape"]), entry["scale"]
+    mask = _mask(entry["mask"], blobs, math.prod(shape))
+    if np.count_nonzero(mask) != entry["kept"]:
+        raise ValueError(f"the mask keeps {np.count_nonzero(mask)} weights, not {entry['kept']}")
+    chosen = np.ones(mask.size, bool) if entry["over"] == "all" else mask
+    frozen = np.array(_start(entry["source"], shape, base)).ravel()
+    weights = frozen[chosen]
+    none = np.zeros(weights.size, bool)
+    changed = none if entry["changes"] is None else _mask(entry["changes"], blobs, weights.size)
+    if entry["by"] == "signs":
+        magnitude = np.where(weights == 0, np.float32(scale), np.abs(weights))
+        weights = np.where((weights < 0) ^ changed, -magnitude, magnitude)
+    elif entry["values"] is not None:
+        weights[changed] = np.frombuffer(blobs[entry["values"]], "<f4")
+    frozen[chosen] = weights
+    frozen, mask = frozen.reshape(shape), mask.reshape(shape)
+    kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
+    if _sha256(kernel.effective) != entry["sha256"]:
+        raise ValueError("the kernel is not the one that was saved (its checksum differs)")
+    return kernel
+
+
+def content_table(model):
+    """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None."""
+    weights = () if model is None else (_numpy(w) for w in model.weights if len(w.shape) > 1)
+    return {_sha256(w): w for w in weights if w.dtype == np.float32}
+
+
+def _source(layer, frozen, base):
+    if base and _sha256(frozen) in base:
+        return {"from": "base", "sha256": _sha256(frozen)}
+    initializer, settings = layer.kernel_draw()
+    if type(initializer) not in _INITIALIZERS.values():
+        return {"from": "nothing"}
+    config = {key: value for key, value in initializer.get_config().items() if key != "seed"}
+    return {"from": "seed", "initializer": type(initializer).__name__, "config": config, **settings}
+
+
+def _start(source, shape, base):
+    """Return the float32 weights that a source stands for."""
+    if source["from"] == "seed":
+        settings = {key: source[key] for key in ("seed", "stream", "fan_in", "kept")}
+        return _INITIALIZERS[source["initializer"]](**source["config"]).draw(shape, **settings)
+    if source["from"] == "base":
+        weights = base.get(source["sha256"])
+        if weights is None or weights.shape != shape:
+            raise ValueError("its weights are those of another network: pass that as `base`")
+        return weights
+    return np.zeros(shape, np.float32)
+
+
+def _mask(form, blobs, size):
+    return coding.decode(form, blobs[form["blob"]], size)
+
+
+def _effective(frozen, mask, scale):
+    """Return the kernel that a layer uses, by the formulas of its quantizer, without negative zeros."""
+    weights = frozen if scale is None else np.float32(scale) * np.sign(frozen)
+    return np.where(mask, weights, np.float32(0)) + np.float32(0)
+
+
+def _sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array + np.float32(0), "<f4")).hexdigest()
+
+
+def _numpy(tensor):
+    return np.array(ops.convert_to_numpy(tensor))

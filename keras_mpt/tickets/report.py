@@ -1,0 +1,61 @@
+"""Where the bytes of a ticket go."""
+
+import json
+import math
+
+from keras_mpt.tables import BYTES, Table, short
+
+
+def table(ticket):
+    """Return a `Table` of a ticket's layers: weights, bytes of masks, of values that no seed gives, of all else."""
+    header = ["Layer (type)", "Weights", "Kept", "Mask\nbytes", "Value\nbytes", "Other\nbytes", "Bits/\nweight"]
+    rows = [_row(ticket, path, entry) for path, entry in ticket.layers.items()]
+    rows.append(("Total", *(sum(row[i] for row in rows) for i in range(1, 6))))
+    total = rows[-1]
+    stored = sum(total[3:])
+    cells = [[label, *(short(n) if n else "-" for n in counts), _bits(counts)] for label, *counts in rows]
+    facts = [
+        ("Weights", f"{total[1]:,}, of which {total[2]:,} ({total[2] / max(total[1], 1):.1%}) are kept"),
+        ("File", f"{ticket.size:,} bytes (as float32: {short(4 * total[1], BYTES)}, {_factor(ticket, total[1])})"),
+        ("Bytes", f"masks {total[3]:,} (entropy {_entropy(ticket):,}), header {ticket.size - stored:,}"),
+        ("Saved", f"{ticket.created}, {', '.join(f'{name} {version}' for name, version in ticket.software.items())}"),
+    ]
+    for key, value in ticket.provenance.items():
+        facts.append((f"{key}: ", value if isinstance(value, str) else json.dumps(value)))
+    return Table(f'Ticket "{ticket.path.name}"', header, cells, facts)
+
+
+def _row(ticket, path, entry):
+    """Return (label, weights, kept, bytes of the mask, of kernel values, of the rest)."""
+    kernel = entry["kernel"]
+    other = sum(math.prod(variable["shape"]) for variable in entry["variables"])
+    weights = other + (math.prod(kernel["shape"]) if kernel else 0)
+    kept = other + (kernel["kept"] if kernel else 0)
+    sizes = {name.rpartition("/")[2]: len(data) for name, data in ticket.blobs.items() if _owner(name) == path}
+    values = sizes.get("changes", 0) + sizes.get("values", 0)
+    rest = sizes.get("scores", 0) + sizes.get("variables", 0)
+    return f"{path} ({entry['class']})", weights, kept, sizes.get("mask", 0), values, rest
+
+
+def _owner(blob):
+    return blob.rpartition("/")[0]
+
+
+def _bits(counts):
+    weights, _, *sizes = counts
+    return f"{8 * sum(sizes) / max(weights, 1):.2f}"
+
+
+def _factor(ticket, weights):
+    return f"{4 * weights / ticket.size:.3g} times as much"
+
+
+def _entropy(ticket):
+    """Return the bytes that the masks' entropy comes to, were their entries independent."""
+    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    return math.ceil(sum(_entropy_bits(math.prod(kernel["shape"]), kernel["kept"]) for kernel in kernels) / 8)
+
+
+def _entropy_bits(size, kept):
+    shares = [share for share in (kept / max(size, 1), 1 - kept / max(size, 1)) if share > 0]
+    return -size * sum(share * math.log2(share) for share in shares)

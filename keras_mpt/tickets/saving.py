@@ -1,0 +1,273 @@
+"""Models to ticket files and back."""
+
+import datetime
+import json
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.layers import MPTLayer
+from keras_mpt.quantizers import ScaledSign
+from keras_mpt.tickets import config, container, kernels
+from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
+
+_KEPT_SCORE, _REMOVED_SCORE = 1.0, 0.99  # where a file holds no scores; as Lottery Jackpots start a search
+_OF_THE_MASK = ("scores", "frozen_kernel", "kept", "threshold", "nan_steps")
+
+
+def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
+    """Write a model as a ticket: seeds, masks and a few floats, well under one bit for each weight of an MPT layer.
+
+    Of each MPT layer, the file holds the mask, coded close to its entropy, and alpha. Its kernel comes from the seed;
+    where weights were recycled, redrawn, imported or pretrained, what differs is stored: one bit for each kept weight
+    with `kernel_quantizer="scaled_sign"` (less if few signs differ), 32 bits for each kept weight that differs with
+    None. Everything else (batch normalization, biases, other layers) is stored as it is. What was compiled is not.
+
+    The file is read back and compared before it takes the place of `path`; if anything fails, `path` is untouched.
+    The format is documented in docs/ticket-format.md.
+
+    Args:
+        model: A built functional or Sequential model with at least one MPT layer, of layers that `load_ticket` allows.
+        path: Where to; `.mpt` is the usual ending.
+        scores: Whether to store the scores and the whole frozen kernels too (up to 64 bits for each weight), so that
+            the search can go on where it stopped.
+        dtype: What to store other float32 variables as, `"float32"` or `"float16"`, which rounds them.
+        base: A Keras model with pretrained kernels. An MPT layer whose frozen kernel equals one of its kernels is
+            stored as a reference to that (by SHA-256); loading the ticket needs `base` then.
+        provenance: JSON-able dict of what to remember: data, recipe, accuracy, ...
+        custom_classes: See `load_ticket`.
+
+    Returns:
+        The `Ticket`, as `Ticket.read(path)` returns it.
+
+    Raises:
+        ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
+
+    Example:
+
+    >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
+    provenance = _json_dict(provenance)
+    model_config = config.describe(model, custom_classes)
+    table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
+    for name, layer in _walk(model):
+        entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
+        if isinstance(layer, MPTLayer):
+            entry["kernel"], more, originals[name] = kernels.encode(layer, name, scores, table)
+            blobs |= more
+            if scores:
+                entry["scores"] = f"{name}/scores"
+                blobs[entry["scores"]] = _numpy(layer.scores).astype("<f4").tobytes()
+        entry["variables"], data = _packed(layer, dtype)
+        if data:
+            blobs[f"{name}/variables"] = data
+        layers.append(entry)
+    if not originals:
+        raise ValueError(f"`model` must have layers of keras_mpt to be a ticket. Received: {model.name!r} without one")
+
+    header = {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "software": {"keras_mpt": _version(), "keras": keras.__version__, "backend": keras.backend.backend()},
+        "provenance": provenance,
+        "model": model_config,
+        "layers": layers,
+    }
+    missing = sum(kernel.mask.size for kernel in originals.values()) - FREE_WEIGHTS
+    if missing > WEIGHTS_PER_BYTE * sum(map(len, blobs.values())):  # hardly ever: no limit for honest files
+        blobs["padding"] = bytes(missing // WEIGHTS_PER_BYTE + 1)
+
+    def verify(file):
+        written = Ticket.read(file)
+        _build(written, table, False, custom_classes)
+        for name, kernel in originals.items():
+            ours, theirs = kernel, written._kernel(name, table)
+            if not (np.array_equal(ours.mask, theirs.mask) and np.array_equal(ours.effective, theirs.effective)):
+                raise RuntimeError(f"layer {name!r} was not read back as it was written: please report this")
+
+    container.write(path, header, blobs, verify)
+    return Ticket.read(path)
+
+
+def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
+    """Return the model of a ticket file, with the outputs that it was saved with.
+
+    Kernels have the same bits on every backend, for alpha is taken from the file; on the backend and machine it was
+    saved with, so have the outputs.
+
+    By default masks and alphas stay as they are: MPT layers are frozen, other layers train as usual. With
+    `trainable=True` the search goes on: alpha is computed from the kept weights again (which may change its last bits),
+    and scores are those of the file, if it was saved with `scores=True`. If it was not, the ranking among kept weights
+    is not known: all start with a score of 1, removed ones with 0.99, so the mask is the saved one until training
+    changes it. Where weights are stored as signs only, those that were removed start from the seed's or, without a
+    seed, from zero, which never comes back.
+
+    A ticket is data: only layers of keras_mpt and ordinary layers of Keras are made from it, nothing in it is run, and
+    no memory is taken for more weights than the file has room for.
+
+    Args:
+        path: Of a file that `save_ticket` wrote.
+        trainable: Whether the search for a mask can go on.
+        base: The Keras model whose kernels the ticket refers to, if it does.
+        custom_classes: Classes of yours that the file may use, registered with
+            `keras.saving.register_keras_serializable`.
+
+    Returns:
+        A `keras.Model`, not compiled.
+
+    Raises:
+        TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
+            The message names file and layer. It is a ValueError.
+        OSError: The file cannot be opened.
+
+    Example:
+
+    >>> model = keras_mpt.load_ticket("conv4.mpt")
+    >>> probabilities = keras.ops.softmax(model.predict(images))
+    """
+    return _build(Ticket.read(path), kernels.content_table(base), trainable, custom_classes)
+
+
+def restore(model, ticket, *, trainable=False, base=None):
+    """Load a ticket into the layers of a model that has just been made, by the layers' paths.
+
+    Args:
+        model: A built model. Each of its layers with variables must be in the ticket, which may hold more.
+        ticket: A `Ticket`, or the path of a file.
+        trainable: See `load_ticket`.
+        base: See `load_ticket`.
+
+    Raises:
+        TicketError: A layer is missing in the ticket, or differs in its shapes; the model is untouched then.
+    """
+    ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
+    with naming(ticket.path, f"model {model.name!r} cannot be filled"):
+        _check_shapes(model, ticket)
+        _fill(model, ticket, kernels.content_table(base), trainable)
+
+
+def _build(ticket, base, trainable, custom_classes):
+    def check_shapes(model):
+        _check_shapes(model, ticket)
+        unknown = set(ticket.layers) - {name for name, _ in _walk(model)}
+        if unknown:
+            raise ValueError(f"the model has no layers {sorted(unknown)}")
+
+    with naming(ticket.path, "the model cannot be made"):
+        model = config.build(ticket.config, check_shapes, custom_classes)
+        _fill(model, ticket, base, trainable)
+    return model
+
+
+def _check_shapes(model, ticket):
+    """Raise ValueError unless each layer with variables is in the ticket with the same shapes."""
+    for name, layer in _walk(model):
+        if name not in ticket.layers:
+            raise ValueError(f"the file has no layer {name!r}")
+        ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
+        if ours != theirs:
+            raise ValueError(f"the file has {theirs} for layer {name!r}, the model has {ours}")
+
+
+def _shapes(layer):
+    kernel = tuple(layer.frozen_kernel.shape) if isinstance(layer, MPTLayer) else None
+    return {"kernel": kernel, "variables": [tuple(v.shape) for v in _variables(layer)]}
+
+
+def _entry_shapes(entry):
+    kernel = entry["kernel"] and tuple(entry["kernel"]["shape"])
+    return {"kernel": kernel, "variables": [tuple(v["shape"]) for v in entry["variables"]]}
+
+
+def _fill(model, ticket, base, trainable):
+    """Assign everything in the ticket to the model's variables, after decoding all of it."""
+    layers = _walk(model)
+    variables = {name: ticket._variables(name) for name, _ in layers}
+    mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
+    decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
+    for name, layer in layers:
+        for variable, array in zip(_variables(layer), variables[name], strict=True):
+            variable.assign(array)
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    for name, layer in mpt.items():
+        _fill_kernel(layer, *decoded.pop(name), ticket.layers[name]["kernel"]["scale"], trainable)
+
+
+def _fill_kernel(layer, kernel, scores, scale, trainable):
+    if scores is None:
+        scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
+    layer.frozen_kernel.assign(kernel.frozen)
+    layer.kept.assign(np.count_nonzero(kernel.mask))
+    layer.scores.assign(scores)
+    layer.threshold.assign(_threshold(scores, np.count_nonzero(kernel.mask)))
+    layer.trainable = trainable
+    if scale is not None:
+        layer.kernel_quantizer = ScaledSign(None if trainable else scale)
+
+
+def _threshold(scores, kept):
+    """Return what `TopK` remembers of these scores: the bits of the kept one with the smallest magnitude."""
+    keys = np.abs(scores).ravel().view(np.int32)
+    return np.partition(keys, -kept)[-kept] if kept else 0
+
+
+def _walk(model):
+    """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
+    found, seen = [], set()
+
+    def visit(layer, path):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        children = layer._flatten_layers(include_self=False, recursive=False)
+        if isinstance(layer, MPTLayer) or not isinstance(layer, keras.Model) and _variables(layer):
+            found.append((path, layer))
+        for child in children:
+            visit(child, f"{path}/{child.name}" if path else child.name)
+
+    visit(model, "")
+    return found
+
+
+def _variables(layer):
+    """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
+    inner = layer._flatten_layers(include_self=False)
+    other = {id(v) for child in inner for v in child.variables}
+    if isinstance(layer, MPTLayer):
+        other |= {id(getattr(layer, name)) for name in _OF_THE_MASK}
+    return [v for v in layer.variables if id(v) not in other]
+
+
+def _packed(layer, dtype):
+    described, data = [], []
+    for variable in _variables(layer):
+        stored = dtype if variable.dtype == "float32" else variable.dtype
+        try:
+            data.append(pack(_numpy(variable), stored))
+        except ValueError as error:
+            raise ValueError(f"Variable {variable.path!r} cannot be saved: {error}") from error
+        described.append(
+            {"name": variable.name, "shape": list(variable.shape), "dtype": variable.dtype, "stored": stored}
+        )
+    return described, b"".join(data)
+
+
+def _json_dict(provenance):
+    try:
+        return json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`provenance` must be a dict of JSON data. Received: {provenance!r}") from error
+
+
+def _numpy(variable):
+    value = ops.cast(variable, "float32") if variable.dtype == "bfloat16" else variable
+    return np.array(ops.convert_to_numpy(value))
+
+
+def _version():
+    import keras_mpt
+
+    return keras_mpt.__version__
