@@ -187,6 +187,9 @@ def _fill(model, ticket, base, trainable):
     variables = {name: ticket._variables(name) for name, _ in layers}
     mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
     decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
+    for name, (kernel, scores) in decoded.items():
+        if scores is not None and not np.array_equal(_top(scores, np.count_nonzero(kernel.mask)), kernel.mask):
+            raise ValueError(f"the scores of layer {name!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
             variable.assign(array)
@@ -211,7 +214,15 @@ def _fill_kernel(layer, kernel, scores, scale, trainable):
 def _threshold(scores, kept):
     """Return what `TopK` remembers of these scores: the bits of the kept one with the smallest magnitude."""
     keys = np.abs(scores).ravel().view(np.int32)
-    return np.partition(keys, -kept)[-kept] if kept else 0
+    return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
+
+
+def _top(scores, kept):
+    """Return the mask that `TopK` makes of these scores: ties keep the lower index."""
+    keys, threshold = np.abs(scores).ravel().view(np.int32), _threshold(scores, kept)
+    mask = keys > threshold
+    mask[np.flatnonzero(keys == threshold)[: kept - np.count_nonzero(mask)]] = True
+    return mask.reshape(scores.shape)
 
 
 def _walk(model):
