@@ -36,6 +36,8 @@ CASES = [
     (MPTDepthwiseConv2D, {"kernel_size": 3, "strides": 2, "use_bias": True}, (5, 5, 3), 9),
     (MPTConv2DTranspose, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (3, 4, 2), 18),
     (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": "same", "pad_values": 1.0, "strides": 2}, (5, 6, 3), 27),
+    (MPTConv1D, {"filters": 4, "kernel_size": 3, "padding": 2, "strides": 2}, (6, 3), 9),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": (1, 0), "pad_values": -1.0}, (5, 6, 3), 27),
 ]
 
 
@@ -118,6 +120,72 @@ def test_pad_values_with_unknown_sizes():
         MPTConv2D(3, 3, strides=2, padding="same", pad_values=1.0)(keras.Input((None, None, 2)))
 
 
+EXPLICIT = [
+    (MPTConv1D, {"filters": 3, "kernel_size": 3, "strides": 2, "padding": 1}, (8, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 3, "strides": 2, "padding": 1}, (6, 8, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 7, "strides": 2, "padding": (3, 3)}, (8, 9, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": (3, 5), "strides": (2, 1), "padding": [1, 2]}, (6, 8, 2)),
+    (MPTConv2D, {"filters": 4, "kernel_size": 3, "groups": 2, "padding": (2, 0)}, (5, 6, 2)),
+    (MPTConv2D, {"filters": 3, "kernel_size": 1, "strides": 2, "padding": 0}, (4, 5, 2)),
+    (MPTConv3D, {"filters": 3, "kernel_size": 2, "strides": 2, "padding": (1, 0, 1)}, (4, 4, 6, 2)),
+    (MPTDepthwiseConv2D, {"kernel_size": 3, "strides": 2, "padding": 1}, (6, 6, 2)),
+]
+
+
+@pytest.mark.parametrize("cls, settings, shape", EXPLICIT, ids=map(names, EXPLICIT))
+def test_explicit_padding_is_that_of_pytorch(cls, settings, shape):
+    torch = pytest.importorskip("torch")
+    x = inputs(shape)
+    layer = cls(**settings, seed=0)
+    y, kernel = numpy(layer(x)), numpy(layer.kernel)
+    assert layer.compute_output_shape((None, *shape)) == (None, *y.shape[1:])
+    depthwise = cls is MPTDepthwiseConv2D
+    axes = (-2, -1, *range(kernel.ndim - 2)) if depthwise else (-1, -2, *range(kernel.ndim - 2))
+    convolve = getattr(torch.nn.functional, f"conv{len(shape) - 1}d")
+    wanted = convolve(
+        torch.from_numpy(np.moveaxis(x, -1, 1).copy()),
+        torch.from_numpy(kernel.transpose(axes).copy()),
+        stride=layer.strides,
+        padding=tuple(settings["padding"]) if isinstance(settings["padding"], list) else settings["padding"],
+        groups=shape[-1] if depthwise else settings.get("groups", 1),
+    )
+    np.testing.assert_allclose(y, np.moveaxis(wanted.numpy(), 1, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_explicit_padding_comes_after_the_quantizer():
+    settings = {"padding": 1, "input_quantizer": "approx_sign", "seed": 0}
+    x = inputs((5, 6, 2))
+    for pad_values, padded_input in ((0.0, None), (1.0, 1.0), (-1.0, -1.0)):
+        layer = MPTConv2D(3, 3, strides=2, pad_values=pad_values, **settings)
+        widths = ((0, 0), (1, 1), (1, 1), (0, 0))
+        prepared = np.pad(np.where(x >= 0, 1.0, -1.0), widths, constant_values=padded_input or 0.0)
+        y = numpy(layer(x))
+        np.testing.assert_array_equal(numpy(layer.prepare_plain(ops.convert_to_tensor(x))), prepared)
+        np.testing.assert_allclose(y, numpy(plain_twin(layer, x)(prepared)), rtol=1e-5, atol=1e-5)
+
+
+def test_explicit_padding_needs_no_input_size():
+    layer = MPTConv2D(3, 3, strides=2, padding=1, pad_values=1.0, seed=0)
+    model = keras.Sequential([keras.Input((None, None, 2)), layer])
+    assert model.output_shape == (None, None, None, 3)
+    assert numpy(model(inputs((5, 8, 2)))).shape == (2, 3, 4, 3)
+
+
+def test_padding_with_channels_first():
+    last, first = (MPTConv2D(3, 3, padding=(1, 2), seed=0, data_format=f"channels_{end}") for end in ("last", "first"))
+    x = inputs((5, 6, 2))
+    y = numpy(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(y, numpy(last(x)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding, config", [("SAME", "same"), ("valid", "valid"), (2, (2, 2)), ([1, 0], (1, 0))])
+def test_padding_by_position(padding, config):
+    assert MPTConv2D(3, 5, 1, padding).get_config()["padding"] == config
+    assert MPTDepthwiseConv2D(5, 1, padding).get_config()["padding"] == config
+    with pytest.raises(TypeError, match="multiple values.*padding"):
+        MPTConv2D(3, 5, 1, padding, padding=padding)
+
+
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]
 
 
@@ -177,6 +245,11 @@ BAD = [
     (MPTDense, {"units": 2, "mask": "top_k"}, "`mask` must be a rule"),
     (MPTConv2D, {**CONV, "pad_values": 1.0}, '`pad_values` needs padding="same"'),
     *[(MPTConv2D, {**CONV, "padding": "same", "pad_values": p}, "`pad_values` must") for p in (True, "1", math.inf)],
+    *[
+        (MPTConv2D, {**CONV, "padding": p}, "`padding` must.*2 such")
+        for p in (-1, 0.5, True, None, (1,), (1, -1), (1, 2, 3))
+    ],
+    (MPTConv2D, {**CONV, "padding": "sane"}, "`padding`"),
     *[(MPTDense, {"units": 2, "seed": seed}, "`seed` must be") for seed in (-1, 2**64, 0.5, "a", True)],
 ]
 

@@ -1,5 +1,6 @@
-"""Conv-2, Conv-4, Conv-6, Conv-8: sizes by hand, order of the layers, seeds."""
+"""What all architectures share, and Conv-2, Conv-4, Conv-6, Conv-8: sizes by hand, order of the layers, seeds."""
 
+import inspect
 import itertools
 import math
 
@@ -59,7 +60,7 @@ def test_order_of_mpt_1_1(affine):
     first, *others = mpt_layers(model)
     assert first.input_quantizer is None
     assert {type(layer.input_quantizer).__name__ for layer in others} == {"ApproxSign"}
-    assert {layer.pad_values for layer in mpt_layers(model)[:4]} == {1.0}
+    assert [layer.pad_values for layer in mpt_layers(model)[:4]] == [0.0, 1.0, 1.0, 1.0]  # the first sees the image
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     assert all((layer.gamma is not None, layer.beta is not None) == (affine, affine) for layer in norms)
     channels = [8, 8, 16, 16, 32, 32]
@@ -113,6 +114,147 @@ def test_without_top(input_quantizer):
     assert numpy(model(inputs((32, 32, 3)))).std() > 0
 
 
+ARCHITECTURES = {name: getattr(zoo, name) for name in zoo.__all__ if name.endswith("_mpt")}
+COMMON = {
+    "input_shape": (32, 32, 3),
+    "classes": 10,
+    "input_quantizer": None,
+    "kernel_quantizer": "scaled_sign",
+    "kernel_initializer": "kaiming_normal",
+    "batch_norm_affine": False,
+    "float_stem": False,
+    "pad_values": 0.0,
+    "width": 1.0,
+    "seed": None,
+    "include_top": True,
+    "weights": None,
+}
+IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
+DEFAULTS = {
+    **{f"conv{n}_mpt": {"sparsity": 0.5} for n in (2, 4, 6, 8)},
+    "vgg_small_mpt": {"sparsity": 0.95},
+    "vgg19_mpt": {"sparsity": 0.9},
+    "resnet18_mpt": {"sparsity": 0.8},
+    "resnet20_mpt": {"sparsity": 0.9},
+    "resnet32_mpt": {"sparsity": 0.9},
+    "resnet34_mpt": {"sparsity": 0.8, **IMAGENET},
+    "resnet50_mpt": {"sparsity": 0.8, **IMAGENET},
+    "wide_resnet34_mpt": {"sparsity": 0.6, **IMAGENET},
+    "wide_resnet50_mpt": {"sparsity": 0.8, **IMAGENET},
+}
+
+
+def test_one_signature():
+    assert set(ARCHITECTURES) == set(DEFAULTS)
+    for name, build in ARCHITECTURES.items():
+        parameters = inspect.signature(build).parameters
+        assert {key: value.default for key, value in parameters.items()} == {**COMMON, **DEFAULTS[name]}
+        assert {value.kind for value in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+        assert build.__name__ == name
+        documented = build.__doc__.split("Args:")[1].split("Returns:")[0]
+        for key in parameters:
+            assert f"\n    {key}: " in documented
+        assert f"default {DEFAULTS[name]['sparsity']};" in documented
+        assert "Source: " in build.__doc__ and f"keras_mpt.zoo.{name}(" in build.__doc__ and "$" not in build.__doc__
+
+
 def test_arguments_are_keywords():
     with pytest.raises(TypeError):
         zoo.conv4_mpt((32, 32, 3))
+    with pytest.raises(TypeError, match=r"conv4_mpt\(\) got .* 'sparcity'. Did you mean 'sparsity'\?"):
+        zoo.conv4_mpt(sparcity=0.5)
+    with pytest.raises(TypeError, match=r"'xyz'\.$"):
+        zoo.conv4_mpt(xyz=0.5)
+
+
+BAD = {
+    "input_shape": [(32, 32), (32, 32, None), (0, 32, 3), 32, (32.0, 32, 3)],
+    "classes": [0, 2.5, True, None],
+    "sparsity": [1.0, -0.1, "0.5", {"conv2": 1.5}],
+    "input_quantizer": ["aprox_sign", "scaled_sign"],
+    "kernel_quantizer": ["approx_sign"],
+    "batch_norm_affine": [1, None],
+    "float_stem": ["yes"],
+    "pad_values": ["1", math.inf, True],
+    "width": [0, -1.0, math.nan, "2"],
+    "seed": [-1, 0.5],
+    "include_top": [0],
+}
+
+
+@pytest.mark.parametrize("argument, value", [(name, value) for name, values in BAD.items() for value in values])
+def test_bad_arguments(argument, value):
+    received = value["conv2"] if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=f"`?{argument}`? must be .*(?s:.*)") as error:
+        zoo.conv4_mpt(**{argument: value})
+    assert str(received) in str(error.value)
+
+
+def test_sparsity_by_layer():
+    model = zoo.vgg_small_mpt(sparsity={"conv2": 0.25, "logits": 0.0}, **SMALL)
+    found = {layer.name: layer.sparsity for layer in mpt_layers(model)}
+    assert found == {**{f"conv{i}": 0.95 for i in range(1, 7)}, "conv2": 0.25, "logits": 0.0}
+    for name in ("cnov2", "relu2"):
+        with pytest.raises(ValueError, match=rf"(?s)`sparsity` must name .*Received: sparsity\['{name}'\]"):
+            zoo.conv2_mpt(sparsity={name: 0.5}, **SMALL)
+    with pytest.raises(ValueError, match="Did you mean 'conv2'"):
+        zoo.conv2_mpt(sparsity={"cnov2": 0.5}, **SMALL)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (72, 72, 3)], ids=["small stem", "ImageNet's stem"])
+def test_float_stem(shape):
+    settings = {"input_shape": shape, "width": 0.0625, "seed": 3, "input_quantizer": "approx_sign", "pad_values": 1.0}
+    model, again, other = (zoo.resnet18_mpt(**{**settings, "seed": seed}, float_stem=True) for seed in (3, 3, 4))
+    stem, pruned = model.get_layer("conv1"), zoo.resnet18_mpt(**settings)
+    assert type(stem) is layers.Conv2D and stem.bias is None and stem.trainable_variables
+    kernel = numpy(stem.kernel)
+    assert kernel.shape == tuple(pruned.get_layer("conv1").frozen_kernel.shape)
+    assert kernel.std() == pytest.approx(math.sqrt(2 / math.prod(kernel.shape[:-1])), rel=0.3)
+    np.testing.assert_array_equal(kernel, numpy(again.get_layer("conv1").kernel))
+    assert (kernel != numpy(other.get_layer("conv1").kernel)).any()
+    assert model.output_shape == pruned.output_shape
+    assert model.get_layer("stage1_block1_conv1").output.shape == pruned.get_layer("stage1_block1_conv1").output.shape
+    seeds = {layer.name: layer.seed for layer in mpt_layers(pruned)}
+    del seeds["conv1"]
+    assert {layer.name: layer.seed for layer in mpt_layers(model)} == seeds
+    with pytest.raises(ValueError, match=r"Received: sparsity\['conv1'\]"):
+        zoo.resnet18_mpt(**settings, float_stem=True, sparsity={"conv1": 0.5})
+
+
+def test_weights_bring_their_arguments(monkeypatch):
+    calls = []
+
+    class Source:
+        arguments = {"classes": 7, "sparsity": 0.75, "width": 0.25}
+
+        def load_into(self, model):
+            calls.append(model)
+
+    def resolve(*arguments):
+        calls.append(arguments)
+        return Source()
+
+    monkeypatch.setattr(zoo.presets, "resolve", resolve)
+    model = zoo.conv2_mpt(weights="mine", width=0.25, seed=1)
+    assert calls[0] == ("conv2_mpt", "mine") and calls[1] is model
+    assert model.output_shape == (None, 7)
+    assert [(layer.sparsity, layer.frozen_kernel.shape[-1]) for layer in mpt_layers(model)][:2] == 2 * [(0.75, 16)]
+    with pytest.raises(ValueError, match="`width` must be .*that of the ticket: 0.25 in 'mine'. Received: width=0.5"):
+        zoo.conv2_mpt(weights="mine", width=0.5)
+    zoo.conv2_mpt(weights=None, width=0.125)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_all_but_the_stem_have_binary_inputs(name):
+    settings = {"width": 0.0625, "input_shape": (32, 32, 3), "input_quantizer": "approx_sign", "pad_values": 1.0}
+    model = ARCHITECTURES[name](**settings)
+    assert model.name == name
+    *found, classifier = mpt_layers(model)
+    assert classifier.name == "logits" and (classifier.input_quantizer is None) == (not name.startswith("conv"))
+    assert {layer.name for layer in found if layer.input_quantizer is None} == {"conv1"}
+    assert {layer.name for layer in found if getattr(layer, "pad_values", 1.0) != 1.0} == {"conv1"}
+    assert all(layer.bias is None for layer in found)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon, layer.center, layer.scale) == (0.9, 1e-5, False, False)

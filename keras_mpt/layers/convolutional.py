@@ -1,6 +1,8 @@
 """Convolutions over frozen random kernels."""
 
+import inspect
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -9,22 +11,34 @@ from keras_mpt.layers.base import MPTLayer
 
 
 class MPTConv(MPTLayer):
-    """Mixin of the convolutions that can pad with another value than zero, so that padded inputs stay binary.
+    """Mixin of the convolutions that can pad with another value than zero, and by as much as one likes.
 
     Args:
-        pad_values: What `padding="same"` pads the (quantized) inputs with, as in larq. With 1.0 the inputs of a
-            binary convolution are ±1 everywhere.
+        padding: A name that the Keras layer knows, such as `"valid"` (default) or `"same"`; or how many entries to
+            add on either side of the quantized inputs, an integer or a tuple of one for each spatial axis. So pad
+            PyTorch's networks; with strides, `"same"` may pad less before than after.
+        pad_values: What they are padded with, as in larq. With 1.0 the inputs of a binary convolution are ±1
+            everywhere.
         *args, **kwargs: See `MPTLayer` and the Keras layer.
     """
 
     def __init__(self, *args, pad_values=0.0, **kwargs):
-        super().__init__(*args, **kwargs)
+        plain_class = next(cls for cls in type(self).__mro__ if not issubclass(cls, MPTLayer))
+        arguments = inspect.signature(plain_class.__init__).bind_partial(self, *args).arguments  # padding may be here
+        del arguments["self"]
+        padding = arguments.pop("padding") if "padding" in arguments else kwargs.pop("padding", "valid")
+        named = isinstance(padding, str)
+        super().__init__(**arguments, **kwargs, padding=padding if named else "valid")
         if isinstance(pad_values, bool) or not isinstance(pad_values, (int, float)) or not math.isfinite(pad_values):
             raise ValueError(f"`pad_values` must be a finite number. Received: pad_values={pad_values!r}")
-        if pad_values != 0 and self.padding != "same":
-            raise ValueError(f'`pad_values` needs padding="same". Received: {pad_values=}, padding={self.padding!r}')
+        if pad_values != 0 and named and self.padding != "same":
+            raise ValueError(
+                '`pad_values` needs padding="same" or explicit padding. '
+                f"Received: {pad_values=}, padding={self.padding!r}"
+            )
         self.pad_values = pad_values
-        self._pads_itself = pad_values != 0
+        self._given_padding = self.padding if named else _one_for_each_axis(padding, self.rank)
+        self._pads_itself = not named or pad_values != 0
         if self._pads_itself:
             self.padding = "valid"  # for Keras' own convolution, which sees the inputs after `_prepare` padded them
 
@@ -32,9 +46,12 @@ class MPTConv(MPTLayer):
         return math.prod(shape[:-1])
 
     def _pad_widths(self, shape):
-        """Return (before, after) for every axis of an input of this shape, as TensorFlow's "SAME" pads."""
+        """Return (before, after) for every axis of an input of this shape; "same" is TensorFlow's."""
         widths = [(0, 0)] * len(shape)
         first = 1 if self.data_format == "channels_last" else 2
+        if self._given_padding != "same":
+            widths[first : first + self.rank] = [(width, width) for width in self._given_padding]
+            return widths
         window = zip(self.kernel_size, self.strides, self.dilation_rate, strict=True)
         for axis, (kernel, stride, dilation) in enumerate(window, start=first):
             if shape[axis] is None and stride > 1:
@@ -52,7 +69,8 @@ class MPTConv(MPTLayer):
         inputs = super()._prepare(inputs, quantizer)
         if not self._pads_itself:
             return inputs
-        return ops.pad(inputs, self._pad_widths(inputs.shape), constant_values=self.pad_values)
+        widths = self._pad_widths(inputs.shape)
+        return ops.pad(inputs, widths, constant_values=self.pad_values) if any(map(any, widths)) else inputs
 
     def compute_output_shape(self, input_shape):
         if self._pads_itself:
@@ -61,10 +79,17 @@ class MPTConv(MPTLayer):
         return super().compute_output_shape(input_shape)
 
     def get_config(self):
-        config = {**super().get_config(), "pad_values": self.pad_values}
-        if self._pads_itself:
-            config["padding"] = "same"
-        return config
+        return {**super().get_config(), "padding": self._given_padding, "pad_values": self.pad_values}
+
+
+def _one_for_each_axis(padding, rank):
+    widths = padding if isinstance(padding, (tuple, list)) else (padding,) * rank
+    if len(widths) != rank or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0 for n in widths):
+        raise ValueError(
+            f"`padding` must be a name, an integer >= 0, or a tuple of {rank} such integers, one for each spatial "
+            f"axis. Received: padding={padding!r}"
+        )
+    return tuple(int(n) for n in widths)
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

@@ -1,0 +1,154 @@
+"""How a function that describes a network becomes a public builder: the arguments, their defaults and checks."""
+
+import functools
+import inspect
+import math
+import numbers
+import string
+
+import keras
+
+from keras_mpt import initializers, quantizers
+from keras_mpt.masks import TopK
+from keras_mpt.zoo import presets
+from keras_mpt.zoo.network import Network, did_you_mean
+
+_DEFAULTS = {
+    "input_shape": (32, 32, 3),
+    "classes": 10,
+    "sparsity": 0.5,
+    "input_quantizer": None,
+    "kernel_quantizer": "scaled_sign",
+    "kernel_initializer": "kaiming_normal",
+    "batch_norm_affine": False,
+    "float_stem": False,
+    "pad_values": 0.0,
+    "width": 1.0,
+    "seed": None,
+    "include_top": True,
+    "weights": None,
+}
+
+_ARGUMENTS = string.Template("""
+Args:
+    input_shape: Height, width and channels of an image, default `$input_shape`.
+    classes: Number of logits, default $classes.
+    sparsity: Fraction of each layer's weights removed, default $sparsity; or a dict from layer names to fractions,
+        and $sparsity for the layers that it leaves out.
+    input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
+    kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
+    kernel_initializer: Of the frozen kernels, default `"$kernel_initializer"`; see `keras_mpt.initializers`.
+    batch_norm_affine: Whether batch normalization has trainable gamma and beta, default $batch_norm_affine.
+    float_stem: Whether the first convolution is an ordinary one with trained weights, default $float_stem.
+    pad_values: What the convolutions pad with, default $pad_values; 1.0 keeps the inputs of binary convolutions binary.
+        The first convolution sees the image and pads with zeros.
+    width: Factor on the number of filters and units, default $width.
+    seed: Integer from which each layer's seed is derived in construction order; None (default) draws one.
+    include_top: Whether to add the classifier, default $include_top; without, what it would get is returned, before
+        global pooling or flattening.
+    weights: None (default), or the name or path of a ticket, whose arguments become the defaults.
+
+Returns:
+    A functional `keras.Model` from images to logits `(batch, classes)`.
+
+Raises:
+    TypeError: An argument's name is unknown.
+    ValueError: An argument is out of its range.
+
+Example:
+
+>>> model = keras_mpt.zoo.$name(seed=0)
+""")
+
+
+def architecture(details="", /, **defaults):
+    """Return a decorator that makes a public builder of `function(network, image)`, which returns the last tensor.
+
+    The builder has the function's name and keyword-only arguments, with these defaults where they differ from the
+    common ones. Its docstring is the function's, then `details`, then that of the arguments.
+    """
+    defaults = {**_DEFAULTS, **defaults}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.Signature([inspect.Parameter(name, keyword, default=defaults[name]) for name in defaults])
+
+    def decorate(function):
+        name = function.__name__
+
+        @functools.wraps(function)
+        def build(**arguments):
+            for argument in arguments:
+                if argument not in defaults:
+                    hint = did_you_mean(argument, defaults)
+                    raise TypeError(f"{name}() got an unexpected keyword argument {argument!r}.{hint}")
+            weights = arguments.pop("weights", None)
+            if weights is None:
+                return _model(function, defaults, arguments)
+            source = presets.resolve(name, weights)
+            for argument in arguments:
+                if arguments[argument] != source.arguments.get(argument, arguments[argument]):
+                    raise ValueError(
+                        f"`{argument}` must be left out or that of the ticket: {source.arguments[argument]!r} in "
+                        f"{weights!r}. Received: {argument}={arguments[argument]!r}"
+                    )
+            model = _model(function, defaults, {**source.arguments, **arguments})
+            source.load_into(model)
+            return model
+
+        build.__signature__ = signature
+        build.__doc__ = inspect.cleandoc(function.__doc__) + f"\n{details}" + _ARGUMENTS.substitute(defaults, name=name)
+        return build
+
+    return decorate
+
+
+def _model(function, defaults, arguments):
+    settings = {**defaults, **arguments}
+    del settings["weights"]
+    _check(**settings)
+    network = Network(defaults["sparsity"], settings)
+    image = keras.Input(settings["input_shape"], name="image")
+    model = keras.Model(image, function(network, image), name=function.__name__)
+    network.check_sparsity_names()
+    return model
+
+
+def _check(
+    *,
+    input_shape,
+    classes,
+    sparsity,
+    input_quantizer,
+    kernel_quantizer,
+    kernel_initializer,
+    pad_values,
+    width,
+    seed,
+    **switches,
+):
+    """Raise ValueError for a bad argument now; the layers would complain about some of them, but later."""
+    shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
+    if len(shape) != 3 or not all(map(_is_count, shape)):
+        raise ValueError(f"`input_shape` must be three integers > 0, channels last. Received: {input_shape=}")
+    if not _is_count(classes):
+        raise ValueError(f"`classes` must be an integer > 0. Received: {classes=}")
+    for fraction in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
+        TopK(fraction)
+    quantizers.get_activation(input_quantizer)
+    quantizers.get_kernel(kernel_quantizer)
+    initializers.get(kernel_initializer)
+    if not _is_number(pad_values):
+        raise ValueError(f"`pad_values` must be a finite number. Received: {pad_values=}")
+    if not _is_number(width) or width <= 0:
+        raise ValueError(f"`width` must be a number > 0. Received: {width=}")
+    initializers.check_seed(seed)
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,167 @@
+"""Published tickets: found, verified and loaded without a network."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from keras_mpt import tickets
+from keras_mpt.initializers import random_uniform
+
+_ENDING = ".mpt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published ticket and what is known of it. The data are those of `zoo/presets.json`.
+
+    Attributes:
+        name: Of the preset, and of its files in `zoo/`.
+        architecture: Name of the function of `keras_mpt.zoo` that builds the network.
+        dataset: `"cifar10"`, which is also the name of the architecture's default preset.
+        default: Whether it is that.
+        arguments: What the function is called with, JSON data.
+        sha256: Of the ticket file, in hex.
+        mean, std: Of the pixels of each channel, in [0, 1]; see `preprocess`.
+        classes: Names of the classes, in the order of the logits.
+        data: What it was trained and tested on.
+        recipe: The command that trained it.
+        accuracy: Of the ticket file on the whole test set, a fraction.
+        epochs, seed, trained: How long, from which seed, on what and when it was trained.
+        golden: Logits of `golden_images()`, as a list of lists.
+    """
+
+    name: str
+    architecture: str
+    dataset: str
+    default: bool
+    arguments: dict
+    sha256: str
+    mean: tuple
+    std: tuple
+    classes: tuple
+    data: str
+    recipe: str
+    accuracy: float
+    epochs: int
+    seed: int
+    trained: str
+    golden: list
+
+    @property
+    def path(self):
+        """Where the ticket file is."""
+        return folder() / f"{self.name}{_ENDING}"
+
+    def model(self, **kwargs):
+        """Return the model of this ticket; keyword arguments are those of the architecture, such as `include_top`."""
+        from keras_mpt import zoo
+
+        return getattr(zoo, self.architecture)(weights=self.name, **kwargs)
+
+    def preprocess(self, images):
+        """Return images as the network takes them: `(images / 255 - mean) / std`, float32.
+
+        Args:
+            images: Array `(..., 3)` of pixels from 0 to 255, such as `tensorflow_datasets` and Keras give.
+        """
+        images = np.asarray(images)
+        if images.shape[-1:] != (len(self.mean),):
+            raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
+        pixels = images.astype(np.float32) / np.float32(255)
+        return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def golden_images(self):
+        """Return the images that `golden` belongs to: random uint8 pixels `(number, height, width, channels)`."""
+        shape = (len(self.golden), *self.arguments.get("input_shape", (32, 32, 3)))
+        return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
+
+    def load_into(self, model):
+        """Load the ticket into a network of this architecture."""
+        if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.sha256:
+            raise tickets.TicketError(f"{self.path} is not the file of preset {self.name!r} (its checksum differs).")
+        tickets.restore(model, self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A ticket file given by its path, for a network whose arguments the caller knows."""
+
+    path: pathlib.Path
+    arguments = {}
+
+    def load_into(self, model):
+        """Load the ticket into a network."""
+        tickets.restore(model, self.path)
+
+
+def folder():
+    """Return the folder of the published tickets: in the installed package, or `zoo/` of a checkout."""
+    installed = pathlib.Path(__file__).parent / "tickets"
+    return installed if installed.is_dir() else pathlib.Path(__file__).parents[2] / "zoo"
+
+
+@functools.cache
+def _presets():
+    text = (folder() / "presets.json").read_text(encoding="utf-8")
+    return tuple(Preset(**entry) for entry in json.loads(text))
+
+
+def list_presets(architecture=None):
+    """Return the published tickets, as a list of `Preset`.
+
+    Args:
+        architecture: Only those of this one, such as `"conv4_mpt"`.
+
+    Example:
+
+    >>> for preset in keras_mpt.zoo.list_presets():
+    ...     print(preset.name, preset.accuracy)
+    """
+    return [preset for preset in _presets() if architecture in (None, preset.architecture)]
+
+
+def get_preset(name):
+    """Return the `Preset` of a name.
+
+    Raises:
+        ValueError: There is none; the message suggests a near one.
+    """
+    for preset in list_presets():
+        if preset.name == name:
+            return preset
+    raise ValueError(f"`name` must be a preset's. {_choices(name, list_presets())} Received: {name!r}")
+
+
+def resolve(architecture, weights):
+    """Return what `weights=weights` stands for: a `Preset` of the architecture, or a `File`.
+
+    Args:
+        architecture: Name of the function.
+        weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    if isinstance(weights, os.PathLike) or str(weights).endswith(_ENDING):
+        return File(pathlib.Path(weights))
+    presets = list_presets(architecture)
+    for preset in presets:
+        if weights in ([preset.name, preset.dataset] if preset.default else [preset.name]):
+            return preset
+    raise ValueError(
+        f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file. "
+        f"{_choices(weights, presets)} Received: weights={weights!r}"
+    )
+
+
+def _choices(name, presets):
+    names = [name for preset in presets for name in ([preset.dataset] if preset.default else []) + [preset.name]]
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."
