@@ -62,6 +62,9 @@ PROJECT = {
     ],
 }
 
+# The published tickets are in zoo/ of the repository, and here in an installed package.
+TICKETS = "keras_mpt.zoo.tickets"
+
 setup(
     name="keras-mpt",
     version=read_version(),
@@ -85,8 +88,9 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["keras_mpt", "keras_mpt.*"]),
-    package_data={"keras_mpt": ["py.typed"]},
+    packages=[*find_packages(include=["keras_mpt", "keras_mpt.*"]), TICKETS],
+    package_dir={TICKETS: "zoo"},
+    package_data={"keras_mpt": ["py.typed"], TICKETS: ["presets.json", "*.mpt", "*.md"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=["keras>=3.8,<4", "numpy>=1.26", "absl-py"],

@@ -2,8 +2,8 @@
 
 Trains three networks of one shape on scikit-learn's digits (1,797 images of 8x8 pixels): a dense one, whose weights
 are trained, and two tickets, whose weights are frozen random numbers and only chosen: MPT-1/32 (binary weights) and
-MPT-1/1 (binary weights and activations). Shows what was found, then saves, loads and strips the tickets, and checks
-that they still say the same.
+MPT-1/1 (binary weights and activations). Shows what was found, then saves the tickets, loads them from their files,
+strips them to plain Keras models, and checks that they still say the same.
 
     python examples/quickstart.py
 """
@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 SEED = 0
 
 
-def ticket(name, input_quantizer=None):
+def network(name, input_quantizer=None):
     """A small convolutional network of frozen random weights, of which half are kept in every layer."""
     settings = {"padding": "same", "sparsity": 0.5, "pad_values": 1.0 if input_quantizer else 0.0}
     rectify = keras.layers.ReLU if input_quantizer is None else keras.layers.Identity
@@ -62,15 +62,16 @@ def train(model, optimizer, learning_rate, data):
 
 
 def check(model, images, folder):
-    """Save, load and strip a ticket; return the size of the stripped model's file."""
-    expected = model.predict(images, verbose=0)
-    model.save(folder / "ticket.keras")
-    loaded = keras.models.load_model(folder / "ticket.keras")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), expected)
+    """Save a ticket, load it and strip it, compare what they say; return the ticket."""
+    expected = keras.ops.convert_to_numpy(model(images))
+    ticket = keras_mpt.save_ticket(model, folder / f"{model.name}.mpt", provenance={"data": "scikit-learn's digits"})
+    loaded = keras_mpt.load_ticket(ticket.path)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded(images)), expected)
 
-    plain = keras_mpt.models.strip(model)
+    plain = keras_mpt.models.strip(loaded)
     np.testing.assert_allclose(plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
-    print(f"{model.name}: the loaded and the stripped model give the same logits for {len(images)} images")
+    print(f"{model.name}: its file and the stripped model give the same logits for {len(images)} images")
+    return ticket
 
 
 def main():
@@ -79,7 +80,7 @@ def main():
     images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")
     data = train_test_split(images, labels, test_size=0.3, random_state=SEED, stratify=labels)
 
-    mpt_32, mpt_1 = ticket("MPT-1-32"), ticket("MPT-1-1", "approx_sign")
+    mpt_32, mpt_1 = network("MPT-1-32"), network("MPT-1-1", "approx_sign")
     dense = keras_mpt.models.dense_twin(mpt_32)
     accuracy = {
         "dense, all weights trained": train(dense, keras.optimizers.Adam, 0.003, data),
@@ -87,19 +88,20 @@ def main():
         "MPT-1/1, weights chosen": train(mpt_1, keras.optimizers.Adam, 0.03, data),
     }
 
-    summaries = {}
+    sizes = [None]
     for model in (mpt_32, mpt_1):
         print()
-        summaries[model.name] = keras_mpt.models.summary(model)
+        keras_mpt.models.summary(model)
         with tempfile.TemporaryDirectory() as folder:
-            check(model, data[1], pathlib.Path(folder))
+            ticket = check(model, data[1], pathlib.Path(folder))
+        print(f"\n{ticket}")
+        sizes.append(ticket.size)
 
-    print(f"\n{'':30}test accuracy   float32 weights   information in the ticket")
-    sizes = [None, summaries["MPT-1-32"].totals, summaries["MPT-1-1"].totals]
+    float32 = 4 * dense.count_params()
+    print(f"\n{'':30}test accuracy   float32 weights      ticket file")
     for (name, value), size in zip(accuracy.items(), sizes, strict=True):
-        float32 = 4 * dense.count_params() if size is None else size["float32_bytes"]
-        ticket_size = "" if size is None else f"{size['file_bytes']:,.0f} bytes"
-        print(f"{name:30}{value:13.1%}{float32:12,d} bytes{ticket_size:>28}")
+        file = "" if size is None else f"{size:11,d} bytes"
+        print(f"{name:30}{value:13.1%}{float32:12,d} bytes{file}")
 
 
 if __name__ == "__main__":

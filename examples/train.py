@@ -1,4 +1,4 @@
-"""Train Conv-2/4/6/8 on CIFAR-10 with Keras `fit`: as a multi-prize ticket or, for comparison, densely.
+"""Train a network of the zoo on CIFAR-10 with Keras `fit`: as a multi-prize ticket or, for comparison, densely.
 
     python examples/train.py --network conv4 --output_dir runs/conv4              # MPT-1/32 at 50 %
     python examples/train.py --network conv4 --binary_activations --output_dir …  # MPT-1/1
@@ -7,13 +7,15 @@
 
 The defaults are the published recipe (Diffenderfer & Kailkhura 2021, appendix): 100 epochs, batch 128, cosine decay
 to zero, SGD with learning rate 0.1, momentum 0.9 and weight decay 1e-4 (Adam with 0.1 for binary activations), crops
-and flips. The output folder receives the flags, `log.csv`, TensorBoard logs and `checkpoint.keras`, the model as of
-the last finished epoch. Runs on every Keras backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
+and flips. The output folder receives the flags, `log.csv`, TensorBoard logs, `checkpoint.keras` with the whole state of
+the training after the last finished epoch, and in the end `ticket.mpt`. Runs on every Keras backend (KERAS_BACKEND);
+with `--data_dir FILE.npz` without TensorFlow.
 """
 
 import csv
 import os
 import pathlib
+import sys
 
 import cifar10
 import keras
@@ -22,13 +24,15 @@ from absl import app, flags
 import keras_mpt
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("network", "conv4", ["conv2", "conv4", "conv6", "conv8"], "Architecture.")
+_NETWORKS = sorted(name.removesuffix("_mpt") for name in keras_mpt.zoo.__all__ if name.endswith("_mpt"))
+flags.DEFINE_enum("network", "conv4", _NETWORKS, "Architecture, one of keras_mpt.zoo.")
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("input_quantizer", "approx_sign", "The quantizer that --binary_activations uses.")
 flags.DEFINE_enum("kernel_quantizer", "scaled_sign", ["scaled_sign", "identity"], "Biprop or Edge-Popup.")
 flags.DEFINE_string("kernel_initializer", "kaiming_normal", "Initializer of the frozen (or dense) kernels.")
+flags.DEFINE_bool("float_stem", False, "Train the weights of the first convolution.")
 flags.DEFINE_bool("scale_fan", False, "Scale its fan-in by the fraction kept, so that kept weights preserve variance.")
 flags.DEFINE_bool("batch_norm_affine", False, "Trainable gamma and beta, where there is batch normalization.")
 flags.DEFINE_float("pad_values", 0.0, "What the convolutions pad with.")
@@ -65,23 +69,28 @@ class Checkpoint(keras.callbacks.Callback):
         os.replace(unfinished, self.path)
 
 
-def build_model(steps):
+def arguments():
+    """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     initializer = keras_mpt.initializers.get(FLAGS.kernel_initializer)
     if FLAGS.scale_fan:
         initializer = type(initializer)(scale_fan=True)
-    build = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
-    model = build(
-        sparsity=FLAGS.sparsity,
-        input_quantizer=FLAGS.input_quantizer if FLAGS.binary_activations else None,
-        kernel_quantizer=FLAGS.kernel_quantizer,
-        kernel_initializer=initializer,
-        batch_norm_affine=FLAGS.batch_norm_affine,
-        pad_values=FLAGS.pad_values,
-        width=FLAGS.width,
-        seed=FLAGS.seed,
-    )
+    return {
+        "sparsity": FLAGS.sparsity,
+        "input_quantizer": FLAGS.input_quantizer if FLAGS.binary_activations else None,
+        "kernel_quantizer": FLAGS.kernel_quantizer,
+        "kernel_initializer": keras.initializers.serialize(initializer),
+        "batch_norm_affine": FLAGS.batch_norm_affine,
+        "float_stem": FLAGS.float_stem,
+        "pad_values": FLAGS.pad_values,
+        "width": FLAGS.width,
+        "seed": FLAGS.seed,
+    }
+
+
+def build_model(steps):
+    model = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
     if FLAGS.dense:
-        model = keras_mpt.models.dense_twin(model, initializer)
+        model = keras_mpt.models.dense_twin(model, arguments()["kernel_initializer"])
     warmup = FLAGS.warmup_epochs * steps
     rate = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else FLAGS.learning_rate,
@@ -119,6 +128,32 @@ def forget_unfinished_epochs(log, first_epoch):
         with log.with_suffix(".tmp").open("w", newline="") as file:
             csv.writer(file).writerows(kept)
         os.replace(log.with_suffix(".tmp"), log)
+
+
+def command():
+    """Return the command line of this training: all flags that were given, but for what only this machine has."""
+    local = ("data_dir", "output_dir", "resume", "stop_after")
+    flags_here = FLAGS.get_key_flags_for_module(sys.argv[0])
+    given = [flag.serialize() for flag in flags_here if flag.present and flag.name not in local]
+    return " ".join(["python examples/train.py", *given])
+
+
+def save_ticket(model, log, path):
+    """Save a ticket that computes in float32, whatever it was trained in."""
+    keras.config.set_dtype_policy("float32")
+    ticket = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
+    ticket.set_weights(model.get_weights())
+    with log.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    provenance = {
+        "architecture": ticket.name,
+        "arguments": arguments(),
+        "data": "CIFAR-10",
+        "recipe": command(),
+        "epochs": int(last["epoch"]) + 1,
+        "accuracy": float(last["val_accuracy"]),
+    }
+    print(keras_mpt.save_ticket(ticket, path, provenance=provenance))
 
 
 def main(_):
@@ -169,6 +204,8 @@ def main(_):
         epochs=min(FLAGS.epochs, FLAGS.stop_after or FLAGS.epochs),
         callbacks=callbacks,
     )
+    if not FLAGS.dense:
+        save_ticket(model, log, output_dir / "ticket.mpt")
 
 
 if __name__ == "__main__":

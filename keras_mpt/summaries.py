@@ -152,7 +152,7 @@ def _children(layer):
     return [child for child in inner if not isinstance(child, layers.InputLayer)]
 
 
-def _positions(layer, calls):
+def positions(layer, calls):
     """Return how often one sample uses each weight of a layer's kernel, None if unknown."""
     if not isinstance(layer, _COUNTED) or None in calls:
         return None
@@ -179,8 +179,8 @@ def _row(layer, depth, calls, counted):
         file_bits = 32.0 * weights
 
     bits = [getattr(getattr(layer, f"{which}_quantizer", None), "precision", 32) for which in ("input", "kernel")]
-    positions = _positions(layer, calls) if kernel else 0
-    macs, macs_kept = (None if positions is None else positions * size for size in (kernel, kept))
+    uses = positions(layer, calls) if kernel else 0
+    macs, macs_kept = (None if uses is None else uses * size for size in (kernel, kept))
     return {
         "name": layer.name,
         "type": type(layer).__name__,

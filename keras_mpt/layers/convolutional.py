@@ -45,9 +45,11 @@ class MPTConv(MPTLayer):
     def _fan_in(self, shape):
         return math.prod(shape[:-1])
 
-    def _pad_widths(self, shape):
-        """Return (before, after) for every axis of an input of this shape; "same" is TensorFlow's."""
+    def pad_widths(self, shape):
+        """Return how much a call pads every axis of an input of this shape, as (before, after)."""
         widths = [(0, 0)] * len(shape)
+        if self._given_padding == "valid":
+            return widths
         first = 1 if self.data_format == "channels_last" else 2
         if self._given_padding != "same":
             widths[first : first + self.rank] = [(width, width) for width in self._given_padding]
@@ -69,12 +71,12 @@ class MPTConv(MPTLayer):
         inputs = super()._prepare(inputs, quantizer)
         if not self._pads_itself:
             return inputs
-        widths = self._pad_widths(inputs.shape)
+        widths = self.pad_widths(inputs.shape)
         return ops.pad(inputs, widths, constant_values=self.pad_values) if any(map(any, widths)) else inputs
 
     def compute_output_shape(self, input_shape):
         if self._pads_itself:
-            widths = self._pad_widths(input_shape)
+            widths = self.pad_widths(input_shape)
             input_shape = tuple(n if n is None else n + sum(w) for n, w in zip(input_shape, widths, strict=True))
         return super().compute_output_shape(input_shape)
 

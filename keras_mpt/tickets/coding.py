@@ -43,8 +43,10 @@ def decode(form, data, size):
     Raises:
         ValueError: The bytes are not such a mask.
     """
-    mask = (_from_bits if form["coding"] == "bits" else _from_gaps)(data, size)
-    return mask ^ form["inverted"]
+    coding, inverted = form["coding"], form["inverted"]
+    if coding not in ("bits", "gaps") or type(inverted) is not bool:
+        raise ValueError(f"masks are not coded as {coding!r}, inverted {inverted!r}")
+    return (_from_bits if coding == "bits" else _from_gaps)(data, size) ^ inverted
 
 
 def deflate(data, strategy=zlib.Z_DEFAULT_STRATEGY):

@@ -6,6 +6,7 @@ before memory is taken for one.
 """
 
 import contextlib
+import math
 import random
 
 import keras
@@ -66,12 +67,17 @@ def describe(model, custom_classes=()):
     Raises:
         ValueError: The model is subclassed, or holds what is not on the list.
     """
-    if not isinstance(model, (keras.Sequential, keras.Function)) or not model.built:
-        received = f"{type(model).__name__} {getattr(model, 'name', '')!r}"
-        raise ValueError(f"`model` must be a built functional or Sequential Keras model. Received: {received}")
+    check_model(model)
     config = _plain(keras.saving.serialize_keras_object(model))
     check(config, custom_classes)
     return config
+
+
+def check_model(model):
+    """Raise ValueError unless it is a built functional or Sequential model."""
+    if not isinstance(model, (keras.Sequential, keras.Function)) or not model.built:
+        received = f"{type(model).__name__} {getattr(model, 'name', '')!r}"
+        raise ValueError(f"`model` must be a built functional or Sequential Keras model. Received: {received}")
 
 
 def check(config, custom_classes=()):
@@ -87,13 +93,15 @@ def check(config, custom_classes=()):
 
 def _check(config, registered):
     if isinstance(config, dict):
-        if "class_name" in config:
+        if "class_name" in config or "module" in config:  # larq's objects are known by their module
             _check_object(config, registered)
         for value in config.values():
             _check(value, registered)
     elif isinstance(config, list):
         for value in config:
             _check(value, registered)
+    elif isinstance(config, str) and config not in registered and keras.saving.get_registered_object(config):
+        raise _not_allowed(config)  # where Keras expects an initializer, say, the name is enough
 
 
 def _check_object(config, registered):
@@ -106,19 +114,24 @@ def _check_object(config, registered):
     else:
         allowed = name in list(_ALLOWED.get(str(module), ())) and package in (None, name)
     if not allowed or not (name in _PLAIN or _KEYS <= set(config) <= _KEYS | _MORE_KEYS):
-        raise ValueError(
-            "A ticket holds layers of keras_mpt and ordinary ones of Keras; others must be among `custom_classes`. "
-            f"Received: {package or f'{module}.{name}'}"
-        )
+        raise _not_allowed(package or f"{module}.{name}")
 
 
-def build(config, check_shapes, custom_classes=()):
+def _not_allowed(received):
+    return ValueError(
+        "A ticket holds layers of keras_mpt and ordinary ones of Keras; others must be among `custom_classes`. "
+        f"Received: {received}"
+    )
+
+
+def build(config, check_shapes, most, custom_classes=()):
     """Return the model of a config, its variables as their initializers make them.
 
     Args:
         config: What `describe` returned.
         check_shapes: Called with the model while its variables have shapes but no values and use no memory; raises if
             these are not as expected.
+        most: How many entries all variables together may have, so that none is used in between that is larger.
         custom_classes: See `check`.
 
     Raises:
@@ -126,7 +139,7 @@ def build(config, check_shapes, custom_classes=()):
         Exception: Whatever Keras raises for a config that makes no sense.
     """
     check(config, custom_classes)
-    with _without_memory():
+    with _without_memory(most):
         check_shapes(keras.saving.deserialize_keras_object(_with_zeros(config)))
     state = random.getstate()  # initializers without a seed draw one here
     try:
@@ -135,11 +148,25 @@ def build(config, check_shapes, custom_classes=()):
         random.setstate(state)
 
 
+class _Waiting(list):
+    """Variables that wait for a value, with so many entries in all at most."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.left = most
+
+    def append(self, variable):
+        self.left -= math.prod(variable.shape)
+        if self.left < 0:
+            raise ValueError(f"the variables are larger than the file says, {variable.path} among them")
+        super().append(variable)
+
+
 @contextlib.contextmanager
-def _without_memory():
+def _without_memory(most):
     """Let variables be created without values."""
     waiting = global_state.get_global_attribute("uninitialized_variables")
-    global_state.set_global_attribute("uninitialized_variables", [])
+    global_state.set_global_attribute("uninitialized_variables", _Waiting(most))
     on_torch = keras.backend.backend() == "torch"
     try:
         with (

@@ -5,13 +5,15 @@ The entry that describes a kernel of n weights, `kept` of which stay:
     shape, kept   of the kernel, whose entries count in C order
     mask          a coded mask of n entries
     source        the weights to start from: {"from": "seed", "initializer", "config", "seed", "stream", "fan_in",
-                  "kept"} (see `initializers`), {"from": "base", "sha256"} of another network, or {"from": "nothing"}: 0
+                  "density"} (see `initializers`), {"from": "base", "sha256"} of another network, or {"from": "nothing"}
     over          which entries may differ from it: the "kept" ones, or "all"
     by            how they differ: in "signs" (a weight that is 0 in the source has magnitude `scale`), or in "values"
     changes       null, or a coded mask over these entries, of those that do
     values        null, or the blob of their values, as little-endian float32
     scale         null, or alpha: the layer uses scale * sign(weight) for each kept weight, else the weight itself
-    sha256        of the kernel that the layer uses, as little-endian float32, zeros positive
+    sha256        of the kernel that the layer uses (its kernel quantizer, if that is not one of ours), as little-endian
+                  float32, zeros positive
+    frozen_sha256 of all the weights in the same form where `over` is "all", else null
 
 A coded mask is {"coding", "inverted", "blob"}: see `coding`.
 """
@@ -49,11 +51,13 @@ def encode(layer, name, whole, base):
         base: Dict of SHA-256 to array, of kernels that may be referred to.
 
     Raises:
-        ValueError: A score is NaN.
+        ValueError: A score is NaN, or a frozen weight is not finite.
     """
     frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
     if not np.isfinite(mask).all():
         raise ValueError(f"The scores of layer {layer.name!r} must be numbers to be saved. Received: NaN")
+    if not np.isfinite(frozen).all():
+        raise ValueError(f"The frozen kernel of layer {layer.name!r} must be finite. Received: infinity or NaN")
     mask = mask.astype(bool)
     kept = int(np.count_nonzero(mask))
     scale = None
@@ -84,6 +88,7 @@ def encode(layer, name, whole, base):
         "values": None,
         "scale": scale,
         "sha256": _sha256(kernel.effective),
+        "frozen_sha256": _sha256(frozen) if whole else None,
     }
     if changed.any() and not by_sign:
         entry["values"] = f"{name}/values"
@@ -98,6 +103,7 @@ def decode(entry, blobs, base):
         ValueError: Entry and blobs do not make a kernel, or not the one that was saved.
     """
     shape, scale = tuple(entry["shape"]), entry["scale"]
+    _check(entry)
     mask = _mask(entry["mask"], blobs, math.prod(shape))
     if np.count_nonzero(mask) != entry["kept"]:
         raise ValueError(f"the mask keeps {np.count_nonzero(mask)} weights, not {entry['kept']}")
@@ -110,13 +116,33 @@ def decode(entry, blobs, base):
         magnitude = np.where(weights == 0, np.float32(scale), np.abs(weights))
         weights = np.where((weights < 0) ^ changed, -magnitude, magnitude)
     elif entry["values"] is not None:
-        weights[changed] = np.frombuffer(blobs[entry["values"]], "<f4")
+        values = np.frombuffer(blobs[entry["values"]], "<f4")
+        if values.size != np.count_nonzero(changed):
+            raise ValueError(f"{values.size} values for {np.count_nonzero(changed)} changes")
+        weights[changed] = values
     frozen[chosen] = weights
     frozen, mask = frozen.reshape(shape), mask.reshape(shape)
+    if not np.isfinite(frozen).all():
+        raise ValueError("a weight is not finite")
+    ScaledSign(scale)  # complains about a scale that it cannot have
     kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
     if _sha256(kernel.effective) != entry["sha256"]:
         raise ValueError("the kernel is not the one that was saved (its checksum differs)")
+    if entry["over"] == "all" and _sha256(kernel.frozen) != entry["frozen_sha256"]:
+        raise ValueError("the frozen weights are not those that were saved (their checksum differs)")
     return kernel
+
+
+def _check(entry):
+    """Raise ValueError if an entry says what the format does not know."""
+    scale, changes, values = entry["scale"], entry["changes"], entry["values"]
+    known = entry["over"] in ("kept", "all") and entry["by"] in ("signs", "values")
+    known &= entry["source"]["from"] in ("seed", "base", "nothing")
+    known &= scale is None or type(scale) in (int, float) and float(np.float32(scale)) == scale
+    known &= (values is not None) == (changes is not None and entry["by"] == "values")
+    known &= entry["by"] == "values" or scale is not None and entry["over"] == "kept"
+    if not known:
+        raise ValueError(f"the entry is not of this format: {entry}")
 
 
 def content_table(model):
@@ -126,20 +152,27 @@ def content_table(model):
 
 
 def _source(layer, frozen, base):
-    if base and _sha256(frozen) in base:
-        return {"from": "base", "sha256": _sha256(frozen)}
+    alike = {sha: np.mean(w == frozen) for sha, w in base.items() if w.shape == frozen.shape}
+    nearest = max(alike, key=alike.get, default=None)
+    if nearest is not None and alike[nearest] > 0.5:
+        return {"from": "base", "sha256": nearest}
     initializer, settings = layer.kernel_draw()
     if type(initializer) not in _INITIALIZERS.values():
         return {"from": "nothing"}
     config = {key: value for key, value in initializer.get_config().items() if key != "seed"}
+    settings["density"] = settings.pop("kept")
     return {"from": "seed", "initializer": type(initializer).__name__, "config": config, **settings}
 
 
 def _start(source, shape, base):
     """Return the float32 weights that a source stands for."""
     if source["from"] == "seed":
-        settings = {key: source[key] for key in ("seed", "stream", "fan_in", "kept")}
-        return _INITIALIZERS[source["initializer"]](**source["config"]).draw(shape, **settings)
+        numbers = ("seed", "stream", "fan_in")
+        if any(type(source[key]) is not int for key in numbers) or "seed" in source["config"]:
+            raise ValueError(f"the source is not of this format: {source}")
+        settings = {key: source[key] for key in numbers}
+        initializer = _INITIALIZERS[source["initializer"]](**source["config"])
+        return initializer.draw(shape, **settings, kept=source["density"])
     if source["from"] == "base":
         weights = base.get(source["sha256"])
         if weights is None or weights.shape != shape:

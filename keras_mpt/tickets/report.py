@@ -3,7 +3,7 @@
 import json
 import math
 
-from keras_mpt.tables import BYTES, Table, short
+from keras_mpt.tables import BYTES, WIDTH, Table, short, shortened
 
 
 def table(ticket):
@@ -18,11 +18,24 @@ def table(ticket):
         ("Weights", f"{total[1]:,}, of which {total[2]:,} ({total[2] / max(total[1], 1):.1%}) are kept"),
         ("File", f"{ticket.size:,} bytes (as float32: {short(4 * total[1], BYTES)}, {_factor(ticket, total[1])})"),
         ("Bytes", f"masks {total[3]:,} (entropy {_entropy(ticket):,}), header {ticket.size - stored:,}"),
-        ("Saved", f"{ticket.created}, {', '.join(f'{name} {version}' for name, version in ticket.software.items())}"),
+        ("Saved", str(ticket.created)),
+        ("With", ", ".join(f"{name} {version}" for name, version in ticket.software.items())),
     ]
     for key, value in ticket.provenance.items():
         facts.append((f"{key}: ", value if isinstance(value, str) else json.dumps(value)))
-    return Table(f'Ticket "{ticket.path.name}"', header, cells, facts)
+    facts = [_line(label, value) for label, value in facts]
+    cells = [[_printable(label), *more] for label, *more in cells]
+    return Table(_printable(f'Ticket "{ticket.path.name}"'), header, cells, facts)
+
+
+def _line(label, value):
+    label = shortened(_printable(label), WIDTH // 2)
+    return label, shortened(_printable(value), WIDTH - max(len(label), 11))  # as `Table` pads labels
+
+
+def _printable(text):
+    """Return the text without line breaks and what else a terminal takes as commands."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _row(ticket, path, entry):

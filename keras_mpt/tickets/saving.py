@@ -68,6 +68,10 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     if not originals:
         raise ValueError(f"`model` must have layers of keras_mpt to be a ticket. Received: {model.name!r} without one")
 
+    names = [entry["path"] for entry in layers]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`model` must have layers with names of their own. Received: {sorted(names)}")
+
     header = {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "software": {"keras_mpt": _version(), "keras": keras.__version__, "backend": keras.backend.backend()},
@@ -98,11 +102,11 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     saved with, so have the outputs.
 
     By default masks and alphas stay as they are: MPT layers are frozen, other layers train as usual. With
-    `trainable=True` the search goes on: alpha is computed from the kept weights again (which may change its last bits),
-    and scores are those of the file, if it was saved with `scores=True`. If it was not, the ranking among kept weights
-    is not known: all start with a score of 1, removed ones with 0.99, so the mask is the saved one until training
-    changes it. Where weights are stored as signs only, those that were removed start from the seed's or, without a
-    seed, from zero, which never comes back.
+    `trainable=True` the search goes on: alpha is computed from the kept weights again, which may change its last bits.
+    Scores are those of the file, if it was saved with `scores=True`. If it was not, the ranking among kept weights is
+    not known: all start with a score of 1, removed ones with 0.99, so the mask is the saved one until training changes
+    it. Where the file has only the signs of weights, magnitudes are the seed's times a constant that gives alpha;
+    without a seed, removed weights are zero, which never comes back.
 
     A ticket is data: only layers of keras_mpt and ordinary layers of Keras are made from it, nothing in it is run, and
     no memory is taken for more weights than the file has room for.
@@ -150,19 +154,20 @@ def restore(model, ticket, *, trainable=False, base=None):
 
 def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
+        config.check_model(model)
         _check_shapes(model, ticket)
         unknown = set(ticket.layers) - {name for name, _ in _walk(model)}
         if unknown:
             raise ValueError(f"the model has no layers {sorted(unknown)}")
 
     with naming(ticket.path, "the model cannot be made"):
-        model = config.build(ticket.config, check_shapes, custom_classes)
+        model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
         _fill(model, ticket, base, trainable)
     return model
 
 
 def _check_shapes(model, ticket):
-    """Raise ValueError unless each layer with variables is in the ticket with the same shapes."""
+    """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
     for name, layer in _walk(model):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
@@ -172,13 +177,18 @@ def _check_shapes(model, ticket):
 
 
 def _shapes(layer):
-    kernel = tuple(layer.frozen_kernel.shape) if isinstance(layer, MPTLayer) else None
-    return {"kernel": kernel, "variables": [tuple(v.shape) for v in _variables(layer)]}
+    variables = [tuple(v.shape) for v in _variables(layer)]
+    if not isinstance(layer, MPTLayer):
+        return {"kernel": None, "variables": variables}
+    scaled = type(layer.kernel_quantizer) is ScaledSign
+    return {"kernel": tuple(layer.frozen_kernel.shape), "scaled": scaled, "variables": variables}
 
 
 def _entry_shapes(entry):
-    kernel = entry["kernel"] and tuple(entry["kernel"]["shape"])
-    return {"kernel": kernel, "variables": [tuple(v["shape"]) for v in entry["variables"]]}
+    kernel, variables = entry["kernel"], [tuple(v["shape"]) for v in entry["variables"]]
+    if kernel is None:
+        return {"kernel": None, "variables": variables}
+    return {"kernel": tuple(kernel["shape"]), "scaled": kernel["scale"] is not None, "variables": variables}
 
 
 def _fill(model, ticket, base, trainable):
@@ -188,6 +198,8 @@ def _fill(model, ticket, base, trainable):
     mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
     decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
     for name, (kernel, scores) in decoded.items():
+        if scores is not None and np.isnan(scores).any():
+            raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is not None and not np.array_equal(_top(scores, np.count_nonzero(kernel.mask)), kernel.mask):
             raise ValueError(f"the scores of layer {name!r} do not make its mask")
     for name, layer in layers:
@@ -202,7 +214,11 @@ def _fill(model, ticket, base, trainable):
 def _fill_kernel(layer, kernel, scores, scale, trainable):
     if scores is None:
         scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
-    layer.frozen_kernel.assign(kernel.frozen)
+    frozen = kernel.frozen
+    if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
+        alpha = np.abs(frozen[kernel.mask], dtype=np.float64).mean() if kernel.mask.any() else scale
+        frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
+    layer.frozen_kernel.assign(frozen)
     layer.kept.assign(np.count_nonzero(kernel.mask))
     layer.scores.assign(scores)
     layer.threshold.assign(_threshold(scores, np.count_nonzero(kernel.mask)))

@@ -68,19 +68,32 @@ class Ticket:
                 layers={entry["path"]: entry for entry in header["layers"]},
                 blobs=blobs,
             )
+            if len(ticket.layers) < len(header["layers"]):
+                raise ValueError("two layers have the same path")
             ticket._check_sizes()
+            str(ticket)
         return ticket
 
     def _check_sizes(self):
         """Raise ValueError if the layers are more than the blobs can fill."""
         weights = 0
         for path, entry in self.layers.items():
-            weights += _size(entry["kernel"]["shape"]) if entry["kernel"] else 0
+            if entry["kernel"] is not None:
+                size, kept = _size(entry["kernel"]["shape"]), _size([entry["kernel"]["kept"]])
+                if kept > size:
+                    raise ValueError(f"layer {path!r} keeps {kept} of {size} weights")
+                weights += size
             stored = sum(_size(v["shape"]) * np.dtype(_NUMPY[v["stored"]]).itemsize for v in entry["variables"])
             if stored != len(self.blobs.get(f"{path}/variables", b"")):
                 raise ValueError(f"the variables of layer {path!r} take {stored} bytes, but their blob does not")
         if weights > FREE_WEIGHTS + WEIGHTS_PER_BYTE * self.size:
             raise ValueError(f"{weights} weights in {self.size} bytes are more than the format allows")
+
+    def _entries(self):
+        """Return how many entries the variables of the model have."""
+        kernels = [entry["kernel"]["shape"] for entry in self.layers.values() if entry["kernel"] is not None]
+        others = [variable["shape"] for entry in self.layers.values() for variable in entry["variables"]]
+        return 2 * sum(map(_size, kernels)) + 3 * len(kernels) + sum(map(_size, others))
 
     def kernel(self, path, base=None):
         """Return the kernel of an MPT layer as arrays: `frozen`, `mask` (bool) and `effective` (float32).

@@ -1,0 +1,148 @@
+"""Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from layer_contract import numpy
+
+import keras_mpt
+from keras_mpt import zoo
+from keras_mpt.models import mpt_layers
+from keras_mpt.tickets import Ticket, TicketError
+from keras_mpt.zoo import presets
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PUBLISHED = zoo.list_presets()
+each = pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.name)
+
+
+def test_something_is_published():
+    assert PUBLISHED
+    assert {preset.name for preset in PUBLISHED} == {path.stem for path in (ROOT / "zoo").glob("*.mpt")}
+    assert {type(preset) for preset in PUBLISHED} == {zoo.Preset}
+
+
+def test_one_default_for_each_architecture_and_dataset():
+    keys = {(preset.architecture, preset.dataset) for preset in PUBLISHED}
+    assert sorted(keys) == sorted((preset.architecture, preset.dataset) for preset in PUBLISHED if preset.default)
+
+
+@each
+def test_golden_outputs(preset):
+    model = preset.model()
+    assert model.name == preset.architecture
+    logits = numpy(model(preset.preprocess(preset.golden_images())))
+    np.testing.assert_allclose(logits, preset.golden, rtol=1e-3, atol=1e-3)
+    assert np.shape(preset.golden)[1] == len(preset.classes)
+
+
+@each
+def test_file_is_the_one_that_was_published(preset):
+    assert hashlib.sha256(preset.path.read_bytes()).hexdigest() == preset.sha256
+    ticket = Ticket.read(preset.path)
+    assert ticket.provenance["accuracy"] == preset.accuracy
+    loaded, built = keras_mpt.load_ticket(preset.path), preset.model()
+    x = preset.preprocess(preset.golden_images())
+    np.testing.assert_array_equal(numpy(loaded(x)), numpy(built(x)))
+    for one, two in zip(mpt_layers(loaded), mpt_layers(built), strict=True):
+        assert one.get_config() == two.get_config()
+
+
+@each
+def test_card_log_and_table_say_the_same(preset):
+    card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
+    table = (ROOT / "zoo" / "README.md").read_text()
+    for text in (card, table):
+        assert f"{preset.accuracy:.2%}" in text and preset.data in text and preset.name in text
+    assert preset.sha256 in card and preset.recipe in card
+    assert len((ROOT / "zoo" / f"{preset.name}.csv").read_text().splitlines()) == 1 + preset.epochs
+    assert (ROOT / "zoo" / f"{preset.name}.png").exists()
+
+
+def test_loading_by_name_dataset_and_path(tmp_path):
+    preset = PUBLISHED[0]
+    builder = getattr(zoo, preset.architecture)
+    assert zoo.get_preset(preset.name) is preset
+    assert preset in zoo.list_presets(preset.architecture)
+    x = preset.preprocess(preset.golden_images())
+    expected = numpy(preset.model()(x))
+    ways = [builder(weights=preset.name), builder(weights=preset.path, **preset.arguments)]
+    ways += [builder(weights=preset.dataset)] if preset.default else []
+    for model in ways:
+        np.testing.assert_array_equal(numpy(model(x)), expected)
+
+
+def test_features_of_a_preset():
+    preset = PUBLISHED[0]
+    whole, features = preset.model(), preset.model(include_top=False)
+    x = preset.preprocess(preset.golden_images())
+    inner = keras.Model(whole.inputs[0], whole.get_layer(features.layers[-1].name).output)
+    np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))
+
+
+def test_wrong_names_suggest_the_near_one():
+    with pytest.raises(ValueError, match="Did you mean 'cifar10'"):
+        zoo.conv4_mpt(weights="cifar-10")
+    with pytest.raises(ValueError, match=PUBLISHED[0].name):
+        zoo.get_preset(PUBLISHED[0].name + "x")
+    with pytest.raises(FileNotFoundError):
+        zoo.conv4_mpt(weights="nowhere.mpt")
+
+
+def test_arguments_that_the_ticket_fixes():
+    preset = next(preset for preset in PUBLISHED if preset.architecture == "conv4_mpt")
+    with pytest.raises(ValueError, match="sparsity"):
+        zoo.conv4_mpt(weights=preset.name, sparsity=0.9)
+    with pytest.raises(TicketError, match="logits"):
+        zoo.conv4_mpt(weights=preset.name, classes=7)
+    assert zoo.conv4_mpt(weights=preset.name, sparsity=preset.arguments["sparsity"])
+
+
+def test_damaged_file_is_refused(tmp_path, monkeypatch):
+    preset = PUBLISHED[0]
+    data = bytearray(preset.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / preset.path.name).write_bytes(data)
+    monkeypatch.setattr(presets, "folder", lambda: tmp_path)
+    with pytest.raises(TicketError, match=preset.name):
+        preset.model()
+
+
+def test_preprocessing():
+    preset = PUBLISHED[0]
+    images = preset.golden_images()
+    assert images.dtype == np.uint8 and images.std() > 50
+    expected = (images / 255 - np.array(preset.mean)) / np.array(preset.std)
+    assert preset.preprocess(images).dtype == np.float32
+    np.testing.assert_allclose(preset.preprocess(images), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="images"):
+        preset.preprocess(images[..., :2])
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_tickets(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = """
+import json, keras_mpt
+presets = keras_mpt.zoo.list_presets()
+model = presets[0].model()
+print(json.dumps([keras_mpt.__file__, [preset.name for preset in presets]]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    file, names = json.loads(result.stdout.splitlines()[-1])
+    assert file.startswith(str(tmp_path))
+    assert names == [preset.name for preset in PUBLISHED]

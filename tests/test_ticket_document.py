@@ -1,0 +1,531 @@
+"""docs/ticket-format.md is enough to read a ticket: a reader written from that page alone reads what keras_mpt writes.
+
+The reader, in the first half of this file, uses Python's standard library and nothing of keras_mpt. When the page and
+the reader disagree, or the page leaves a question open, the page is what has to change.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+import re
+import struct
+import zlib
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mpt
+from keras_mpt.tickets import container
+from keras_mpt.tickets.config import _ALLOWED
+
+DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "ticket-format.md"
+
+# --- The reader: sections of the page in brackets ---------------------------------------------------------------------
+
+MASK_64 = 2**64 - 1
+FORMATS = {"float16": "e", "float32": "f", "float64": "d", "bool": "?", "bfloat16": "H"}
+FORMATS |= {"int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I"}
+FORMATS |= {"uint64": "Q"}
+CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503)
+CENTRE += (-0.00417768164, 0.246640727, 1.50140941)
+TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047)
+TAIL += (1.00167406, 2.83297682)
+
+
+class Refused(Exception):
+    pass
+
+
+def require(condition, what):
+    if not condition:
+        raise Refused(what)
+
+
+def read_file(content):
+    """[2, 3, 12] Return (header, blobs)."""
+    require(content[:8] == b"\x89KMPT\r\n\x1a", "not a ticket")
+    version, size = struct.unpack_from("<II", content, 8)
+    require(version == 1, f"version {version}")
+    stored, rest = content[48 : 48 + size], content[48 + size :]
+    require(hashlib.sha256(content[:16] + stored).digest() == content[16:48], "header: checksum")
+    header = json.loads(inflate(stored, 2**26).decode("utf-8"), parse_constant=lambda name: require(False, name))
+    blobs = {}
+    for name, length, checksum in header["blobs"]:
+        require(name not in blobs and length >= 0, f"{name}: listed twice, or of no size")
+        blobs[name], rest = rest[:length], rest[length:]
+        require(hashlib.sha256(blobs[name]).hexdigest() == checksum, f"{name}: checksum")
+    require(not rest, "bytes after the blobs")
+    paths = [layer["path"] for layer in header["layers"]]
+    require(len(set(paths)) == len(paths), "a path twice")
+    weights = sum(size_of(layer["kernel"]["shape"]) for layer in header["layers"] if layer["kernel"])
+    require(weights <= 2**22 + 512 * len(content), "too many weights")
+    return header, blobs
+
+
+def inflate(stream, limit):
+    """[1] Return the bytes of one zlib stream."""
+    decompressor = zlib.decompressobj()
+    data = decompressor.decompress(stream, limit + 1)
+    require(len(data) <= limit and decompressor.eof and not decompressor.unused_data, "not one zlib stream")
+    return data
+
+
+def size_of(shape):
+    require(all(type(n) is int and n >= 0 for n in shape), "shape")
+    return math.prod(shape)
+
+
+def floats(data):
+    return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+def float32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def read_mask(form, size, blobs):
+    """[5] Return a list of `size` booleans."""
+    require(form["coding"] in ("bits", "gaps") and type(form["inverted"]) is bool, "coding")
+    stream, mask = blobs[form["blob"]], [False] * size
+    if form["coding"] == "bits":
+        data = inflate(stream, -(-size // 8))
+        require(len(data) == -(-size // 8), "too few bits")
+        bits = [bool(data[i // 8] >> i % 8 & 1) for i in range(8 * len(data))]
+        require(not any(bits[size:]), "unused bits")
+        mask = bits[:size]
+    else:
+        data, position = inflate(stream, size), 0
+        require(data[-1:] != b"\xff", "gap without an end")
+        for byte in data:
+            position += byte
+            if byte < 255:
+                require(position < size, "gap beyond the end")
+                mask[position] = True
+                position += 1
+    return [bit != form["inverted"] for bit in mask]
+
+
+def read_kernel(entry, blobs, base):
+    """[6] Return (frozen, effective), the one as a list of floats, the other as bytes."""
+    size, scale = size_of(entry["shape"]), entry["scale"]
+    mask = read_mask(entry["mask"], size, blobs)
+    require(type(entry["kept"]) is int and sum(mask) == entry["kept"], "kept")
+    require(entry["over"] in ("kept", "all") and entry["by"] in ("signs", "values"), "over, by")
+    require(scale is None or 0 <= scale == float32(scale) < math.inf, "scale")
+    frozen = draw(entry["source"], entry["shape"], base)
+    covered = [i for i in range(size) if entry["over"] == "all" or mask[i]]
+    changes = [False] * len(covered)
+    if entry["changes"] is not None:
+        changes = read_mask(entry["changes"], len(covered), blobs)
+    if entry["by"] == "signs":
+        require(scale is not None and entry["values"] is None, "signs without a scale, or with values")
+        for i, change in zip(covered, changes, strict=True):
+            magnitude = abs(frozen[i]) or scale
+            frozen[i] = -magnitude if (frozen[i] < 0) != change else magnitude
+    else:
+        require((entry["values"] is None) == (entry["changes"] is None), "values without changes, or without values")
+    if entry["values"] is not None:
+        values = blobs[entry["values"]]
+        require(len(values) == 4 * sum(changes), "values")
+        values = iter(floats(values))
+        for i, change in zip(covered, changes, strict=True):
+            frozen[i] = next(values) if change else frozen[i]
+    require(all(map(math.isfinite, frozen)), "not finite")
+    weights = frozen if scale is None else [scale * ((w > 0) - (w < 0)) for w in frozen]
+    effective = [w + 0.0 if kept else 0.0 for w, kept in zip(weights, mask, strict=True)]  # -0.0 + 0.0 is 0.0
+    effective = struct.pack(f"<{size}f", *effective)
+    require(hashlib.sha256(effective).hexdigest() == entry["sha256"], "kernel: checksum")
+    if entry["over"] == "all":
+        whole = struct.pack(f"<{size}f", *(w + 0.0 for w in frozen))
+        require(hashlib.sha256(whole).hexdigest() == entry["frozen_sha256"], "frozen kernel: checksum")
+    return frozen, effective
+
+
+def draw(source, shape, base):
+    """[7] Return the weights of a source; `base` maps checksums to (shape, bytes)."""
+    size = size_of(shape)
+    if source["from"] == "nothing":
+        return [0.0] * size
+    if source["from"] == "base":
+        require(source["sha256"] in base and base[source["sha256"]][0] == tuple(shape), "another base is needed")
+        return floats(base[source["sha256"]][1])
+    require(source["from"] == "seed", "source")
+    settings = {key: source[key] for key in ("initializer", "config", "seed", "stream", "fan_in", "density")}
+    return draw_seeded(size, **settings)
+
+
+def draw_seeded(size, initializer, config, seed, stream, fan_in, density):
+    """[8.5] Return the weights of a seed."""
+    if initializer == "KaimingUniform":
+        bound = math.sqrt(6 / ((1 + config["a"] * config["a"]) * fan_in))
+    else:
+        std = math.sqrt(2 / (fan_in * density if config["scale_fan"] else fan_in))
+    if initializer == "UnsignedConstant":
+        return [float32(std)] * size
+    signs = random_signs(size, seed, stream)
+    if initializer == "SignedConstant":
+        return [sign * float32(std) for sign in signs]
+    uniform = random_uniform(size, seed, stream + 1)
+    if initializer == "KaimingUniform":
+        return [sign * float32(bound * u) for sign, u in zip(signs, uniform, strict=True)]
+    require(initializer == "KaimingNormal", "initializer")
+    return [sign * float32(std * half_normal(u)) for sign, u in zip(signs, uniform, strict=True)]
+
+
+def random_words(count, seed, stream):
+    """[8.1] Return words of Philox 4x64-10."""
+    words = []
+    for block in range(-(-count // 4)):
+        c0, c1, c2, c3, k0, k1 = block + 1, 0, 0, 0, seed, stream
+        for _ in range(10):
+            p0, p1 = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
+            c0, c1, c2, c3 = (p1 >> 64) ^ c1 ^ k0, p1 & MASK_64, (p0 >> 64) ^ c3 ^ k1, p0 & MASK_64
+            k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK_64, (k1 + 0xBB67AE8584CAA73B) & MASK_64
+        words += [c0, c1, c2, c3]
+    return words[:count]
+
+
+def random_signs(size, seed, stream):
+    """[8.2]"""
+    words = random_words(-(-size // 64), seed, stream)
+    return [1.0 if words[i // 64] >> i % 64 & 1 else -1.0 for i in range(size)]
+
+
+def random_uniform(size, seed, stream):
+    """[8.3]"""
+    words = random_words(-(-size // 2), seed, stream)
+    return [((words[i // 2] >> 32 * (i % 2) & 0xFFFFFFFF) + 0.5) * 2.0**-32 for i in range(size)]
+
+
+def half_normal(u):
+    """[8.4]"""
+    w = -log((1 - u) * (1 + u))
+    p = polynomial(w - 2.5, CENTRE) if w < 5 else polynomial(math.sqrt(w) - 3, TAIL)
+    return (1.4142135623730951 * p) * u
+
+
+def polynomial(x, coefficients):
+    result = coefficients[0]
+    for coefficient in coefficients[1:]:
+        result = result * x + coefficient
+    return result
+
+
+def log(x):
+    m, e = math.frexp(x)
+    if m < 0.7071067811865476:
+        m, e = 2 * m, e - 1
+    s = (m - 1) / (m + 1)
+    return e * 0.6931471805599453 + s * polynomial(s * s, [2 / k for k in range(23, 0, -2)])
+
+
+def read_variables(layer, blobs):
+    """[10] Return a list of (shape, values)."""
+    data, offset, variables = blobs.get(layer["path"] + "/variables", b""), 0, []
+    for variable in layer["variables"]:
+        form = f"<{size_of(variable['shape'])}{FORMATS[variable['stored']]}"
+        require(offset + struct.calcsize(form) <= len(data), "variables")
+        values = struct.unpack_from(form, data, offset)
+        offset += struct.calcsize(form)
+        if variable["stored"] == "bfloat16":
+            values = floats(struct.pack(f"<{len(values)}I", *(value << 16 for value in values)))
+        variables.append((tuple(variable["shape"]), list(values)))
+    require(offset == len(data), "variables")
+    return variables
+
+
+def read_scores(layer, blobs):
+    """[9] Return a list of floats."""
+    scores, kernel = floats(blobs[layer["scores"]]), layer["kernel"]
+    require(len(scores) == size_of(kernel["shape"]) and kernel["over"] == "all", "scores")
+    order = sorted(range(len(scores)), key=lambda i: (-abs(scores[i]), i))
+    best, mask = set(order[: kernel["kept"]]), read_mask(kernel["mask"], len(scores), blobs)
+    require(all((i in best) == kept for i, kept in enumerate(mask)), "the scores do not make the mask")
+    return scores
+
+
+# --- What keras_mpt writes, read by both ------------------------------------------------------------------------------
+
+
+def mpt(seed, **kwargs):
+    return keras_mpt.layers.MPTDense(kwargs.pop("units", 9), seed=seed, **kwargs)
+
+
+def network(*layers, inputs=(20,)):
+    model = keras.Sequential([keras.Input(inputs), *layers])
+    rng = np.random.default_rng(1)
+    for layer in layers:
+        if not isinstance(layer, keras_mpt.layers.MPTLayer):
+            for v in layer.variables:
+                if "int" not in v.dtype:
+                    v.assign(rng.normal(size=v.shape))
+    return model
+
+
+def frozen(layer):
+    return np.array(ops.convert_to_numpy(layer.frozen_kernel))
+
+
+def base_network():
+    return network(keras.layers.Dense(9), keras.layers.Dense(4))
+
+
+def on_base():
+    model, base = network(mpt(3, sparsity=0.7)), base_network()
+    model.layers[0].frozen_kernel.assign(base.layers[0].kernel)
+    return model
+
+
+def recycled(kernel_quantizer="scaled_sign"):
+    model = network(mpt(4, units=40, sparsity=0.3, kernel_quantizer=kernel_quantizer))
+    weights = frozen(model.layers[0])
+    weights[::7, 3] *= -1
+    model.layers[0].frozen_kernel.assign(weights)
+    return model
+
+
+def foreign(**kwargs):
+    model = network(mpt(5, units=30, **kwargs))
+    model.layers[0].frozen_kernel.assign(np.random.default_rng(2).normal(size=(20, 30)))
+    return model
+
+
+def with_zeros():
+    model = network(mpt(6))
+    weights = frozen(model.layers[0])
+    weights[3] = 0
+    weights[4] = -0.0
+    model.layers[0].frozen_kernel.assign(weights)
+    return model
+
+
+def convolutional():
+    conv = keras_mpt.layers.MPTConv2D(8, 3, sparsity=0.9, seed=2**64 - 1, name="conv")
+    depthwise = keras_mpt.layers.MPTDepthwiseConv2D(3, seed=7, depthwise_initializer="kaiming_uniform")
+    inner = keras.Sequential([depthwise, keras.layers.BatchNormalization()], name="block")
+    return network(conv, inner, keras.layers.Flatten(), mpt(8), inputs=(7, 7, 3))
+
+
+def many_types():
+    dtypes = ["float16", "bfloat16", "float32"]
+    if keras.backend.backend() != "jax":  # where float64 is off by default
+        dtypes.append("float64")
+    return network(mpt(9, use_bias=True), *(keras.layers.Dense(3, dtype=d) for d in dtypes), keras.layers.Dropout(0.1))
+
+
+MODELS = {
+    "signed constant": lambda: network(mpt(1), mpt(2, sparsity=0.8)),
+    "unsigned constant": lambda: network(mpt(1, kernel_initializer="unsigned_constant")),
+    "kaiming normal": lambda: network(mpt(11, units=300, kernel_initializer="kaiming_normal")),
+    "scale_fan": lambda: network(mpt(12, kernel_initializer=keras_mpt.initializers.SignedConstant(scale_fan=True))),
+    "normal, scale_fan": lambda: network(
+        mpt(13, sparsity=0.8, kernel_initializer=keras_mpt.initializers.KaimingNormal(True, seed=14))
+    ),
+    "edge-popup": lambda: network(mpt(15, kernel_initializer="kaiming_normal", kernel_quantizer=None)),
+    "edge-popup, other values": lambda: foreign(kernel_quantizer=None, sparsity=0.6),
+    "recycled signs": recycled,
+    "recycled values": lambda: recycled(None),
+    "foreign signs": foreign,
+    "signs without a seed": lambda: foreign(kernel_initializer="glorot_normal"),
+    "zeros": with_zeros,
+    "hardly any kept": lambda: network(mpt(16, units=200, sparsity=0.99)),
+    "nested": convolutional,
+    "types": many_types,
+    "base": on_base,
+}
+
+
+def checksum_table(model):
+    arrays = [ops.convert_to_numpy(w) + np.float32(0) for w in model.weights if len(w.shape) > 1]
+    return {hashlib.sha256(a.tobytes()).hexdigest(): (a.shape, a.tobytes()) for a in arrays}
+
+
+def variables_of(model, path):
+    """Return the variables of a layer that are not those of a mask."""
+    for name in path.split("/"):
+        model = model.get_layer(name)
+    theirs = ("scores", "frozen_kernel", "kept", "threshold", "nan_steps")
+    return [v for v in model.variables if not (isinstance(model, keras_mpt.layers.MPTLayer) and v.name in theirs)]
+
+
+@pytest.mark.parametrize("saving", [{}, {"scores": True}, {"dtype": "float16"}], ids=["plain", "scores", "float16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_reader_reads_the_same(name, saving, tmp_path):
+    model, base = MODELS[name](), base_network() if name == "base" else None
+    ticket = keras_mpt.save_ticket(model, tmp_path / "ticket.mpt", base=base, **saving)
+    header, blobs = read_file((tmp_path / "ticket.mpt").read_bytes())
+    assert header["model"] == ticket.config
+    assert [layer["path"] for layer in header["layers"]] == list(ticket.layers)
+    for layer in header["layers"]:
+        path = layer["path"]
+        if layer["kernel"]:
+            weights, effective = read_kernel(layer["kernel"], blobs, checksum_table(base) if base else {})
+            kernel = ticket.kernel(path, base)
+            assert effective == kernel.effective.astype("<f4").tobytes()
+            assert np.array(weights, "<f4").tobytes() == kernel.frozen.astype("<f4").tobytes()
+        if saving.get("scores") and layer["kernel"]:
+            scores = ops.convert_to_numpy(model.get_layer(path.split("/")[0]).scores) if "/" not in path else None
+            assert scores is None or read_scores(layer, blobs) == scores.ravel().tolist()
+            assert scores is None or weights == frozen(model.get_layer(path)).ravel().tolist()
+        else:
+            assert layer["scores"] is None
+        for (shape, values), v in zip(read_variables(layer, blobs), variables_of(model, path), strict=True):
+            expected = ops.convert_to_numpy(ops.cast(v, "float32") if v.dtype == "bfloat16" else v)
+            if saving.get("dtype") == "float16" and v.dtype == "float32":
+                expected = expected.astype("float16")
+            assert shape == v.shape and values == expected.ravel().tolist()
+
+
+def test_all_that_the_page_describes_occurs(tmp_path):
+    seen = set()
+    some = (
+        "signed constant",
+        "unsigned constant",
+        "edge-popup",
+        "recycled signs",
+        "signs without a seed",
+        "nested",
+        "base",
+    )
+    for name in some:
+        ticket = keras_mpt.save_ticket(
+            MODELS[name](), tmp_path / "t.mpt", base=base_network() if name == "base" else None
+        )
+        for entry in filter(None, (layer["kernel"] for layer in ticket.layers.values())):
+            changes = entry["changes"] or {"coding": None}
+            seen |= {entry["by"], entry["source"]["from"], entry["source"].get("initializer"), changes["coding"]}
+            seen |= {(entry["mask"]["coding"], entry["mask"]["inverted"])}
+    assert seen >= {"signs", "values", "seed", "base", "nothing", "bits", "gaps"}
+    assert seen >= {"SignedConstant", "UnsignedConstant", "KaimingNormal", "KaimingUniform"}
+    assert seen >= {("bits", False), ("bits", True), ("gaps", False)}
+
+
+def test_a_padded_ticket(tmp_path):
+    keras_mpt.save_ticket(network(mpt(1, units=5000, sparsity=0.99999), inputs=(900,)), tmp_path / "padded.mpt")
+    header, blobs = read_file((tmp_path / "padded.mpt").read_bytes())
+    assert any(name == "padding" and not any(blobs[name]) for name, *_ in header["blobs"])
+
+
+def change_kernel(**kwargs):
+    return lambda layer, blobs: layer["kernel"].update(kwargs)
+
+
+DAMAGES = {
+    "shape": change_kernel(shape=[40, 20, -1, -1]),
+    "kept": change_kernel(kept=559),
+    "signs as values": change_kernel(by="values"),
+    "over": change_kernel(over="x"),
+    "by": change_kernel(by="x"),
+    "values": change_kernel(values="out/values"),
+    "scale": change_kernel(scale=0.5),
+    "scale between two float32": change_kernel(scale=0.1),
+    "coding": lambda layer, blobs: layer["kernel"]["mask"].update(coding="x"),
+    "negative scale": change_kernel(scale=-1.0),
+    "checksum": change_kernel(sha256="0" * 64),
+    "source": change_kernel(source={"from": "elsewhere"}),
+    "missing base": change_kernel(source={"from": "base", "sha256": "0" * 64}),
+    "seed": lambda layer, blobs: layer["kernel"]["source"].update(seed=5),
+    "initializer": lambda layer, blobs: layer["kernel"]["source"].update(initializer="HeNormal"),
+    "after the mask": lambda layer, blobs: blobs.update({layer["kernel"]["mask"]["blob"]: b"\0"}),
+    "variables": lambda layer, blobs: blobs.update({layer["path"] + "/variables": b"\0"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_both_refuse(damage, tmp_path):
+    keras_mpt.save_ticket(recycled(), tmp_path / "ticket.mpt")
+    header, blobs = read_file((tmp_path / "ticket.mpt").read_bytes())
+    (layer,) = header["layers"]
+    DAMAGES[damage](layer, blobs)
+    container.write(tmp_path / "damaged.mpt", header, blobs, lambda path: None)
+    with pytest.raises(keras_mpt.TicketError):
+        keras_mpt.load_ticket(tmp_path / "damaged.mpt")
+    with pytest.raises(Refused):
+        header, blobs = read_file((tmp_path / "damaged.mpt").read_bytes())
+        read_kernel(layer["kernel"], blobs, {})
+        read_variables(layer, blobs)
+
+
+# A byte of the magic, the version, the header's size, its checksum, the header, a blob; and the file's length.
+@pytest.mark.parametrize("position", [0, 8, 12, 16, 47, 48, 500, -1, None])
+def test_both_refuse_a_damaged_byte(position, tmp_path):
+    keras_mpt.save_ticket(recycled(), tmp_path / "ticket.mpt")
+    content = bytearray((tmp_path / "ticket.mpt").read_bytes())
+    if position is None:
+        content.append(0)
+    else:
+        content[position] ^= 1
+    (tmp_path / "ticket.mpt").write_bytes(content)
+    with pytest.raises(keras_mpt.TicketError):
+        keras_mpt.load_ticket(tmp_path / "ticket.mpt")
+    with pytest.raises(Refused):
+        read_file(bytes(content))
+
+
+# --- The page itself --------------------------------------------------------------------------------------------------
+
+
+def json_blocks():
+    return [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.S | re.M)]
+
+
+def test_the_test_vectors_of_the_page():
+    vectors = json_blocks()[-1]
+    for case in vectors["philox"]:
+        words = random_words(len(case["words"]), int(case["seed"]), case["stream"])
+        assert [f"{word:016x}" for word in words] == case["words"]
+        key = np.array([int(case["seed"]), case["stream"]], np.uint64)
+        assert np.random.Philox(key=key).random_raw(len(words)).tolist() == words
+    for u, z in vectors["half_normal"]:
+        u, z = (struct.unpack(">d", bytes.fromhex(number))[0] for number in (u, z))
+        assert half_normal(u) == z == keras_mpt.initializers.half_normal(np.array([u]))[0]
+    for case in vectors["kernels"]:
+        source, shape = dict(case["source"]), case["shape"]
+        assert np.array(draw(source, shape, {}), "<f4").tobytes().hex() == case["bytes"]
+        initializer = getattr(keras_mpt.initializers, source.pop("initializer"))(**source.pop("config"))
+        source["kept"] = source.pop("density")
+        del source["from"]
+        assert initializer.draw(tuple(shape), **source).astype("<f4").tobytes().hex() == case["bytes"]
+    for case in vectors["masks"]:
+        mask = read_mask({**case["form"], "blob": "x"}, case["size"], {"x": bytes.fromhex(case["blob"])})
+        assert [i for i, bit in enumerate(mask) if bit] == case["ones"]
+        form, data = keras_mpt.tickets.coding.encode(np.array(mask))
+        assert form == case["form"] and inflate(data, 600) == inflate(bytes.fromhex(case["blob"]), 600)
+
+
+def test_the_example_header_has_the_keys_of_a_real_one(tmp_path):
+    example = json_blocks()[0]
+    hidden, out = (
+        mpt(1, units=6, name="hidden"),
+        mpt(
+            2,
+            units=3,
+            sparsity=0.2,
+            kernel_quantizer=None,
+            name="out",
+            kernel_initializer="kaiming_normal",
+            use_bias=True,
+        ),
+    )
+    model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.BatchNormalization(name="norm"), out])
+    weights = frozen(hidden)
+    weights[0] *= -1
+    hidden.frozen_kernel.assign(weights)
+    keras_mpt.save_ticket(model, tmp_path / "tiny.mpt", provenance={"note": "x"})
+    header, _ = read_file((tmp_path / "tiny.mpt").read_bytes())
+    assert list(example) == list(header)
+    assert example["layers"] == header["layers"]
+    assert [blob[0] for blob in example["blobs"]] == [blob[0] for blob in header["blobs"]]
+
+
+def test_the_page_lists_what_a_model_may_hold():
+    section = DOCUMENT.read_text("utf-8").split("\n## 11.")[1].split("\n## 12.")[0]
+    (block,) = re.findall(r"^```text\n(.*?)^```", section, re.S | re.M)
+    listed = {}
+    for paragraph in block.strip().split("\n\n"):
+        module, _, names = paragraph.partition(":")
+        listed[module] = set(names.split())
+    assert listed == _ALLOWED

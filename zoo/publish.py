@@ -1,0 +1,184 @@
+"""Publish a training of examples/train.py as a preset of the zoo, or write cards and table anew.
+
+    python zoo/publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours"
+    python zoo/publish.py                                                                # cards and table only
+
+RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set.
+Writes, all in this folder, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the curve), an entry of presets.json
+with checksum and golden outputs, a model card NAME.md and the table of README.md.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+
+import keras_mpt
+
+ZOO = pathlib.Path(__file__).parent
+sys.path.insert(0, str(ZOO.parent / "examples"))
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+GOLDEN_IMAGES = 4
+
+CARD = """# {name}
+
+`keras_mpt.zoo.{architecture}(weights="{name}")`{default}
+
+{kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}); none of the kept ones was trained.
+
+| | |
+|---|---|
+| test accuracy of the file | **{accuracy:.2%}** ({data}; 10,000 test images) |
+| file | {bytes:,} bytes, {bits:.2f} bits for each weight; as float32: {float32:,} bytes |
+| trained | {epochs} epochs, seed {seed}; {trained} |
+| recipe | `{recipe}` |
+| SHA-256 | `{sha256}` |
+
+![Test accuracy by epoch]({name}.png)
+
+```python
+import keras_mpt
+
+preset = keras_mpt.zoo.get_preset("{name}")
+model = preset.model()
+logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
+```
+
+The accuracy again, from the file: `python examples/evaluate.py --preset {name} --data_dir DIR`. The log of the training
+is [{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
+({classes}), and nothing is known of how it does on other pictures.
+"""
+
+README = """# Published tickets
+
+Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../docs/ticket-format.md)), with a model card,
+the log of its training and golden outputs. They ship with the package and load without a network. Table and cards are
+written by `python zoo/publish.py`; the accuracies are those of the files on the whole test set, evaluated by
+`python examples/evaluate.py --preset all`.
+
+| preset | network | activations | kept | test accuracy | file | data | epochs |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def publish(run, name, data, trained, default, data_dir):
+    """Copy a run into the zoo; return the entry of its preset."""
+    import cifar10
+    from evaluate import accuracy
+
+    provenance = keras_mpt.tickets.Ticket.read(run / "ticket.mpt").provenance
+    preset = {
+        "name": name,
+        "architecture": provenance["architecture"],
+        "dataset": "cifar10",
+        "default": default,
+        "arguments": provenance["arguments"],
+        "mean": [round(float(value), 6) for value in cifar10.MEAN],
+        "std": [round(float(value), 6) for value in cifar10.STD],
+        "classes": CIFAR10,
+        "data": data,
+        "recipe": provenance["recipe"],
+        "epochs": provenance["epochs"],
+        "seed": provenance["arguments"]["seed"],
+        "trained": trained,
+    }
+    model = keras_mpt.load_ticket(run / "ticket.mpt")
+    images, labels = cifar10.load(data_dir)["test"]
+    preset["accuracy"] = accuracy(model, cifar10.normalize(images), labels)
+    told = ("architecture", "arguments", "data", "recipe", "epochs", "trained", "accuracy")
+    file = ZOO / f"{name}.mpt"
+    keras_mpt.save_ticket(model, file, provenance={key: preset[key] for key in told})
+    preset["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    preset["golden"] = [[0.0]] * GOLDEN_IMAGES  # as many as there will be
+    published = keras_mpt.zoo.Preset(**preset)
+    logits = keras_mpt.load_ticket(file)(published.preprocess(published.golden_images()))
+    preset["golden"] = [[float(f"{value:.7g}") for value in row] for row in np.asarray(logits)]
+    shutil.copyfile(run / "log.csv", ZOO / f"{name}.csv")
+    draw(ZOO / f"{name}.csv", ZOO / f"{name}.png", name)
+    return preset
+
+
+def draw(log, image, title):
+    """Plot the accuracies of a log by epoch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    for column, label in (("accuracy", "training"), ("val_accuracy", "test")):
+        axes.plot([int(row["epoch"]) + 1 for row in rows], [100 * float(row[column]) for row in rows], label=label)
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(image, dpi=120)
+
+
+def card(preset):
+    """Return the text of a preset's model card, and its row of the table."""
+    ticket = keras_mpt.tickets.Ticket.read(ZOO / f"{preset['name']}.mpt")
+    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    weights, kept = (sum(numbers) for numbers in zip(*((np.prod(k["shape"]), k["kept"]) for k in kernels), strict=True))
+    binary = preset["arguments"]["input_quantizer"] is not None
+    float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
+    facts = {
+        **preset,
+        "kind": f"{preset['architecture']}, MPT-1/{'1' if binary else '32'}: binary weights, "
+        f"{'binary' if binary else 'float'} activations",
+        "default": f', and so does `weights="{preset["dataset"]}"`' if preset["default"] else "",
+        "weights": int(weights),
+        "kept": kept,
+        "density": kept / weights,
+        "bytes": ticket.size,
+        "bits": 8 * ticket.size / weights,
+        "float32": float32,
+        "classes": ", ".join(preset["classes"]),
+    }
+    row = (
+        f"| [{preset['name']}]({preset['name']}.md) | `{preset['architecture']}` | {'binary' if binary else 'float'} | "
+        f"{facts['density']:.0%} | {preset['accuracy']:.2%} | {ticket.size:,} bytes | {preset['data']} | "
+        f"{preset['epochs']} |\n"
+    )
+    return CARD.format(**facts), row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=pathlib.Path, nargs="?", help="output folder of examples/train.py")
+    parser.add_argument("--name", help="of the preset")
+    parser.add_argument("--data", help="what it was trained and tested on, in words")
+    parser.add_argument("--trained", help="on what machine and how long, in words")
+    parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
+    parser.add_argument("--data_dir", help="see examples/cifar10.py")
+    options = parser.parse_args()
+    if options.run and not (options.name and options.data and options.trained):
+        parser.error("a run needs --name, --data and --trained")
+
+    file = ZOO / "presets.json"
+    presets = {preset["name"]: preset for preset in json.loads(file.read_text())} if file.exists() else {}
+    if options.run:
+        new = publish(**vars(options))
+        for preset in presets.values():
+            preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
+        presets[new["name"]] = new
+        print(f"{new['name']}: {new['accuracy']:.2%}")
+    presets = [presets[name] for name in sorted(presets)]
+    file.write_text(json.dumps(presets, indent=1) + "\n")
+    table = ""
+    for preset in presets:
+        text, row = card(preset)
+        (ZOO / f"{preset['name']}.md").write_text(text)
+        table += row
+    (ZOO / "README.md").write_text(README + table)
+
+
+if __name__ == "__main__":
+    main()
