@@ -1,0 +1,145 @@
+"""TensorFlow Lite files as objects: count operations and bytes, store ternary kernels in int8."""
+
+import collections
+import copy
+
+import numpy as np
+
+from keras_mpt.convert.graph import ternary
+
+# Operations with a kernel as their second input, and the axis of its output channels.
+_KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
+
+
+class File:
+    """A model file of one subgraph, for reading and rewriting."""
+
+    def __init__(self, content):
+        from tensorflow.lite.python import schema_py_generated as schema
+
+        self._schema = schema
+        self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+        (self.graph,) = self.model.subgraphs
+
+    def content(self):
+        """Return the bytes of the file."""
+        import flatbuffers
+
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(self.model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def kind(self, operator):
+        """Return the name of an operator's kind, such as "CONV_2D" or "LceBconv2d"."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        if code.customCode:
+            return code.customCode.decode()
+        return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    def operations(self):
+        """Return how often each kind of operation is in the file, as a dict by name."""
+        return dict(sorted(collections.Counter(map(self.kind, self.graph.operators)).items()))
+
+    def input_shape(self):
+        """Return the shape of the first input."""
+        return tuple(int(n) for n in self.graph.tensors[self.graph.inputs[0]].shape)
+
+    def constant(self, index):
+        """Return a constant float32 tensor as an array, None if it is neither."""
+        tensor = self.graph.tensors[index]
+        data = self.model.buffers[tensor.buffer].data
+        if tensor.type != self._schema.TensorType.FLOAT32 or data is None or not len(data):
+            return None
+        return np.frombuffer(bytes(data), "<f4").reshape(tensor.shape)
+
+    def kernels(self):
+        """Yield `(operator, name of its kind, kernel, axis of the output channels)` of operators with float kernels."""
+        for operator in list(self.graph.operators):
+            kind = self.kind(operator)
+            if kind in _KERNEL_AXES:
+                kernel = self.constant(operator.inputs[1])
+                if kernel is not None:
+                    yield operator, kind, kernel, _KERNEL_AXES[kind]
+
+    def integer_kernels(self):
+        """Let convolutions and dense layers whose input is made of booleans compute with int8 kernels.
+
+        The runtime rounds their float inputs to 8 bits, which 0 and 1 survive. Their kernels must be ternary.
+
+        Returns:
+            The number of kernels.
+        """
+        done = 0
+        for operator, kind, kernel, axis in self.kernels():
+            if kind in ("CONV_2D", "FULLY_CONNECTED") and self._is_boolean(operator.inputs[0]):
+                signs, scales = ternary(np.moveaxis(kernel, axis, -1))
+                small = self._int8_tensor(operator.inputs[1], np.moveaxis(signs, -1, axis), scales, axis)
+                operator.inputs = np.array([operator.inputs[0], small, *operator.inputs[2:]], np.int32)
+                operator.opcodeIndex = self._opcode(kind, version={"CONV_2D": 5, "FULLY_CONNECTED": 12}[kind])
+                done += 1
+        return done
+
+    def _is_boolean(self, index):
+        """Return whether a float tensor is a cast of booleans, perhaps padded or reshaped."""
+        for operator in self.graph.operators:
+            if index in operator.outputs:
+                kind = self.kind(operator)
+                if kind in ("PAD", "PADV2", "RESHAPE"):
+                    return self._is_boolean(operator.inputs[0])
+                return kind == "CAST" and self.graph.tensors[operator.inputs[0]].type == self._schema.TensorType.BOOL
+        return False
+
+    def kernels_to_int8(self):
+        """Store each float kernel that is ternary in each output channel as int8 with a scale for each channel.
+
+        A DEQUANTIZE operation makes the same float32 kernel of it, bit for bit: -1, 0 or 1 times a float.
+
+        Returns:
+            The number of kernels.
+        """
+        done = 0
+        for operator, _, kernel, axis in self.kernels():
+            split = ternary(np.moveaxis(kernel, axis, -1))
+            if split is None:
+                continue
+            signs, scales = split
+            index = operator.inputs[1]
+            small = self._int8_tensor(index, np.moveaxis(signs, -1, axis), scales, axis)
+            dequantize = self._schema.OperatorT()
+            dequantize.opcodeIndex = self._opcode("DEQUANTIZE", version=5)
+            dequantize.inputs, dequantize.outputs = np.array([small], np.int32), np.array([index], np.int32)
+            position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
+            self.graph.operators.insert(position, dequantize)
+            done += 1
+        return done
+
+    def _int8_tensor(self, index, signs, scales, axis):
+        """Return the index of a new int8 tensor in the place of a constant, whose data are dropped."""
+        schema, tensor = self._schema, self.graph.tensors[index]
+        buffer = schema.BufferT()
+        buffer.data = np.ascontiguousarray(signs, np.int8).view(np.uint8).ravel()
+        self.model.buffers.append(buffer)
+        small = copy.copy(tensor)
+        small.name = tensor.name + b"/int8"
+        small.type = schema.TensorType.INT8
+        small.buffer = len(self.model.buffers) - 1
+        small.quantization = schema.QuantizationParametersT()
+        small.quantization.scale = scales.astype(np.float32)
+        small.quantization.zeroPoint = np.zeros(scales.size, np.int64)
+        small.quantization.quantizedDimension = axis
+        if not any(other.buffer == tensor.buffer for other in self.graph.tensors if other is not tensor):
+            self.model.buffers[tensor.buffer].data = None
+        tensor.buffer = 0
+        self.graph.tensors.append(small)
+        return len(self.graph.tensors) - 1
+
+    def _opcode(self, name, version):
+        builtin = getattr(self._schema.BuiltinOperator, name)
+        for index, code in enumerate(self.model.operatorCodes):
+            if code.builtinCode == builtin and code.version >= version:
+                return index
+        code = self._schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1

@@ -1,0 +1,139 @@
+"""A model as a plain float32 graph in which the caller decides what becomes of each MPT layer."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt import quantizers
+from keras_mpt.layers import MPTLayer
+from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
+from keras_mpt.quantizers.larq_objects import is_larq, to_ours
+
+_SIGNS = (ApproxSign, SteSign, SwishSign)
+
+
+def rebuild(model, mpt, signs=None, note=None):
+    """Return a functional float32 model of plain Keras layers and operations; nested models are dissolved.
+
+    Args:
+        model: A built functional or Sequential model.
+        mpt: Called as `mpt(layer, x)` for each call of an MPT layer with the symbolic tensor that it gets, before its
+            input quantizer. Returns what takes the layer's place.
+        signs: Called as `signs(x)` for each activation layer that takes signs, if they shall be taken otherwise.
+        note: Called as `note(layer, x)` for each call of another layer.
+
+    Raises:
+        ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
+    """
+    graph = _graph(model)
+    if graph is None or not model.built:
+        raise ValueError(
+            "`model` must be a built functional or Sequential model to be converted. "
+            f"Received: {type(model).__name__} {model.name!r}"
+        )
+    twins = {}
+
+    def step(prefix, operation):
+        return functools.partial(apply, prefix, operation)
+
+    def apply(prefix, operation, *args, **kwargs):
+        inner = _graph(operation)
+        if inner is not None:
+            return inner._run_through_graph(args[0], functools.partial(step, f"{prefix}{operation.name}_"))
+        if isinstance(operation, MPTLayer):
+            return mpt(operation, args[0])
+        if isinstance(operation, keras.layers.Activation) and _is_quantizer(operation.activation):
+            quantizer = operation.activation
+            return (signs if signs and is_sign(quantizer) else quantizers.plain(quantizer))(args[0])
+        if not isinstance(operation, keras.layers.Layer):
+            return operation(*args, **kwargs)
+        if any(isinstance(layer, MPTLayer) for layer in operation._flatten_layers()):
+            raise ValueError(
+                "`model` must hold its MPT layers in functional or Sequential models to be converted. "
+                f"Received: an MPT layer within {type(operation).__name__} {operation.name!r}"
+            )
+        if id(operation) not in twins:
+            config = {**operation.get_config(), "dtype": "float32", "name": f"{prefix}{operation.name}"}
+            twins[id(operation)] = type(operation).from_config(config)
+        twin = twins[id(operation)]
+        if note is not None:
+            note(operation, args[0])
+        outputs = twin(*args, **kwargs)
+        twin.set_weights([_numpy(w) for w in operation.weights])
+        return outputs
+
+    inputs = [keras.Input(batch_shape=x.shape, dtype="float32", name=x.name) for x in model.inputs]
+    outputs = graph._run_through_graph(inputs, functools.partial(step, ""))
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def call_plain(layer, x):
+    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact."""
+    twin = layer.plain()
+    twin.dtype_policy = keras.DTypePolicy("float32")
+    outputs = twin(layer.prepare_plain(x))
+    biases = [] if layer.bias is None else [_numpy(layer.bias)]
+    twin.set_weights([kernel_of(layer), *biases])
+    return outputs
+
+
+def kernel_of(layer):
+    """Return the effective kernel of an MPT layer as float32, whatever its dtype policy."""
+    mask = layer.subnet_mask
+    return _numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, layer.kept))
+
+
+def is_sign(quantizer):
+    """Return whether an input quantizer gives -1 or +1, with +1 for 0."""
+    return type(to_ours(quantizer) if is_larq(quantizer) else quantizer) in _SIGNS
+
+
+def ternary(kernel):
+    """Return `(signs, scales)` of a kernel whose output channels (the last axis) hold -scale, 0 and +scale only.
+
+    Args:
+        kernel: float32 array `(..., outputs)`.
+
+    Returns:
+        int8 array of -1, 0 and 1, and float32 array of the outputs; None if the kernel is not of this kind. A channel
+        of zeros has scale 1.
+    """
+    magnitudes = np.abs(kernel).reshape(-1, kernel.shape[-1])
+    scales = magnitudes.max(axis=0)
+    if not np.all((magnitudes == 0) | (magnitudes == scales)):
+        return None
+    return np.sign(kernel).astype(np.int8), np.where(scales == 0, np.float32(1), scales)
+
+
+def border_excess(x, widths, excess, kernel, **how):
+    """Return what a convolution has too much if its input is padded with a value that is too large by `excess`.
+
+    It does not depend on `x`, but is made of it, lest a converter store one value for each output. All input channels
+    have the same border: one stands for all.
+
+    Args:
+        x: Symbolic tensor `(batch, height, width, channels)` in the place of the input.
+        widths: (before, after) for every axis.
+        excess: A number.
+        kernel: Array `(height, width, channels, filters)`.
+        **how: Further arguments of `keras.ops.conv`.
+    """
+    one = x[..., :1]
+    inside = ops.cast(one < 0, "float32") + ops.cast(one >= 0, "float32")
+    border = excess * (1.0 - ops.pad(inside, widths, constant_values=0.0))
+    return ops.conv(border, kernel.sum(axis=2, keepdims=True, dtype=np.float64).astype(np.float32), **how)
+
+
+def _is_quantizer(activation):
+    return isinstance(activation, ActivationQuantizer) or is_larq(activation)
+
+
+def _graph(layer):
+    graph = getattr(layer, "_functional", layer)
+    return graph if isinstance(graph, keras.Function) else None
+
+
+def _numpy(x):
+    return np.array(ops.convert_to_numpy(ops.cast(x, "float32")))

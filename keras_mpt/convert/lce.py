@@ -1,0 +1,177 @@
+"""Conversion for larq-compute-engine: binary convolutions that stay binary."""
+
+import tempfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.convert.conversion import Target, convert
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.graph import border_excess, call_plain, is_sign, kernel_of, ternary
+from keras_mpt.convert.report import ConversionError
+from keras_mpt.layers import MPTConv2D, MPTDense
+
+
+def to_lce(model, path, *, samples=None, require_binary=False):
+    """Convert a model for larq-compute-engine: MPT-1/1 layers become binary convolutions, exactly.
+
+    The engine's own converter takes a convolution for binary only if each weight is ±scale, so that a ticket's removed
+    weights would silently make it a float one. Here a ternary kernel T becomes two kernels of ±1 over doubled input
+    channels: `scale * T = scale / 2 * P + scale / 2 * N`, P with +1 and N with -1 where T is 0. Zero padding, which the
+    engine has on ARM only, becomes padding with ones and a correction at the border. Dense layers become 1x1
+    convolutions. Other layers stay float; their kernels are stored in int8 where that is exact.
+
+    The file is run beside the Keras model before it is written: each binary layer on the model's own signs, and the
+    whole on `samples`, where only samples with an activation within 1e-5 of its scale around zero may differ by more
+    than rounding. The engine works on batches of one.
+
+    Args:
+        model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
+        path: Where the file goes; `.tflite` is the usual ending.
+        samples: Inputs to check with, `(number, ...)`; default: 16 of standard normal numbers.
+        require_binary: Whether to refuse a model in which a layer with an input quantizer would not be binary.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ConversionError: A layer is not binary, though required, or the file does not compute what the model does. There
+            is no new file then. It is a ValueError.
+        ImportError: larq-compute-engine is not installed.
+        RuntimeError: Keras does not run on TensorFlow.
+
+    Example:
+
+    >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
+    """
+    return convert(model, path, LarqComputeEngine(require_binary), samples)
+
+
+class LarqComputeEngine(Target):
+    """See `to_lce`."""
+
+    name = "larq-compute-engine"
+    checked = ("binary",)
+
+    def __init__(self, require_binary=False):
+        try:
+            import larq_compute_engine
+            from larq_compute_engine.tflite.python import interpreter
+        except ImportError as error:
+            raise ImportError('larq-compute-engine is missing: pip install "keras-mpt[lce]"') from error
+        self._engine, self._interpreter = larq_compute_engine, interpreter
+        self._require_binary = require_binary
+
+    def form(self, layer):
+        why = binary_or_why_not(layer)
+        if why is None:
+            return "binary", ""
+        if self._require_binary and layer.input_quantizer is not None:
+            raise ConversionError(f"Layer {layer.name!r} cannot be binary: {why}.")
+        return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
+
+    def call(self, layer, form, x):
+        return binary(layer, x) if form == "binary" else call_plain(layer, x)
+
+    signs = staticmethod(lambda x: signs(x))
+
+    def compile(self, model, forms):
+        with tempfile.TemporaryDirectory() as folder:
+            model.export(folder, verbose=False)
+            file = File(self._engine.convert_saved_model(folder))
+        file.kernels_to_int8()
+        return file.content()
+
+    def size(self, layer, form):
+        shape = layer.frozen_kernel.shape
+        size, outputs = int(np.prod(shape)), shape[-1]
+        if form == "binary":
+            halves = 2 if (ternary(kernel_of(layer))[0] == 0).any() else 1
+            return size // shape[-2] * 4 * -(-halves * shape[-2] // 32)
+        return size + 4 * outputs if form == "int8" else 4 * size
+
+    def check(self, file, forms):
+        binary_layers = [layer.name for layer, form in forms if form == "binary"]
+        found = file.operations().get("LceBconv2d", 0)
+        if found != len(binary_layers):
+            raise ConversionError(
+                f"The engine's converter made {found} binary convolutions of {len(binary_layers)}: {binary_layers}."
+            )
+
+    def run(self, content, samples, runtime=None):
+        return self._interpreter.Interpreter(content, num_threads=2).predict(samples)
+
+    def invoker(self, content, sample, threads):
+        interpreter = self._interpreter.Interpreter(content, num_threads=threads)
+        return lambda: interpreter.predict(sample)
+
+
+def binary_or_why_not(layer):
+    """Return None if larq-compute-engine can run a layer of any input as a binary convolution, else the reason."""
+    if not isinstance(layer, (MPTConv2D, MPTDense)):
+        return f"{type(layer).__name__} has no binary kernel"
+    if layer.input_quantizer is None:
+        return "float input"
+    if not is_sign(layer.input_quantizer):
+        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
+    if ternary(kernel_of(layer)) is None:
+        return "kept weights differ in magnitude"
+    if isinstance(layer, MPTConv2D) and layer.groups > 1:
+        return f"{layer.groups} groups"
+    if isinstance(layer, MPTConv2D) and layer.data_format != "channels_last":
+        return "channels first"
+    return None
+
+
+def signs(x):
+    """Return -1 or +1 in the form that the engine's converter knows as a quantizer."""
+    return ops.where(x >= 0, 1.0, -1.0)
+
+
+def binary(layer, x):
+    """Return the outputs of an MPT layer on the signs of `x`, of operations that become one binary convolution.
+
+    A ternary kernel T splits into two kernels of ±1, P with +1 and N with -1 where T is 0:
+    `scale * T = scale / 2 * P + scale / 2 * N`. They become one kernel over doubled input channels.
+    """
+    kernel, scales = ternary(kernel_of(layer))
+    if isinstance(layer, MPTDense):
+        units = kernel.shape[-1]
+        leading = x.shape[1:-1]
+        x = ops.reshape(x, (-1, 1, int(np.prod(leading, dtype=int)), x.shape[-1]))
+        y = _convolve(x, kernel[None, None], scales)
+        y = ops.reshape(y, (-1, *leading, units))
+    else:
+        widths, value = layer.pad_widths(x.shape), getattr(layer, "pad_values", 0.0)
+        y = _convolve(x, kernel, scales, layer.strides, layer.dilation_rate, widths, value)
+    if layer.bias is not None:
+        y = y + ops.convert_to_numpy(ops.cast(layer.bias, "float32"))
+    return y if layer.activation is keras.activations.linear else layer.activation(y)
+
+
+def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
+    """Return `scales * (T * signs(x))`, `signs(x)` padded by `widths` with `value`."""
+    zeros = kernel == 0
+    parts = [kernel + zeros, kernel - zeros] if zeros.any() else [kernel]
+    doubled = np.concatenate(parts, axis=2).astype(np.float32) * (scales / len(parts)).astype(np.float32)
+    how = {"strides": strides, "padding": "valid", "dilation_rate": dilation}
+    wide = ops.concatenate([x, x], axis=-1) if len(parts) == 2 else x
+    if not np.any(widths):
+        return ops.conv(signs(wide), doubled, **how)
+    filling = -1.0 if value == -1 else 1.0
+    if widths == same_widths(x.shape, kernel.shape, strides, dilation):
+        padded = ops.pad(signs(wide), widths, constant_values=filling)  # the engine pads so by itself
+    else:
+        padded = signs(ops.pad(wide, widths, constant_values=filling))
+    y = ops.conv(padded, doubled, **how)
+    return y if value == filling else y - border_excess(x, widths, filling - value, kernel * scales, **how)
+
+
+def same_widths(shape, kernel_shape, strides, dilation):
+    """Return what TensorFlow's padding "SAME" pads an input `(batch, height, width, channels)` with."""
+    widths = [(0, 0)]
+    for size, kernel, stride, rate in zip(shape[1:3], kernel_shape, strides, dilation, strict=False):
+        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
+        widths.append((total // 2, total - total // 2))
+    return [*widths, (0, 0)]

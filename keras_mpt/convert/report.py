@@ -1,0 +1,102 @@
+"""What a conversion did, layer by layer, and how its result was checked."""
+
+import dataclasses
+import pathlib
+
+from keras_mpt.tables import Table, short
+
+
+class ConversionError(ValueError):
+    """A model cannot be converted as asked, or the file does not compute what the model does. No file is left."""
+
+
+@dataclasses.dataclass
+class Layer:
+    """A layer with a kernel in the converted file.
+
+    Attributes:
+        name, type: Of the layer.
+        form: How its kernel is stored and used: `"binary"`, `"exact int8"`, `"int8"`, `"sparse int8"`, ...
+        why: The reason why not in a smaller or faster form; empty if there is none.
+        weights: Of the kernel.
+        bytes: Of the kernel in the file.
+        macs: Multiply-accumulates for one sample, of the dense kernel.
+        macs_1bit: Those of them that are between bits.
+    """
+
+    name: str
+    type: str
+    form: str
+    why: str
+    weights: int
+    bytes: int = 0
+    macs: int = 0
+    macs_1bit: int = 0
+
+
+@dataclasses.dataclass
+class Report:
+    """What a conversion did; `str()` gives a table, a notebook shows it, too.
+
+    Attributes:
+        path: Of the file.
+        target: `"larq-compute-engine"` or `"TensorFlow Lite"`.
+        layers: A `Layer` for each layer with a kernel.
+        operations: How often each kind of operation is in the file.
+        bytes, gzip: Size of the file, raw and compressed.
+        samples: How many samples the file was run on.
+        max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
+        scale: Largest magnitude of these outputs.
+        agreement: Fraction of the samples with the same largest output.
+        flips: How many samples differ by more than rounding because an activation within 1e-5 of its scale around zero
+            took the other sign.
+        layer_error: Largest error of a binary layer on the Keras model's own signs, relative to its largest output;
+            None without such layers.
+    """
+
+    path: pathlib.Path
+    target: str
+    layers: list
+    operations: dict
+    bytes: int
+    gzip: int
+    samples: int = 0
+    max_error: float = 0.0
+    scale: float = 0.0
+    agreement: float = 1.0
+    flips: int = 0
+    layer_error: float | None = None
+
+    def __str__(self):
+        return str(self._table())
+
+    def _repr_html_(self):
+        return self._table()._repr_html_()
+
+    def _table(self):
+        header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
+        rows = [[f"{layer.name} ({layer.type})", layer.form, *map(_cell, _numbers(layer))] for layer in self.layers]
+        totals = [sum(column) for column in zip(*map(_numbers, self.layers), strict=True)]
+        rows.append(["Total", "", *map(_cell, totals)])
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.operations.items())
+        facts = [
+            ("File", f"{self.path.name} for {self.target}: {self.bytes:,} bytes, {self.gzip:,} compressed"),
+            ("Operations", kinds),
+            *self._checks(),
+        ]
+        facts += [(f"{layer.name}: ", layer.why) for layer in self.layers if layer.why]
+        return Table(f"Conversion to {self.target}", header, rows, facts)
+
+    def _checks(self):
+        yield "Checked", f"{self.samples} samples: max error {self.max_error:.2g} (outputs up to {self.scale:.3g})"
+        yield "", f"same largest output in {self.agreement:.2%}, {self.flips} with an activation at zero flipped"
+        if self.layer_error is not None:
+            yield "", f"binary layers on the model's own signs: relative error {self.layer_error:.2g}"
+
+
+def _numbers(layer):
+    return layer.weights, layer.bytes, layer.macs_1bit, layer.macs - layer.macs_1bit
+
+
+def _cell(number):
+    return short(number) if number else "-"

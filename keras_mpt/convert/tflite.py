@@ -1,0 +1,163 @@
+"""Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.convert.conversion import Target, convert
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.graph import border_excess, call_plain, is_sign, kernel_of, ternary
+from keras_mpt.convert.report import ConversionError
+from keras_mpt.layers import MPTConv2D, MPTDense
+
+WEIGHTS = ("auto", "int8", "exact_int8", "float32", "float16", "dynamic_int8")
+
+
+def to_tflite(model, path, *, weights="auto", samples=None):
+    """Convert a model for TensorFlow Lite (LiteRT), without custom operations.
+
+    `weights` says how the kernels of MPT layers are stored and used:
+
+    - `"int8"`: one byte for each weight and a float for each output channel, from which the runtime makes the float
+      kernel when the model is loaded: -1, 0 or 1 times a float, so the outputs have the same bits as with float32.
+    - `"exact_int8"`: layers that take signs compute with integers, several times as fast as with floats, and exactly.
+      The runtime rounds float inputs to 8 bits, which 0 and 1 survive: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
+      where x < 0. Other layers as with `"int8"`.
+    - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
+    - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
+      report says how lossy that is; nothing is refused for it.
+    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact.
+
+    The file is run beside the Keras model before it is written, see `to_lce`; so is the float32 file, beside `"int8"`.
+
+    Args:
+        model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
+        path: Where the file goes; `.tflite` is the usual ending.
+        weights: See above.
+        samples: Inputs to check with, `(number, ...)`; default: 16 of standard normal numbers.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, or the file does not
+            compute what the model does. There is no new file then. It is a ValueError.
+        ImportError: TensorFlow is not installed.
+        RuntimeError: Keras does not run on TensorFlow.
+
+    Example:
+
+    >>> print(keras_mpt.convert.to_tflite("conv4.mpt", "conv4.tflite", samples=images[:100]))
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
+    return convert(model, path, TensorFlowLite(weights), samples)
+
+
+class TensorFlowLite(Target):
+    """See `to_tflite`."""
+
+    name = "TensorFlow Lite"
+    checked = ("exact int8",)
+
+    def __init__(self, weights="auto"):
+        self._weights = weights
+        self.lossy = weights in ("float16", "dynamic_int8")
+
+    def form(self, layer):
+        if self._weights in ("float32", "float16", "dynamic_int8"):
+            return self._weights.replace("_", " "), ""
+        if ternary(kernel_of(layer)) is None:
+            why = "kept weights differ in magnitude"
+            if self._weights != "auto":
+                raise ConversionError(f"Layer {layer.name!r} cannot be stored as {self._weights}: {why}.")
+            return "float32", why
+        why = None if self._weights == "int8" else _exact_or_why_not(layer)
+        return ("int8", why or "") if self._weights == "int8" or why else ("exact int8", "")
+
+    def call(self, layer, form, x):
+        return exact(layer, x) if form == "exact int8" else call_plain(layer, x)
+
+    def compile(self, model, forms):
+        import tensorflow as tf
+
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if self.lossy:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if self._weights == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+        if self._weights in ("auto", "int8", "exact_int8"):
+            file = File(content)
+            exact_layers = [layer.name for layer, form in forms if form == "exact int8"]
+            found = file.integer_kernels()
+            if found != len(exact_layers):
+                raise ConversionError(f"{found} layers compute with integers, not {len(exact_layers)}: {exact_layers}.")
+            file.kernels_to_int8()
+            content = file.content()
+        return content
+
+    def size(self, layer, form):
+        size, outputs = int(np.prod(layer.frozen_kernel.shape)), layer.frozen_kernel.shape[-1]
+        if form in ("int8", "exact int8"):
+            return size + 4 * outputs
+        return {"float16": 2, "dynamic int8": 1}.get(form, 4) * size
+
+    def runtimes(self):
+        import tensorflow as tf
+
+        found = {"tf.lite": tf.lite.Interpreter}
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            return found
+        return {**found, "LiteRT": Interpreter}
+
+    def run(self, content, samples, runtime="tf.lite"):
+        interpreter, inputs, outputs = self._prepared(content, samples.shape, 2, runtime)
+        interpreter.set_tensor(inputs, samples)
+        interpreter.invoke()
+        return interpreter.get_tensor(outputs)
+
+    def invoker(self, content, sample, threads):
+        interpreter, inputs, _ = self._prepared(content, sample.shape, threads, "tf.lite")
+        interpreter.set_tensor(inputs, sample)
+        return interpreter.invoke
+
+    def _prepared(self, content, shape, threads, runtime):
+        interpreter = self.runtimes()[runtime](model_content=content, num_threads=threads)
+        (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.resize_tensor_input(inputs["index"], shape)
+        interpreter.allocate_tensors()
+        return interpreter, inputs["index"], outputs["index"]
+
+
+def _exact_or_why_not(layer):
+    if layer.input_quantizer is None:
+        return "float input"
+    if not is_sign(layer.input_quantizer):
+        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
+    if not isinstance(layer, (MPTConv2D, MPTDense)):
+        return f"{type(layer).__name__} has no integer kernel"
+    if isinstance(layer, MPTConv2D) and (layer.groups > 1 or layer.data_format != "channels_last"):
+        return "groups, or channels first"
+    return None
+
+
+def exact(layer, x):
+    """Return the outputs of an MPT layer on the signs of `x`, computed from n = 1 where x < 0, else 0."""
+    signs, scales = ternary(kernel_of(layer))
+    negative = ops.cast(x < 0, "float32")
+    kernel, total = -2 * scales * signs, scales * signs.sum(axis=tuple(range(signs.ndim - 1)))
+    if isinstance(layer, MPTDense):
+        y = ops.matmul(negative, kernel.astype(np.float32)) + total.astype(np.float32)
+    else:
+        widths, value = layer.pad_widths(x.shape), layer.pad_values
+        padding = {"strides": layer.strides, "padding": "valid", "dilation_rate": layer.dilation_rate}
+        padded = ops.pad(negative, widths, constant_values=float(value == -1)) if np.any(widths) else negative
+        y = ops.conv(padded, kernel.astype(np.float32), **padding) + total.astype(np.float32)
+        if np.any(widths) and value not in (-1, 1):
+            y = y - border_excess(x, widths, 1.0 - value, signs * scales, **padding)
+    if layer.bias is not None:
+        y = y + ops.convert_to_numpy(ops.cast(layer.bias, "float32"))
+    return y if layer.activation is keras.activations.linear else layer.activation(y)
