@@ -11,6 +11,12 @@ from keras_mpt.convert.graph import ternary
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
 
 
+def _sparse_size(signs):
+    """Return about how many bytes the values, their positions and the ends of their rows take."""
+    kept, width, rows = np.count_nonzero(signs), signs.shape[-1], signs.size // signs.shape[-1]
+    return kept * (1 + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
+
+
 class File:
     """A model file of one subgraph, for reading and rewriting."""
 
@@ -90,29 +96,70 @@ class File:
                 return kind == "CAST" and self.graph.tensors[operator.inputs[0]].type == self._schema.TensorType.BOOL
         return False
 
-    def kernels_to_int8(self):
+    def kernels_to_int8(self, sparse=False):
         """Store each float kernel that is ternary in each output channel as int8 with a scale for each channel.
 
         A DEQUANTIZE operation makes the same float32 kernel of it, bit for bit: -1, 0 or 1 times a float.
 
+        Args:
+            sparse: Whether to store only what is not zero, and where, if that is smaller; a DENSIFY operation then
+                comes before.
+
         Returns:
-            The number of kernels.
+            The number of kernels that were stored so, and how many of them sparsely.
         """
-        done = 0
+        done = sparsely = 0
         for operator, _, kernel, axis in self.kernels():
             split = ternary(np.moveaxis(kernel, axis, -1))
             if split is None:
                 continue
-            signs, scales = split
-            index = operator.inputs[1]
-            small = self._int8_tensor(index, np.moveaxis(signs, -1, axis), scales, axis)
-            dequantize = self._schema.OperatorT()
-            dequantize.opcodeIndex = self._opcode("DEQUANTIZE", version=5)
-            dequantize.inputs, dequantize.outputs = np.array([small], np.int32), np.array([index], np.int32)
+            signs, index = np.moveaxis(split[0], -1, axis), operator.inputs[1]
             position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
-            self.graph.operators.insert(position, dequantize)
+            small = self._int8_tensor(index, signs, split[1], axis)
+            self._insert(position, "DEQUANTIZE", 5, small, index)
             done += 1
-        return done
+            if sparse and _sparse_size(signs) < signs.size:
+                self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
+                sparsely += 1
+        return done, sparsely
+
+    def _insert(self, position, name, version, source, result):
+        """Insert an operation of one input and one output."""
+        operator = self._schema.OperatorT()
+        operator.opcodeIndex = self._opcode(name, version)
+        operator.inputs, operator.outputs = np.array([source], np.int32), np.array([result], np.int32)
+        self.graph.operators.insert(position, operator)
+
+    def _sparse_tensor(self, index, signs):
+        """Return the index of a new tensor with the values of a constant that are not zero, row by row."""
+        schema, dense = self._schema, self.graph.tensors[index]
+        rows = signs.reshape(-1, signs.shape[-1])
+        dimensions = []
+        for size in signs.shape:
+            dimensions.append(schema.DimensionMetadataT())
+            dimensions[-1].format, dimensions[-1].denseSize = schema.DimensionType.DENSE, size
+        last = dimensions[-1]
+        last.format, last.denseSize = schema.DimensionType.SPARSE_CSR, 0
+        last.arraySegmentsType, last.arraySegments = self._vector(np.append(0, np.cumsum((rows != 0).sum(axis=1))))
+        last.arrayIndicesType, last.arrayIndices = self._vector(np.nonzero(rows)[1])
+        tensor = copy.copy(dense)
+        tensor.name = dense.name + b"/sparse"
+        tensor.sparsity = schema.SparsityParametersT()
+        tensor.sparsity.traversalOrder = np.arange(signs.ndim, dtype=np.int32)
+        tensor.sparsity.blockMap = np.zeros(0, np.int32)
+        tensor.sparsity.dimMetadata = dimensions
+        self.model.buffers[dense.buffer].data = rows[rows != 0].astype(np.int8).view(np.uint8)
+        dense.buffer = 0
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def _vector(self, values):
+        """Return a vector of the smallest type that holds the values, and the code of its type."""
+        dtype = next(d for d in (np.uint8, np.uint16, np.int32) if values.max(initial=0) <= np.iinfo(d).max)
+        name = {np.uint8: "Uint8Vector", np.uint16: "Uint16Vector", np.int32: "Int32Vector"}[dtype]
+        vector = getattr(self._schema, f"{name}T")()
+        vector.values = values.astype(dtype)
+        return getattr(self._schema.SparseIndexVector, name), vector
 
     def _int8_tensor(self, index, signs, scales, axis):
         """Return the index of a new int8 tensor in the place of a constant, whose data are dropped."""

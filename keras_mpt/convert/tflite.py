@@ -10,7 +10,7 @@ from keras_mpt.convert.graph import border_excess, call_plain, is_sign, kernel_o
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
 
-WEIGHTS = ("auto", "int8", "exact_int8", "float32", "float16", "dynamic_int8")
+WEIGHTS = ("auto", "int8", "sparse_int8", "exact_int8", "float32", "float16", "dynamic_int8")
 
 
 def to_tflite(model, path, *, weights="auto", samples=None):
@@ -20,6 +20,8 @@ def to_tflite(model, path, *, weights="auto", samples=None):
 
     - `"int8"`: one byte for each weight and a float for each output channel, from which the runtime makes the float
       kernel when the model is loaded: -1, 0 or 1 times a float, so the outputs have the same bits as with float32.
+    - `"sparse_int8"`: the same, but of a kernel where that is smaller only what was kept is stored, and where. The file
+      is smaller as it is, and larger than with `"int8"` once compressed.
     - `"exact_int8"`: layers that take signs compute with integers, several times as fast as with floats, and exactly.
       The runtime rounds float inputs to 8 bits, which 0 and 1 survive: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
       where x < 0. Other layers as with `"int8"`.
@@ -28,7 +30,7 @@ def to_tflite(model, path, *, weights="auto", samples=None):
       report says how lossy that is; nothing is refused for it.
     - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact.
 
-    The file is run beside the Keras model before it is written, see `to_lce`; so is the float32 file, beside `"int8"`.
+    The file is run beside the Keras model before it is written, see `to_lce`.
 
     Args:
         model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
@@ -72,8 +74,10 @@ class TensorFlowLite(Target):
             if self._weights != "auto":
                 raise ConversionError(f"Layer {layer.name!r} cannot be stored as {self._weights}: {why}.")
             return "float32", why
-        why = None if self._weights == "int8" else _exact_or_why_not(layer)
-        return ("int8", why or "") if self._weights == "int8" or why else ("exact int8", "")
+        if self._weights in ("int8", "sparse_int8"):
+            return "int8", ""
+        why = _exact_or_why_not(layer)
+        return ("int8", why) if why else ("exact int8", "")
 
     def call(self, layer, form, x):
         return exact(layer, x) if form == "exact int8" else call_plain(layer, x)
@@ -87,13 +91,13 @@ class TensorFlowLite(Target):
         if self._weights == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-        if self._weights in ("auto", "int8", "exact_int8"):
+        if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
             file = File(content)
             exact_layers = [layer.name for layer, form in forms if form == "exact int8"]
             found = file.integer_kernels()
             if found != len(exact_layers):
                 raise ConversionError(f"{found} layers compute with integers, not {len(exact_layers)}: {exact_layers}.")
-            file.kernels_to_int8()
+            file.kernels_to_int8(sparse=self._weights == "sparse_int8")
             content = file.content()
         return content
 

@@ -85,10 +85,13 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     def verify(file):
         written = Ticket.read(file)
-        _build(written, table, False, custom_classes)
-        for name, kernel in originals.items():
-            ours, theirs = kernel, written._kernel(name, table)
-            if not (np.array_equal(ours.mask, theirs.mask) and np.array_equal(ours.effective, theirs.effective)):
+        loaded = _build(written, table, False, custom_classes)
+        for (name, ours), (_, theirs) in zip(_walk(model), _walk(loaded), strict=True):
+            same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
+            if name in originals:
+                before, after = originals[name], written._kernel(name, table)
+                same &= np.array_equal(before.mask, after.mask) and np.array_equal(before.effective, after.effective)
+            if not same:
                 raise RuntimeError(f"layer {name!r} was not read back as it was written: please report this")
 
     container.write(path, header, blobs, verify)

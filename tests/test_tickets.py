@@ -1,0 +1,490 @@
+"""Tickets: what is saved is what is loaded, and files that are no good are refused."""
+
+import importlib.util
+import os
+import runpy
+import subprocess
+import sys
+
+import keras
+import networks
+import numpy as np
+import pytest
+import test_models
+from layer_contract import numpy
+from test_larq import run
+from ticket_files import X, assert_as_declared, assert_equal_models, opened, outputs, sealed, tiny
+
+import keras_mpt
+from keras_mpt import initializers
+from keras_mpt.layers import MPTDense
+from keras_mpt.models import mpt_layers
+from keras_mpt.tickets import Ticket, TicketError, kernels, load_ticket, restore, save_ticket
+
+IMAGES = networks.X
+
+
+def beside():
+    """Ordinary layers of Keras, with weights that no initializer gives, beside MPT layers and around one."""
+    layers = keras.layers
+    inputs = keras.Input(IMAGES.shape[1:])
+    normalization = layers.Normalization()
+    x = normalization(inputs)
+    x = layers.Conv2D(4, 3, activation="relu")(x)
+    x = layers.GroupNormalization(2)(layers.SpatialDropout2D(0.2)(x))
+    x = layers.Reshape((16, 4))(x)
+    x = layers.TimeDistributed(MPTDense(4, seed=6, name="inside"))(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 2)(x, x)])
+    x = layers.Dropout(0.5)(layers.LayerNormalization()(x * 2.0 - 1.0)[:, :3])
+    x = layers.Bidirectional(layers.LSTM(3))(x)
+    x = MPTDense(8, use_bias=True, bias_initializer="ones", seed=1)(x)
+    model = keras.Model(inputs, [layers.Dense(3)(layers.PReLU()(x)), x])
+    normalization.adapt(IMAGES)
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, (layers.PReLU, layers.LayerNormalization, layers.GroupNormalization)):
+            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def initialized():
+    """A layer for every initializer of ours and for one of Keras, at sparsities from none to nearly all."""
+    inputs = keras.Input((3,))
+    drawn = [initializers.KaimingUniform(a=1.0, seed=9), "glorot_normal"]
+    for scale_fan in (False, True):
+        for cls in (initializers.SignedConstant, initializers.UnsignedConstant, initializers.KaimingNormal):
+            drawn.append(cls(scale_fan=scale_fan))
+    x = MPTDense(20, sparsity=0.0, seed=8)(inputs)
+    y = [MPTDense(9, sparsity=0.6, seed=2**64 - 1, kernel_initializer=initializer)(x) for initializer in drawn]
+    y += [MPTDense(9, sparsity=0.6, seed=3, kernel_initializer=drawn[0], kernel_quantizer=None)(x)]
+    y += [MPTDense(60, sparsity=0.995, seed=4)(x)]
+    return keras.Model(inputs, y)
+
+
+def lower_precision():
+    policies = [keras.DTypePolicy(name) for name in ("mixed_bfloat16", "bfloat16", "float16")]
+    parts = [keras.Input((3,))]
+    for i, policy in enumerate(policies):
+        parts.append(MPTDense(8, use_bias=True, bias_initializer="ones", seed=i, dtype=policy))
+        parts.append(keras.layers.Dense(8, dtype=policy, bias_initializer="random_normal"))
+    return keras.Sequential(parts)
+
+
+MODELS = {name: (lambda name=name: test_models.made(name), IMAGES) for name in test_models.MODELS}
+MODELS |= {"beside": (beside, IMAGES), "tiny": (tiny, X), "initialized": (initialized, X)}
+MODELS |= {"lower_precision": (lower_precision, X)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_is_the_saved_one(name, tmp_path):
+    build, x = MODELS[name]
+    model = build()
+    saved = save_ticket(model, tmp_path / "saved.mpt")
+    loaded = load_ticket(tmp_path / "saved.mpt")
+    assert_equal_models(model, loaded, x)
+    assert (type(loaded), loaded.name) == (type(model), model.name) and not loaded.compiled
+    again = save_ticket(loaded, tmp_path / "again.mpt")
+    assert {name: bytes(data) for name, data in again.blobs.items()} == saved.blobs and again.layers == saved.layers
+
+
+def test_predictions(tmp_path):
+    model = networks.nested_and_shared()
+    save_ticket(model, tmp_path / "saved.mpt")
+    loaded = load_ticket(tmp_path / "saved.mpt")
+    on_jax = keras.backend.backend() == "jax"  # XLA sums the magnitudes behind alpha in another order when compiled
+    predicted, wanted = (m.predict(IMAGES, verbose=0) for m in (loaded, model))
+    np.testing.assert_allclose(predicted, wanted, rtol=1e-5 if on_jax else 0, atol=1e-6 if on_jax else 0)
+
+
+def test_a_ticket_says_what_its_kernels_are(tmp_path):
+    model = tiny()
+    save_ticket(model, tmp_path / "tiny.mpt")
+    ticket = Ticket.read(str(tmp_path / "tiny.mpt"))
+    assert list(ticket.layers) == ["first", "norm", "second"]
+    for layer in mpt_layers(model):
+        kernel = ticket.kernel(layer.name)
+        np.testing.assert_array_equal(kernel.mask, numpy(layer.subnet_mask) != 0)
+        np.testing.assert_array_equal(kernel.effective, numpy(layer.kernel))
+        kept = numpy(layer.frozen_kernel)[kernel.mask]
+        np.testing.assert_array_equal(np.sign(kernel.frozen[kernel.mask]), np.sign(kept))
+    for path in ("norm", "third"):
+        with pytest.raises(TicketError, match=f"tiny.mpt: layer '{path}'"):
+            ticket.kernel(path)
+    assert_as_declared(load_ticket(tmp_path / "tiny.mpt"), tmp_path / "tiny.mpt")
+
+
+SIZE = 10_000  # weights in the layers below, of which half are kept
+
+
+def wide(kernel_quantizer, kernel_initializer="signed_constant"):
+    layer = MPTDense(100, seed=1, kernel_quantizer=kernel_quantizer, kernel_initializer=kernel_initializer, name="wide")
+    model = keras.Sequential([keras.Input((100,)), layer])
+    layer.scores.assign(np.random.default_rng(2).normal(size=(100, 100)))
+    return model, layer
+
+
+def flip(weights, rng):
+    return weights * np.where(rng.random(weights.shape) < 0.03, -1, 1)
+
+
+SOURCES = {  # name: (what becomes of the frozen kernel, bits for each kept weight as signs and as values)
+    "seed": (lambda weights, rng: weights, 0, 0),
+    "recycled": (flip, 0.29, 0.29 + 0.034 * 32),
+    "redrawn": (lambda weights, rng: np.where(rng.random(weights.shape) < 0.1, weights * 0.7, weights), 0, 0.5 + 3.5),
+    "foreign": (lambda weights, rng: rng.normal(size=weights.shape), 1.02, 32.1),
+    "with zeros": (lambda weights, rng: weights * (rng.random(weights.shape) < 0.9), 0.5 + 3.5, 0.5 + 3.5),
+}
+
+
+@pytest.mark.parametrize("kernel_quantizer", ["scaled_sign", None])
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_differs_from_the_seed_is_stored(source, kernel_quantizer, tmp_path, rng):
+    change, *bits = SOURCES[source]
+    model, layer = wide(kernel_quantizer)
+    untouched = save_ticket(model, tmp_path / "untouched.mpt")
+    layer.frozen_kernel.assign(change(numpy(layer.frozen_kernel), rng))
+    changed = save_ticket(model, tmp_path / "changed.mpt")
+    assert_equal_models(model, load_ticket(tmp_path / "changed.mpt"), np.eye(100, dtype=np.float32))
+    more = 8 * (sum(map(len, changed.blobs.values())) - sum(map(len, untouched.blobs.values()))) / (SIZE / 2)
+    expected = bits[kernel_quantizer is None]
+    assert 0.6 * expected <= more <= expected
+    assert changed.size - untouched.size < more * SIZE / 16 + 200
+
+
+def test_a_kernel_without_a_seed_costs_its_signs(tmp_path):
+    model, _ = wide("scaled_sign", "glorot_normal")
+    ticket = save_ticket(model, tmp_path / "keras.mpt")
+    assert len(ticket.blobs["wide/changes"]) <= SIZE / 16 + 50
+    assert_equal_models(model, load_ticket(tmp_path / "keras.mpt"), np.eye(100, dtype=np.float32))
+
+
+@pytest.mark.parametrize("kernel_quantizer", ["scaled_sign", None])
+def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
+    x = np.eye(100, dtype=np.float32)
+    base, other = (keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)]) for _ in range(2))
+    model, layer = wide(kernel_quantizer)
+    alone = save_ticket(model, tmp_path / "alone.mpt", base=base)
+    load_ticket(tmp_path / "alone.mpt")  # refers to nothing
+    layer.frozen_kernel.assign(numpy(base.layers[0].kernel))
+    ticket = save_ticket(model, tmp_path / "pretrained.mpt", base=base)
+    assert ticket.size <= alone.size + 200
+    loaded = load_ticket(tmp_path / "pretrained.mpt", base=base)
+    assert_equal_models(model, loaded, x)
+    np.testing.assert_array_equal(numpy(loaded.layers[0].frozen_kernel), numpy(layer.frozen_kernel))
+    np.testing.assert_array_equal(ticket.kernel("wide", base=base).effective, numpy(layer.kernel))
+    for wrong in (None, other):
+        with pytest.raises(TicketError, match="pretrained.mpt: layer 'wide'.*another network: pass that as `base`"):
+            load_ticket(tmp_path / "pretrained.mpt", base=wrong)
+    with pytest.raises(TicketError, match="`base`"):
+        ticket.kernel("wide")
+
+
+def test_float16_rounds_other_variables_only(tmp_path, rng):
+    model = tiny()
+    norm = model.get_layer("norm")
+    norm.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in norm.get_weights()])
+    full, half = (save_ticket(model, tmp_path / f"{dtype}.mpt", dtype=dtype) for dtype in ("float32", "float16"))
+    assert 2 * len(half.blobs["norm/variables"]) == len(full.blobs["norm/variables"]) == 64
+    loaded = load_ticket(tmp_path / "float16.mpt")
+    for wanted, got in zip(norm.get_weights(), loaded.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(got, wanted.astype(np.float16))
+    for ours, theirs in zip(mpt_layers(model), mpt_layers(loaded), strict=True):
+        np.testing.assert_array_equal(numpy(theirs.kernel), numpy(ours.kernel))
+    norm.moving_variance.assign([1.0, 2.0, 7e4, 1.0])
+    with pytest.raises(ValueError, match="'norm/moving_variance'.*70000.*float16"):
+        save_ticket(model, tmp_path / "float16.mpt", dtype="float16")
+    save_ticket(model, tmp_path / "float32.mpt", dtype="float32")
+
+
+def fit(model, epochs, learning_rate=0.1):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(learning_rate), loss)
+    model.fit(IMAGES, networks.Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+
+
+def scores(model):
+    return np.concatenate([numpy(layer.scores).ravel() for layer in mpt_layers(model)])
+
+
+def masks(model):
+    return np.concatenate([numpy(layer.subnet_mask).ravel() for layer in mpt_layers(model)])
+
+
+def test_a_search_goes_on_where_it_stopped(tmp_path):
+    model = networks.nested_and_shared()
+    untrained = masks(model)
+    fit(model, 2)
+    save_ticket(model, tmp_path / "search.mpt", scores=True)
+    loaded = load_ticket(tmp_path / "search.mpt", trainable=True)
+    before = scores(loaded)
+    np.testing.assert_array_equal(before, scores(model))
+    for m in (model, loaded):
+        fit(m, 2)
+    assert (scores(model) != before).any() and (masks(model) != untrained).any()
+    for ours, theirs in zip(model.variables, loaded.variables, strict=True):
+        if ours.name != "threshold":  # a hint, for which any number between two magnitudes will do
+            np.testing.assert_array_equal(numpy(theirs), numpy(ours), err_msg=ours.path)
+
+
+def test_a_search_without_scores_starts_from_the_mask(tmp_path):
+    model = test_models.made("nested_and_shared")
+    save_ticket(model, tmp_path / "mask.mpt")
+    loaded = load_ticket(tmp_path / "mask.mpt", trainable=True)
+    mask = masks(model)
+    np.testing.assert_array_equal(masks(loaded), mask)
+    np.testing.assert_array_equal(scores(loaded), np.where(mask, np.float32(1), np.float32(0.99)))
+    assert [v.name for v in loaded.trainable_variables] == [v.name for v in model.trainable_variables]
+    fit(loaded, 4)
+    assert np.isfinite(scores(loaded)).all() and (masks(loaded) != mask).any() and masks(loaded).sum() == mask.sum()
+
+
+def test_masks_stay_as_they_are_by_default(tmp_path):
+    model = networks.nested_and_shared()
+    for with_scores in (True, False):
+        save_ticket(model, tmp_path / "frozen.mpt", scores=with_scores)
+        loaded = load_ticket(tmp_path / "frozen.mpt")
+        assert {v.name for v in loaded.trainable_variables} == {"gamma", "beta"}
+    kernels_before, gamma = [numpy(layer.kernel) for layer in mpt_layers(loaded)], numpy(loaded.trainable_variables[0])
+    fit(loaded, 1)
+    for layer, before in zip(mpt_layers(loaded), kernels_before, strict=True):
+        np.testing.assert_array_equal(numpy(layer.kernel), before)
+    assert (numpy(loaded.trainable_variables[0]) != gamma).any()
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.skipif(not importlib.util.find_spec("larq"), reason="larq is not installed")
+def test_larqs_quantizers_are_stored_as_ours(tmp_path):
+    run(f"""
+import larq
+from keras_mpt.layers import MPTDense
+from keras_mpt.tickets import load_ticket, save_ticket
+layer = MPTDense(9, seed=1, input_quantizer=larq.quantizers.SwishSign(beta=2.0))
+model = keras.Sequential([keras.Input((20,)), MPTDense(20, seed=2), layer])
+save_ticket(model, {str(tmp_path / "larq.mpt")!r})
+loaded = load_ticket({str(tmp_path / "larq.mpt")!r})
+quantizer = loaded.layers[1].input_quantizer
+assert type(quantizer) is quantizers.SwishSign and quantizer.beta == 2.0
+x = np.random.default_rng(0).normal(size=(9, 20)).astype("float32")
+np.testing.assert_array_equal(model(x).numpy(), loaded(x).numpy())
+""")
+    header, _ = opened((tmp_path / "larq.mpt").read_bytes())
+    assert "larq" not in str(header["model"])
+
+
+@keras.saving.register_keras_serializable(package="test_tickets")
+class Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def with_custom_layer():
+    return keras.Sequential([keras.Input((3,)), MPTDense(4, seed=1), Doubled()])
+
+
+def test_custom_classes_are_used_where_they_are_named(tmp_path):
+    model, file = with_custom_layer(), tmp_path / "custom.mpt"
+    with pytest.raises(ValueError, match="`custom_classes`.*test_tickets>Doubled"):
+        save_ticket(model, file)
+    assert list(tmp_path.iterdir()) == []
+    save_ticket(model, file, custom_classes=[Doubled])
+    with pytest.raises(TicketError, match="custom.mpt.*`custom_classes`.*test_tickets>Doubled"):
+        load_ticket(file)
+    assert_equal_models(model, load_ticket(file, custom_classes=[Doubled]), X)
+
+
+def test_provenance(tmp_path):
+    said = {"data": "CIFAR-10 – é", "accuracy": 0.79, "recipe": {"epochs": [100, None, True]}}
+    assert save_ticket(tiny(), tmp_path / "said.mpt", provenance=said).provenance == said
+    assert Ticket.read(tmp_path / "said.mpt").provenance == said
+    assert save_ticket(tiny(), tmp_path / "unsaid.mpt").provenance == {}
+
+
+def subclassed():
+    model = networks.Subclassed()
+    model(IMAGES)
+    return model
+
+
+def with_lambda():
+    return keras.Sequential([keras.Input((3,)), MPTDense(4), keras.layers.Lambda(lambda x: x + 1)])
+
+
+def with_nan(variable):
+    model = tiny()
+    getattr(model.get_layer("second"), variable).assign(np.full((4, 2), np.nan))
+    return model
+
+
+def same_names():
+    cells = [keras.layers.GRUCell(3, name="cell"), keras.layers.GRUCell(3, name="cell")]
+    rnn = keras.layers.RNN(keras.layers.StackedRNNCells(cells))
+    return keras.Sequential([keras.Input((2, 3)), MPTDense(3, seed=1), rnn])
+
+
+REFUSED = {
+    "subclassed": (subclassed, {}, "(?s)functional or Sequential.*Received: Subclassed"),
+    "unbuilt": (lambda: keras.Sequential([MPTDense(3)]), {}, "`model` must be a built"),
+    "no model": (lambda: MPTDense(3), {}, "`model` must be a built.*Received: MPTDense"),
+    "no MPT layer": (lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), {}, "layers of keras_mpt"),
+    "Lambda": (with_lambda, {}, "Received: keras.layers.Lambda"),
+    "custom class": (with_custom_layer, {}, "Received: test_tickets>Doubled"),
+    "NaN scores": (lambda: with_nan("scores"), {}, "scores of layer 'second'.*Received: NaN"),
+    "NaN weights": (lambda: with_nan("frozen_kernel"), {}, "frozen kernel of layer 'second' must be finite"),
+    "layers of one name": (same_names, {}, "names of their own.*cell"),
+    "dtype": (tiny, {"dtype": "int8"}, "`dtype` must be.*Received: dtype='int8'"),
+    "provenance: no dict": (tiny, {"provenance": "none"}, "`provenance` must be a dict of JSON data"),
+    "provenance: NaN": (tiny, {"provenance": {"loss": float("nan")}}, "`provenance` must be.*nan"),
+    "provenance: object": (tiny, {"provenance": {"model": object()}}, "`provenance` must be.*object"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_saved(case, tmp_path):
+    build, settings, message = REFUSED[case]
+    file = tmp_path / "ticket.mpt"
+    file.write_bytes(b"before")
+    with pytest.raises(ValueError, match=message):
+        save_ticket(build(), file, **settings)
+    assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == b"before"
+
+
+def test_a_file_that_is_not_read_back_as_written_is_not_kept(tmp_path, monkeypatch):
+    model, file, decode = tiny(), tmp_path / "ticket.mpt", kernels.decode
+    save_ticket(model, file)
+    before = file.read_bytes()
+
+    def other_mask(*args):
+        kernel = decode(*args)
+        return kernels.Kernel(kernel.frozen, ~kernel.mask, kernel.effective)
+
+    def failing(*args):
+        raise OSError("disk is full")
+
+    for module, name, wrong in ((kernels, "decode", other_mask), (os, "fsync", failing), (os, "replace", failing)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, wrong)
+            with pytest.raises((RuntimeError, OSError), match="not read back|do not make its mask|disk is full"):
+                save_ticket(model, file, provenance={"another": "file"})
+        assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_killed_leaves_the_old_file(tmp_path):
+    (tmp_path / "old.mpt").write_bytes(b"before")
+    code = """
+import os, signal, sys
+import keras_mpt, ticket_files
+from keras_mpt.tickets import Ticket, save_ticket
+
+def kill(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+for owner, name in ((os, "fsync"), (Ticket, "_kernel"), (os, "replace")):
+    child = os.fork()
+    if not child:
+        setattr(owner, name, kill)
+        save_ticket(ticket_files.tiny(), "old.mpt")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, name
+"""
+    path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(keras_mpt.__file__))])
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "old.mpt").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 4  # and what the three had begun, under other names
+
+
+def test_restore_fills_a_model_that_is_there(tmp_path):
+    model = test_models.made("nested_and_shared")
+    ticket = save_ticket(model, tmp_path / "nested.mpt")
+    for source in (ticket, tmp_path / "nested.mpt", str(tmp_path / "nested.mpt")):
+        other = keras.models.clone_model(model)
+        restore(other, source)
+        assert_equal_models(model, other, IMAGES)
+
+
+def dense(units=5, name="wide", **settings):
+    return keras.Sequential([keras.Input((100,)), MPTDense(units, name=name, seed=5, **settings)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "wide"),
+        ({"units": 100, "use_bias": True}, "wide"),
+        ({"units": 100, "name": "other"}, "no layer 'other'"),
+        ({"units": 100, "kernel_quantizer": None}, "wide"),
+    ],
+    ids=str,
+)
+def test_restore_refuses_other_models(settings, message, tmp_path):
+    ticket = save_ticket(wide("scaled_sign")[0], tmp_path / "wide.mpt")
+    model = dense(**settings)
+    before = model.get_weights()
+    with pytest.raises(TicketError, match=f"(?s)wide.mpt: model .*cannot be filled.*{message}"):
+        restore(model, ticket)
+    for wanted, weights in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, wanted)
+
+
+def test_other_files(tmp_path):
+    file = tmp_path / "ticket.mpt"
+    save_ticket(tiny(), file)
+    content = file.read_bytes()
+    for other in (b"", content[:7], b"PK\x03\x04" + content, content[1:]):
+        file.write_bytes(other)
+        with pytest.raises(TicketError, match="ticket.mpt is not a ticket"):
+            load_ticket(file)
+    file.write_bytes(content[:8] + b"\x02\x00\x00\x00" + content[12:])
+    with pytest.raises(TicketError, match="ticket.mpt has format version 2; this version of keras_mpt reads 1"):
+        load_ticket(file)
+    for path in (tmp_path, tmp_path / "missing.mpt"):
+        with pytest.raises(OSError):
+            load_ticket(path)
+    assert issubclass(TicketError, ValueError)
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["keras_mpt", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module("keras_mpt.__main__", run_name="__main__")
+    return exit.value.code
+
+
+def test_inspect(tmp_path, monkeypatch, capsys):
+    model, file = networks.nested_and_shared(), tmp_path / f"{'long' * 30}.mpt"
+    said = {"note": "line\nbreak \x1b[2J" + 100 * "x", "key" * 50: [1, 2], "accuracy": 0.5}
+    ticket = save_ticket(model, file, provenance=said)
+    assert not command(monkeypatch, "inspect", file)
+    printed = capsys.readouterr().out
+    assert printed == f"{ticket}\n" and printed.isascii() and "\x1b" not in printed
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80 and any(line.split() == ["accuracy:", "0.5"] for line in lines)
+    sizes = [int(np.prod(layer.frozen_kernel.shape)) for layer in mpt_layers(model)]
+    total = next(line.split() for line in lines if line.startswith("Total"))
+    assert total[1] == str(sum(sizes) + 4 * 4)
+    assert total[2] == str(sum(int(layer.kept) for layer in mpt_layers(model)) + 4 * 4)
+    masks = sum(len(data) for name, data in ticket.blobs.items() if name.endswith("/mask"))
+    assert total[3:6] == [str(masks), "-", str(4 * 4 * 4)]
+    assert f"{file.stat().st_size:,} bytes" in printed
+    assert "<table>" in ticket._repr_html_() and "nested/" in ticket._repr_html_()
+
+
+def test_inspecting_what_cannot_be_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "other.mpt").write_bytes(b"other")
+    for file, message in ((tmp_path / "missing.mpt", "No such file"), (tmp_path / "other.mpt", "not a ticket")):
+        assert command(monkeypatch, "inspect", file) == 1
+        captured = capsys.readouterr()
+        assert captured.out == "" and message in captured.err and file.name in captured.err
+
+
+def test_the_format_is_as_described(tmp_path):
+    """A writer that knows nothing but the description makes files that are read alike."""
+    model, file = tiny(), tmp_path / "ticket.mpt"
+    save_ticket(model, file)
+    content = sealed(*opened(file.read_bytes()))
+    file.write_bytes(content)
+    assert_equal_models(model, load_ticket(file), X)
+    assert outputs(model, X)[0].shape == (5, 2)
