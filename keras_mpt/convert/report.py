@@ -47,7 +47,7 @@ class Report:
         samples: How many samples the file was run on.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
-        agreement: Fraction of the samples with the same largest output.
+        agreement: Fraction of the samples with the same largest output, up to rounding.
         flips: How many samples differ by more than rounding because an activation within 1e-5 of its scale around zero
             took the other sign.
         layer_error: Largest error of a binary layer on the Keras model's own signs, relative to its largest output;

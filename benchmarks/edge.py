@@ -1,0 +1,161 @@
+"""Converted files of Conv-4, VGG-Small and ResNet-18: size, operations, error, agreement with Keras, latency.
+
+    python -m benchmarks.edge --data_dir DIR                  # CIFAR-10: see examples/cifar10.py
+    python -m benchmarks.edge --data_dir DIR --networks conv4
+
+Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
+about sizes and times. Latency is that of one image on one thread, medians of rounds in which all files of a network
+take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check. larq-compute-engine
+has no optimized kernels on x86: there, its time says nothing about a phone. Writes `benchmarks/results/edge.json` and
+`docs/edge-results.md`.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+import keras_mpt
+from keras_mpt import convert
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+BINARY = {"input_quantizer": "approx_sign", "pad_values": 1.0, "seed": 0}
+NETWORKS = {
+    "conv4": {
+        "Conv-4, 50 %, MPT-1/32": lambda: keras_mpt.zoo.conv4_mpt(weights="conv4_mpt32_s50"),
+        "Conv-4, 50 %, MPT-1/1": lambda: keras_mpt.zoo.conv4_mpt(weights="conv4_mpt11_s50"),
+    },
+    "vgg_small": {
+        "VGG-Small, 95 %, MPT-1/32": lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.95, seed=0),
+        "VGG-Small, 75 %, MPT-1/1": lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.75, **BINARY),
+    },
+    "resnet18": {
+        "ResNet-18, 80 %, MPT-1/32": lambda: keras_mpt.zoo.resnet18_mpt(sparsity=0.8, seed=0),
+        "ResNet-18, 80 %, MPT-1/1": lambda: keras_mpt.zoo.resnet18_mpt(sparsity=0.8, **BINARY),
+    },
+}
+FILES = {
+    "float32": ("tflite", "float32"),
+    "int8": ("tflite", "int8"),
+    "sparse int8": ("tflite", "sparse_int8"),
+    "exact int8": ("tflite", "exact_int8"),
+    "dynamic int8": ("tflite", "dynamic_int8"),
+    "larq-compute-engine": ("lce", None),
+}
+TARGETS = {"tflite": convert.tflite.TensorFlowLite, "lce": convert.lce.LarqComputeEngine}
+
+
+def measure(name, build, images, lce_images, rounds, folder):
+    """Return the rows of one network, one for each kind of file."""
+    model = build()
+    for begin in range(0, 640, 64):  # statistics for batch normalization; trained networks have theirs
+        if "Conv-4" not in name:
+            model(images[begin : begin + 64], training=True)
+    rows, invokers = [], {}
+    for kind, (target, weights) in FILES.items():
+        if kind == "exact int8" and "1/1" not in name:
+            continue
+        path = folder / f"{kind}.tflite"
+        if target == "lce":
+            report = convert.to_lce(model, path, samples=images[:lce_images])
+        else:
+            report = convert.to_tflite(model, path, weights=weights, samples=images)
+        row = {"network": name, "file": kind, "bytes": report.bytes, "gzip": report.gzip}
+        row |= {"samples": report.samples, "max error": report.max_error, "largest output": report.scale}
+        row |= {"agreement": report.agreement, "flips": report.flips, "operations": report.operations}
+        rows.append(row)
+        invokers[kind] = TARGETS[target]().invoker(path.read_bytes(), images[:1], 1)
+        print(name, kind, f"{report.bytes:,} bytes", flush=True)
+    seconds = {kind: [] for kind in invokers}
+    for _ in range(rounds):
+        for kind, invoke in invokers.items():
+            invoke()
+            start = time.perf_counter()
+            invoke()
+            seconds[kind].append(time.perf_counter() - start)
+    for row in rows:
+        mine = seconds[row["file"]]
+        row["milliseconds"] = 1e3 * statistics.median(mine)
+        row["ratio to float32"] = statistics.median(a / b for a, b in zip(mine, seconds["float32"], strict=True))
+    return rows
+
+
+def table(rows):
+    """Return the rows as markdown."""
+    lines = [
+        "| network | file | bytes | gzip | max error | agreement | flips | ms | to float32 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['network']} | {row['file']} | {row['bytes']:,} | {row['gzip']:,} | {row['max error']:.1e} | "
+            f"{row['agreement']:.1%} of {row['samples']} | {row['flips']} | {row['milliseconds']:.2f} | "
+            f"{row['ratio to float32']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def page(rows, machine):
+    """Return the text of docs/edge-results.md."""
+    operations = [
+        f"- {row['network']}, {row['file']}: {', '.join(f'{n} {kind}' for kind, n in row['operations'].items())}"
+        for row in rows
+    ]
+    return f"""# Converted files, measured
+
+Written by `python -m benchmarks.edge --data_dir DIR`. Images are CIFAR-10 test images, normalized as in training. "max
+error" is the largest difference to Keras' outputs over the samples without a flip (dynamic int8: over all); "agreement"
+the share of samples with the same largest output; "flips" are samples that differ by more than rounding because an
+activation within 1e-5 of its scale around zero took the other sign. Times are those of one image on one thread of
+{machine}; larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
+the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images.
+
+{table(rows)}
+
+## Operations in the files
+
+{chr(10).join(operations)}
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", help="folder of tensorflow-datasets, or an npz file")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--lce_samples", type=int, default=1000, help="fewer, where its kernels are slow")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--machine", default=platform.processor() or platform.machine())
+    arguments = parser.parse_args()
+
+    import cifar10
+
+    images = cifar10.normalize(cifar10.load(arguments.data_dir)["test"][0][: max(arguments.samples, 640)])
+    images = images.astype(np.float32)
+    results = ROOT / "benchmarks" / "results" / "edge.json"
+    kept = json.loads(results.read_text())["rows"] if results.exists() else []
+    rows = []
+    for key in NETWORKS:
+        for name, build in NETWORKS[key].items():
+            if key in arguments.networks:
+                with tempfile.TemporaryDirectory() as folder:
+                    samples = images[: arguments.samples]
+                    rows += measure(name, build, samples, arguments.lce_samples, arguments.rounds, pathlib.Path(folder))
+            else:
+                rows += [row for row in kept if row["network"] == name]
+    results.write_text(json.dumps({"keras": keras.__version__, "machine": arguments.machine, "rows": rows}, indent=1))
+    (ROOT / "docs" / "edge-results.md").write_text(page(rows, arguments.machine))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""Converted files compute what the model does, in the forms that the report names."""
+
+import gzip
+import itertools
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from layer_contract import numpy
+from networks import nested_and_shared
+
+import keras_mpt
+from keras_mpt import convert, zoo
+from keras_mpt.convert import conversion
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.graph import border_excess, rebuild, ternary
+from keras_mpt.convert.lce import same_widths
+from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.models import mpt_layers
+
+pytestmark = pytest.mark.tensorflow_only
+SIGN = {"input_quantizer": "approx_sign"}
+TARGETS = ("lce", "auto", "exact_int8", "int8", "sparse_int8", "float32")
+
+
+@pytest.fixture(autouse=True)
+def extras():
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("larq_compute_engine")
+
+
+def settled(model, seed=0):
+    """Give batch normalization statistics and affine parameters as if trained, so that no activation is at zero."""
+    random = np.random.default_rng(seed)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for variable in layer.weights:
+                spread = random.normal(0.3, 0.2, variable.shape)
+                variable.assign(np.abs(spread) + 0.5 if "variance" in variable.name else spread)
+    return model
+
+
+def norm():
+    return keras.layers.BatchNormalization(epsilon=1e-3)
+
+
+def chain(*layers, shape=(8, 8, 4)):
+    return settled(keras.Sequential([keras.Input(shape), *layers]))
+
+
+def to(target, model, path, **kwargs):
+    if target == "lce":
+        return convert.to_lce(model, path, **kwargs)
+    return convert.to_tflite(model, path, weights=target, **kwargs)
+
+
+def forms(report):
+    return {layer.name: layer.form for layer in report.layers}
+
+
+def binary_chain(**kwargs):
+    return chain(
+        MPTConv2D(8, 3, padding="same", name="stem", seed=1),
+        norm(),
+        MPTConv2D(8, 3, name="conv", seed=2, **SIGN, **kwargs),
+        norm(),
+        keras.layers.Flatten(),
+        MPTDense(5, name="dense", seed=3, **SIGN),
+    )
+
+
+PADDINGS = {
+    "valid": {"padding": "valid"},
+    "same, ones": {"padding": "same", "pad_values": 1.0},
+    "same, minus ones": {"padding": "same", "pad_values": -1.0},
+    "same, zeros": {"padding": "same"},
+    "same, half": {"padding": "same", "pad_values": 0.5},
+    "strides, ones": {"padding": "same", "pad_values": 1.0, "strides": 2},
+    "strides, symmetric ones": {"padding": 1, "pad_values": 1.0, "strides": 2},
+    "strides, symmetric zeros": {"padding": 1, "strides": 2},
+    "dilation": {"padding": "same", "dilation_rate": 2},
+}
+
+
+@pytest.mark.parametrize("target", ["lce", "exact_int8"])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_paddings_are_exact(target, padding, tmp_path):
+    report = to(target, binary_chain(**PADDINGS[padding]), tmp_path / "model.tflite")
+    form = {"lce": "binary", "exact_int8": "exact int8"}[target]
+    assert forms(report) == {"stem": "int8", "conv": form, "dense": form}
+    assert report.flips == 0 and report.agreement == 1
+    assert report.max_error < 1e-5 * report.scale and report.layer_error < 1e-5
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
+def test_kernels_of_any_sparsity(sparsity, tmp_path):
+    report = convert.to_lce(binary_chain(sparsity=sparsity), tmp_path / "model.tflite")
+    assert forms(report)["conv"] == "binary"
+    assert report.operations["LceBconv2d"] == 2
+    (layer,) = [layer for layer in report.layers if layer.name == "conv"]
+    assert layer.bytes == 8 * 3 * 3 * 4 and layer.weights == 8 * 3 * 3 * 8  # 8 or 16 channels fit in one word
+    assert layer.macs == layer.macs_1bit == 6 * 6 * layer.weights
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("binary", [False, True])
+def test_networks_of_the_zoo(target, binary, tmp_path):
+    kwargs = {"seed": 0, "width": 0.25, "input_quantizer": "approx_sign" if binary else None}
+    for model in (zoo.conv2_mpt(**kwargs), zoo.resnet20_mpt(sparsity=0.5, **kwargs)):
+        report = to(target, settled(model), tmp_path / "model.tflite")
+        assert [layer.name for layer in report.layers] == [layer.name for layer in mpt_layers(model)]
+        assert report.bytes == (tmp_path / "model.tflite").stat().st_size
+        assert report.gzip < report.bytes
+        if binary and target == "lce":
+            sign_layers = [layer.name for layer in mpt_layers(model) if layer.input_quantizer is not None]
+            assert [name for name, form in forms(report).items() if form == "binary"] == sign_layers
+            assert report.operations["LceBconv2d"] == len(sign_layers)
+
+
+def test_shared_and_nested_layers(tmp_path):
+    for target in ("lce", "auto"):
+        report = to(target, settled(nested_and_shared()), tmp_path / "model.tflite")
+        assert len(report.layers) == 4 and report.max_error < 1e-5 * max(report.scale, 1)
+
+
+def test_int8_has_the_bits_of_float32(tmp_path):
+    model = chain(
+        MPTConv2D(8, 3, padding="same", seed=1),
+        norm(),
+        keras.layers.ReLU(),
+        MPTDepthwiseConv2D(3, seed=2, depth_multiplier=2),
+        MPTConv2DTranspose(6, 3, strides=2, seed=3),
+        keras.layers.Flatten(),
+        MPTDense(5, seed=4, sparsity=0.9),
+    )
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    contents = {}
+    for weights in ("float32", "int8", "sparse_int8", "auto"):
+        convert.to_tflite(model, tmp_path / weights, weights=weights)
+        contents[weights] = (tmp_path / weights).read_bytes()
+    target = convert.tflite.TensorFlowLite()
+    for runtime in target.runtimes():
+        expected = target.run(contents["float32"], x, runtime)
+        for weights in ("int8", "sparse_int8", "auto"):
+            np.testing.assert_array_equal(target.run(contents[weights], x, runtime), expected)
+    assert File(contents["int8"]).operations()["DEQUANTIZE"] == 4
+    assert "DENSIFY" in File(contents["sparse_int8"]).operations()
+    assert len(gzip.compress(contents["int8"])) < len(gzip.compress(contents["float32"]))
+
+
+def test_float_kernels_stay_float(tmp_path):
+    model = chain(
+        MPTConv2D(8, 3, kernel_quantizer=None, kernel_initializer="kaiming_normal", name="edge_popup", seed=1)
+    )
+    report = convert.to_tflite(model, tmp_path / "model.tflite")
+    assert forms(report) == {"edge_popup": "float32"} and "magnitude" in report.layers[0].why
+    for weights in ("int8", "sparse_int8", "exact_int8"):
+        with pytest.raises(convert.ConversionError, match="edge_popup"):
+            convert.to_tflite(model, tmp_path / "none.tflite", weights=weights)
+    assert not (tmp_path / "none.tflite").exists()
+
+
+@pytest.mark.parametrize("weights", ["float16", "dynamic_int8"])
+def test_lossy_weights_say_how_lossy(weights, tmp_path):
+    report = convert.to_tflite(settled(zoo.conv2_mpt(seed=0, width=0.25)), tmp_path / "model.tflite", weights=weights)
+    assert 0 < report.max_error < 0.2 * report.scale
+
+
+def test_what_cannot_be_binary_is_named(tmp_path):
+    model = chain(
+        MPTConv2D(32, 3, name="stem", seed=1),
+        norm(),
+        MPTConv2D(32, 3, groups=2, name="grouped", seed=2, **SIGN),
+        norm(),
+        MPTConv2D(8, 3, name="ternary_input", input_quantizer="ste_tern", seed=3),
+        norm(),
+        MPTConv2D(8, 1, name="good", seed=4, **SIGN),
+    )
+    report = convert.to_lce(model, tmp_path / "model.tflite")
+    why = {layer.name: layer.why for layer in report.layers}
+    assert why["stem"] == "float input" and "groups" in why["grouped"] and "SteTern" in why["ternary_input"]
+    assert forms(report)["good"] == "binary" and why["good"] == ""
+    for name in why:
+        assert name in str(report)
+    with pytest.raises(convert.ConversionError, match="grouped.*2 groups"):
+        convert.to_lce(model, tmp_path / "none.tflite", require_binary=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.tflite"]
+
+
+def test_a_wrong_file_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    right = convert.lce.binary
+    monkeypatch.setattr(convert.lce, "binary", lambda layer, x: 1.01 * right(layer, x))
+    with pytest.raises(convert.ConversionError, match="differs|relative error"):
+        convert.to_lce(binary_chain(), path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch):
+    model = binary_chain()
+    monkeypatch.setattr(conversion.verify, "check_outputs", lambda *args: None)
+    right = convert.tflite.exact
+    monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x) + 1e-3 * (layer.name == "conv"))
+    with pytest.raises(convert.ConversionError, match="'conv' as exact int8"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
+def test_flips_are_counted(tmp_path, monkeypatch):
+    model = chain(MPTDense(16, seed=1, name="first"), MPTDense(4, seed=2, **SIGN), shape=(4,))
+    samples = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    samples[2] = 0  # every activation is at zero, where the sign is +1
+    right = convert.tflite.exact
+    monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x - 1e-7))
+    report = convert.to_tflite(model, tmp_path / "model.tflite", samples=samples)
+    assert report.flips == 1 and report.samples == 8 and report.max_error < 1e-5
+
+
+def test_tickets_and_paths(tmp_path):
+    model = settled(zoo.conv2_mpt(seed=0, width=0.1))
+    ticket = keras_mpt.save_ticket(model, tmp_path / "model.mpt")
+    reports = [convert.to_tflite(source, tmp_path / "out.tflite") for source in (model, ticket, ticket.path)]
+    assert len({report.bytes for report in reports}) == 1
+
+
+def test_given_samples_and_bad_arguments(tmp_path):
+    model, path = chain(MPTConv2D(2, 3, seed=1)), tmp_path / "model.tflite"
+    assert convert.to_tflite(model, path, samples=np.ones((3, 8, 8, 4))).samples == 3
+    with pytest.raises(ValueError, match="samples"):
+        convert.to_tflite(model, path, samples=np.ones((3, 8, 8, 5)))
+    with pytest.raises(ValueError, match="weights"):
+        convert.to_tflite(model, path, weights="int7")
+    inputs = keras.Input((4,))
+    two = keras.Model(inputs, [MPTDense(2, seed=1)(inputs), MPTDense(2, seed=2)(inputs)])
+    with pytest.raises(ValueError, match="one output"):
+        convert.to_tflite(two, path)
+
+
+def test_mixed_precision_is_deployed_in_float32(tmp_path):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = binary_chain(padding="same")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert convert.to_lce(model, tmp_path / "model.tflite").max_error < 1e-4
+
+
+def test_report_prints_in_80_columns(tmp_path):
+    report = convert.to_lce(binary_chain(), tmp_path / "model.tflite")
+    assert all(len(line) <= 80 for line in str(report).splitlines()), str(report)
+    assert "<table>" in report._repr_html_() and "LceBconv2d" in str(report)
+
+
+def test_command_line(tmp_path):
+    keras_mpt.save_ticket(binary_chain(), tmp_path / "model.mpt")
+    np.save(tmp_path / "samples.npy", np.ones((2, 8, 8, 4), np.float32))
+    command = [sys.executable, "-m", "keras_mpt", "convert", str(tmp_path / "model.mpt"), str(tmp_path / "out.tflite")]
+    options = ["--target", "lce", "--samples", str(tmp_path / "samples.npy"), "--benchmark"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "2 samples" in result.stdout and "ms for one sample here, 2 threads" in result.stdout
+    result = subprocess.run([*command, "--weights", "int7"], capture_output=True, text=True)
+    assert result.returncode == 1 and "int7" in result.stderr
+
+
+@pytest.mark.parametrize("size, kernel, stride, rate", [*itertools.product([5, 8], [1, 3, 4], [1, 2, 3], [1, 2])])
+def test_same_widths_are_tensorflows(size, kernel, stride, rate):
+    if stride > 1 and rate > 1:
+        pytest.skip("no convolution has both")
+    x = np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32)
+    taps = np.ones((kernel, kernel, 1, 1), np.float32)
+    how = {"strides": stride, "dilation_rate": rate}
+    padded = np.pad(x, same_widths(x.shape, taps.shape, (stride, stride), (rate, rate)))
+    expected = keras.ops.conv(x, taps, padding="same", **how)
+    np.testing.assert_allclose(keras.ops.conv(padded, taps, padding="valid", **how), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_border_excess_is_what_zero_padding_lacks():
+    random = np.random.default_rng(0)
+    x, kernel = random.normal(size=(2, 5, 5, 3)).astype(np.float32), random.normal(size=(3, 3, 3, 4))
+    widths = [(0, 0), (1, 1), (2, 0), (0, 0)]
+    one, zero = (np.pad(x, widths, constant_values=value) for value in (1, 0))
+    expected = keras.ops.conv(one, kernel.astype(np.float32)) - keras.ops.conv(zero, kernel.astype(np.float32))
+    found = border_excess(keras.ops.convert_to_tensor(x), widths, 1.0, kernel, padding="valid")
+    np.testing.assert_allclose(numpy(found) * np.ones((2, 1, 1, 1)), numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_ternary():
+    kernel = np.array([[0.5, 0, 0.2], [-0.5, 0, 0.2]], np.float32)
+    signs, scales = ternary(kernel)
+    assert signs.tolist() == [[1, 0, 1], [-1, 0, 1]] and scales.tolist() == [0.5, 1.0, np.float32(0.2)]
+    np.testing.assert_array_equal(signs * scales, kernel)
+    assert ternary(np.array([[0.5], [0.25]], np.float32)) is None
+
+
+def test_rebuilding_dissolves_nested_models():
+    model = settled(nested_and_shared())
+    plain = rebuild(model, convert.graph.call_plain)
+    x = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype(np.float32)
+    np.testing.assert_allclose(numpy(plain(x)), numpy(model(x)), rtol=1e-5, atol=1e-6)
+    assert not any(isinstance(layer, (keras.Model, keras_mpt.layers.MPTLayer)) for layer in plain.layers)
