@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import textwrap
 
 WIDTH = 80
 BYTES = (" bytes", " KB", " MB", " GB")
@@ -30,7 +31,7 @@ class Table:
         first = min(first - 2, WIDTH - sum(widths))
         lines = [shortened(text, first).ljust(first) + "".join(map(str.rjust, rest, widths)) for text, *rest in lines]
         title, rule = shortened(self.title, WIDTH), "-" * max(map(len, lines))
-        facts = [f"{label:<11}{value}" for label, value in self.facts]
+        facts = [line for fact in self.facts for line in _wrapped(*fact)]
         return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
 
     def _repr_html_(self):
@@ -38,6 +39,13 @@ class Table:
         table = "".join(f'<tr><td style="text-align: left">{"</td><td>".join(row)}</td></tr>' for row in rows)
         facts = "".join(f"<br>{html.escape(label)}: {html.escape(value)}" for label, value in self.facts)
         return f"<table>{table}</table><p><b>{html.escape(self.title)}</b>{facts}</p>"
+
+
+def _wrapped(label, value):
+    """Return the lines of a fact, its value beside the label and below."""
+    label = f"{label:<11}"
+    lines = textwrap.wrap(value, WIDTH - len(label), break_on_hyphens=False) or [""]
+    return [label + lines[0], *(" " * len(label) + line for line in lines[1:])]
 
 
 def short(number, units=("", "k", "M", "G", "T", "P")):

@@ -22,7 +22,7 @@ from keras_mpt.models import mpt_layers
 
 pytestmark = pytest.mark.tensorflow_only
 SIGN = {"input_quantizer": "approx_sign"}
-TARGETS = ("lce", "auto", "exact_int8", "int8", "sparse_int8", "float32")
+SLOW_TARGETS = [pytest.param(weights, marks=pytest.mark.slow) for weights in ("int8", "sparse_int8", "float32")]
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_kernels_of_any_sparsity(sparsity, tmp_path):
     assert layer.macs == layer.macs_1bit == 6 * 6 * layer.weights
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["lce", "auto", *SLOW_TARGETS])
 @pytest.mark.parametrize("binary", [False, True])
 def test_networks_of_the_zoo(target, binary, tmp_path):
     kwargs = {"seed": 0, "width": 0.25, "input_quantizer": "approx_sign" if binary else None}

@@ -91,7 +91,7 @@ class File:
         for operator in self.graph.operators:
             if index in operator.outputs:
                 kind = self.kind(operator)
-                if kind in ("PAD", "PADV2", "RESHAPE"):
+                if kind in ("PAD", "PADV2", "RESHAPE", "SPACE_TO_BATCH_ND"):
                     return self._is_boolean(operator.inputs[0])
                 return kind == "CAST" and self.graph.tensors[operator.inputs[0]].type == self._schema.TensorType.BOOL
         return False

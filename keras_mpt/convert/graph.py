@@ -1,6 +1,7 @@
 """A model as a plain float32 graph in which the caller decides what becomes of each MPT layer."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, Swish
 from keras_mpt.quantizers.larq_objects import is_larq, to_ours
 
 _SIGNS = (ApproxSign, SteSign, SwishSign)
+_calls = itertools.count()
 
 
 def rebuild(model, mpt, signs=None, note=None):
@@ -73,6 +75,7 @@ def call_plain(layer, x):
     """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact."""
     twin = layer.plain()
     twin.dtype_policy = keras.DTypePolicy("float32")
+    twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
     outputs = twin(layer.prepare_plain(x))
     biases = [] if layer.bias is None else [_numpy(layer.bias)]
     twin.set_weights([kernel_of(layer), *biases])
@@ -83,6 +86,13 @@ def kernel_of(layer):
     """Return the effective kernel of an MPT layer as float32, whatever its dtype policy."""
     mask = layer.subnet_mask
     return _numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, layer.kept))
+
+
+def finished(layer, y):
+    """Return the outputs of a layer from what its kernel gave: with bias and activation."""
+    if layer.bias is not None:
+        y = y + _numpy(layer.bias)
+    return y if layer.activation is keras.activations.linear else layer.activation(y)
 
 
 def is_sign(quantizer):

@@ -2,13 +2,13 @@
 
 import tempfile
 
-import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.graph import border_excess, call_plain, is_sign, kernel_of, ternary
+from keras_mpt.convert.graph import border_excess, call_plain, finished, is_sign, kernel_of, ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
 
@@ -72,7 +72,9 @@ class LarqComputeEngine(Target):
         return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
 
     def call(self, layer, form, x):
-        return binary(layer, x) if form == "binary" else call_plain(layer, x)
+        if form == "binary":
+            return binary(layer, x)
+        return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
 
     signs = staticmethod(lambda x: signs(x))
 
@@ -145,9 +147,28 @@ def binary(layer, x):
     else:
         widths, value = layer.pad_widths(x.shape), getattr(layer, "pad_values", 0.0)
         y = _convolve(x, kernel, scales, layer.strides, layer.dilation_rate, widths, value)
-    if layer.bias is not None:
-        y = y + ops.convert_to_numpy(ops.cast(layer.bias, "float32"))
-    return y if layer.activation is keras.activations.linear else layer.activation(y)
+    return finished(layer, y)
+
+
+def _misread(layer, shape):
+    """Return whether the engine's converter would take a layer's padding for TensorFlow's "SAME", though it is not."""
+    if not isinstance(layer, MPTConv2D) or layer.groups > 1 or layer.data_format != "channels_last":
+        return False
+    widths = layer.pad_widths(shape)
+    return np.any(widths) and widths != same_widths(shape, layer.kernel_size, layer.strides, layer.dilation_rate)
+
+
+def padded_by_hand(layer, x):
+    """Return the outputs of a float convolution with explicit padding.
+
+    Version 0.16 of the engine's converter merges padding with strides into the convolution as if it were "SAME". It
+    does not where the channels are padded as well: there is one more, for which the kernel is zero.
+    """
+    quantizer = quantizers.plain(layer.input_quantizer)
+    widths = [*layer.pad_widths(x.shape)[:-1], (0, 1)]
+    padded = ops.pad(x if quantizer is None else quantizer(x), widths, constant_values=layer.pad_values)
+    kernel = np.pad(kernel_of(layer), [(0, 0), (0, 0), (0, 1), (0, 0)])
+    return finished(layer, ops.conv(padded, kernel, layer.strides, "valid", dilation_rate=layer.dilation_rate))
 
 
 def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
@@ -160,7 +181,7 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
     if not np.any(widths):
         return ops.conv(signs(wide), doubled, **how)
     filling = -1.0 if value == -1 else 1.0
-    if widths == same_widths(x.shape, kernel.shape, strides, dilation):
+    if filling == 1 and widths == same_widths(x.shape, kernel.shape, strides, dilation):
         padded = ops.pad(signs(wide), widths, constant_values=filling)  # the engine pads so by itself
     else:
         padded = signs(ops.pad(wide, widths, constant_values=filling))

@@ -1,12 +1,11 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.graph import border_excess, call_plain, is_sign, kernel_of, ternary
+from keras_mpt.convert.graph import border_excess, call_plain, finished, is_sign, kernel_of, ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
 
@@ -162,6 +161,4 @@ def exact(layer, x):
         y = ops.conv(padded, kernel.astype(np.float32), **padding) + total.astype(np.float32)
         if np.any(widths) and value not in (-1, 1):
             y = y - border_excess(x, widths, 1.0 - value, signs * scales, **padding)
-    if layer.bias is not None:
-        y = y + ops.convert_to_numpy(ops.cast(layer.bias, "float32"))
-    return y if layer.activation is keras.activations.linear else layer.activation(y)
+    return finished(layer, y)
