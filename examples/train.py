@@ -37,6 +37,9 @@ flags.DEFINE_bool("scale_fan", False, "Scale its fan-in by the fraction kept, so
 flags.DEFINE_bool("batch_norm_affine", False, "Trainable gamma and beta, where there is batch normalization.")
 flags.DEFINE_float("pad_values", 0.0, "What the convolutions pad with.")
 flags.DEFINE_float("width", 1.0, "Factor on filters and units.")
+flags.DEFINE_float("recycle_rate", 0.0, "Fraction of the weights recycled at a time (Gorbett & Whitley 2023).")
+flags.DEFINE_float("iterand_rate", 0.0, "Probability that a pruned weight is drawn again (Chijiwa et al. 2021).")
+flags.DEFINE_integer("recycle_every", 10, "Number of epochs from one time to the next, for both.")
 flags.DEFINE_enum("optimizer", None, ["sgd", "adam"], "Default: sgd, with binary activations adam.")
 flags.DEFINE_float("learning_rate", 0.1, "At the start of the cosine decay.")
 flags.DEFINE_float("momentum", 0.9, "Of SGD.")
@@ -110,6 +113,16 @@ def build_model(steps):
         steps_per_execution=FLAGS.steps_per_execution,
     )
     return model
+
+
+def recycling():
+    """Return the callbacks that change the frozen kernels, in the order in which they do."""
+    callbacks = []
+    if FLAGS.iterand_rate:
+        callbacks.append(keras_mpt.callbacks.IteRand(FLAGS.iterand_rate, FLAGS.recycle_every, seed=FLAGS.seed))
+    if FLAGS.recycle_rate:
+        callbacks.append(keras_mpt.callbacks.IterativeWeightRecycling(FLAGS.recycle_rate, FLAGS.recycle_every))
+    return callbacks
 
 
 def add_weight_decay(model):
@@ -187,7 +200,7 @@ def main(_):
     if not FLAGS.dense:
         keras_mpt.summary(model)
 
-    callbacks = [
+    callbacks = recycling() + [
         keras_mpt.callbacks.CheckScores(),
         keras.callbacks.CSVLogger(str(log), append=True),
         Checkpoint(checkpoint),

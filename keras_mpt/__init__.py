@@ -1,6 +1,6 @@
 """Neural networks found by choosing weights instead of training them: multi-prize tickets for Keras."""
 
-from keras_mpt import callbacks, initializers, layers, masks, models, ops, quantizers, tickets, zoo
+from keras_mpt import analysis, callbacks, initializers, layers, masks, models, ops, quantizers, tickets, zoo
 from keras_mpt.models import summary
 from keras_mpt.tickets import TicketError, load_ticket, save_ticket
 
@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TicketError",
     "__version__",
+    "analysis",
     "callbacks",
     "initializers",
     "layers",

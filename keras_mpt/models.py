@@ -7,13 +7,37 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import summary
 
-__all__ = ["dense_twin", "mpt_layers", "strip", "summary"]
+__all__ = ["dense_twin", "mpt_layers", "mpt_layers_by_path", "strip", "summary"]
 
 
 def mpt_layers(model):
     """Return the MPT layers of a model, nested ones included, each once, in the order of the model."""
     layers = model._flatten_layers(include_self=False)
     return list({id(layer): layer for layer in layers if isinstance(layer, MPTLayer)}.values())
+
+
+def mpt_layers_by_path(model):
+    """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
+    nested model. These are the paths of tickets.
+
+    Raises:
+        ValueError: Two layers have the same path.
+    """
+    found, seen = {}, set()
+
+    def visit(layer, path):
+        for child in layer._flatten_layers(include_self=False, recursive=False):
+            if id(child) not in seen:
+                seen.add(id(child))
+                name = f"{path}/{child.name}" if path else child.name
+                if isinstance(child, MPTLayer):
+                    if name in found:
+                        raise ValueError(f"`model` must have layers with names of their own. Received: two {name!r}")
+                    found[name] = child
+                visit(child, name)
+
+    visit(model, "")
+    return found
 
 
 def strip(model):

@@ -87,7 +87,8 @@ def search_threshold(keys, kept, start):
     one 1 pass, the worst 41.
 
     Args:
-        keys: int32 tensor of any shape with less than 2**31 entries, each >= 0 (see `magnitude_bits`).
+        keys: int32 tensor of any shape, or a list of such tensors to search as one, with less than 2**31 entries, each
+            >= 0 (see `magnitude_bits`).
         kept: int32 scalar, how many keys shall be kept, from 1 to all.
         start: int32 scalar, where to begin; it changes the number of passes, never the result.
 
@@ -95,12 +96,13 @@ def search_threshold(keys, kept, start):
         `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
         straddle the cut, `threshold` is the smallest kept key and `count > kept`.
     """
-    size = math.prod(keys.shape)
+    parts = keys if isinstance(keys, (list, tuple)) else [keys]
+    size = sum(math.prod(part.shape) for part in parts)
     kept = ops.cast(kept, "int32")
 
     def enclose(threshold, low, low_count, high, high_count, passes):
         """Count at `threshold` and move one end of the bracket there: count(low) >= kept > count(high)."""
-        count = ops.sum(ops.cast(ops.greater_equal(keys, threshold), "int32"))
+        count = sum(_count(ops.greater_equal(part, threshold)) for part in parts)
         enough = ops.greater_equal(count, kept)
         return (
             ops.where(enough, threshold, low),
@@ -147,9 +149,35 @@ def sort_threshold(keys, kept, start):
 
     Arguments and result are those of `search_threshold`; `start` is not used.
     """
-    ordered = ops.sort(ops.reshape(keys, (-1,)))
+    parts = keys if isinstance(keys, (list, tuple)) else [keys]
+    ordered = ops.sort(ops.concatenate([ops.reshape(part, (-1,)) for part in parts]))
     threshold = ops.take(ordered, ops.shape(ordered)[0] - ops.cast(kept, "int32"))
-    return threshold, ops.sum(ops.cast(ops.greater_equal(keys, threshold), "int32"))
+    return threshold, _count(ops.greater_equal(ordered, threshold))
+
+
+@_compiled_once
+def split_kept(keys, kept, threshold, count):
+    """Split the number of kept keys over several tensors; of equal keys at the cut those of earlier tensors stay.
+
+    Args:
+        keys: List of int32 tensors.
+        kept, threshold, count: As for `mask_at`, of all tensors together.
+
+    Returns:
+        `(kept, count)`, int32 vectors with an entry for each tensor, for its own `mask_at`.
+    """
+    counts = ops.stack([_count(ops.greater_equal(part, threshold)) for part in keys])
+
+    def clear_cut():
+        return counts
+
+    def tied():
+        above = ops.stack([_count(ops.greater(part, threshold)) for part in keys])
+        ties = counts - above
+        room = ops.cast(kept, "int32") - ops.sum(above) - (ops.cumsum(ties) - ties)  # that earlier ties leave
+        return above + ops.clip(room, 0, ties)
+
+    return ops.cond(ops.equal(count, ops.cast(kept, "int32")), clear_cut, tied), counts
 
 
 @_compiled_once
@@ -194,9 +222,27 @@ def mask_at(keys, kept, threshold, count):
     return ops.cond(has_nan(keys), invalid, valid)
 
 
+def _count(conditions):
+    return ops.sum(ops.cast(conditions, "int32"))
+
+
 def has_nan(keys):
     """Return whether a key (see `magnitude_bits`) stands for a NaN score, as a boolean scalar."""
     return ops.greater(ops.max(keys), INFINITY_BITS)
+
+
+def current_trace():
+    """Return what identifies the graph or trace that is being made, for its tensors are of no use outside of it."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    if backend == "jax":
+        import jax
+
+        return jax.core.get_opaque_trace_state()
+    return None
 
 
 def straight_through(value, slope, x, *constants):

@@ -84,7 +84,7 @@ def check_trainable(layer):
     """The scores (and the bias) are trained, the frozen kernel never."""
     trained = {"scores"} if layer.bias is None else {"scores", "bias"}
     assert {v.name for v in layer.trainable_variables} == trained
-    assert {v.name for v in layer.non_trainable_variables} >= {"frozen_kernel", "kept", "threshold"}
+    assert {v.name for v in layer.non_trainable_variables} >= {"frozen_kernel", "quota", "threshold"}
     layer.trainable = False
     assert layer.trainable_variables == []
     layer.trainable = True

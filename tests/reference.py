@@ -34,6 +34,26 @@ def score_gradient(kernel_gradient, frozen, scores):
     return kernel_gradient * frozen * np.sign(scores)
 
 
+def recycled(frozen, scores, rate, ablation=False):
+    """Iterative weight recycling once: `W[o[i]] := W[o[n - k + i]]`, in the ablation `W[o[k + i]]`, for i < k."""
+    old, size = frozen.reshape(-1), frozen.size
+    order = np.argsort(np.abs(scores).reshape(-1), kind="stable")
+    k = int(rate * size)
+    new = old.copy()
+    for i in range(k):
+        new[order[i]] = old[order[k + i if ablation else size - k + i]]
+    return new.reshape(frozen.shape)
+
+
+def redrawn(frozen, mask, fresh, uniform, rate):
+    """IteRand once: each pruned entry is replaced with probability `rate`."""
+    new = frozen.copy()
+    for index in np.ndindex(frozen.shape):
+        if mask[index] == 0 and uniform[index] < rate:
+            new[index] = fresh[index]
+    return new
+
+
 def same_padding(size, kernel, stride, dilation):
     """(before, after) of TensorFlow's "SAME": `ceil(size / stride)` outputs, the odd element of padding at the end."""
     reach = (kernel - 1) * dilation + 1

@@ -61,7 +61,7 @@ def assert_same_run(first, second):
 
 
 def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
-    flags = ("--epochs=4", "--deterministic")
+    flags = ("--epochs=4", "--deterministic", "--iterand_rate=0.1", "--recycle_rate=0.1", "--recycle_every=1")
     train(data, tmp_path / "whole", *flags)
 
     killed = tmp_path / "killed"

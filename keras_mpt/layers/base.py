@@ -32,7 +32,7 @@ class MPTLayer:
             value: Edge-Popup), or a kernel quantizer of `keras_mpt.quantizers`.
         input_quantizer: Applied to the inputs: None, a name like `"approx_sign"` (then the layer is MPT-1/1), a
             quantizer of `keras_mpt.quantizers`, or (TensorFlow backend) a larq quantizer.
-        mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`.
+        mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`, such as one `GlobalTopK` for several layers.
         scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published.
         scores_regularizer: Optional Keras regularizer of the scores.
         seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits;
@@ -142,7 +142,14 @@ class MPTLayer:
     def subnet_mask(self):
         """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
         self._check_built("subnet_mask")
-        return self.mask(self)
+        return self.mask(self)[0]
+
+    @property
+    def kept(self):
+        """How many weights stay, an int32 scalar: the number of ones in `subnet_mask`."""
+        if not self.built:  # see `kernel`
+            raise AttributeError(f"`kept` of {type(self).__name__} {self.name!r} exists once the layer is built.")
+        return self.mask.kept(self)
 
     @property
     def kernel(self):
@@ -156,9 +163,9 @@ class MPTLayer:
         self._kernel = variable  # some Keras layers assign what `add_weight` returned
 
     def _effective_kernel(self, training=False):
-        mask = self.mask(self, training)
+        mask, kept = self.mask(self, training)
         scores, frozen = ops.convert_to_tensor(self.scores), ops.convert_to_tensor(self._kernel)
-        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, self.kept))
+        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
         kernel = straight_through(
             lambda scores, frozen, quantized: quantized,
             lambda scores, frozen, quantized: frozen * ops.sign(scores),

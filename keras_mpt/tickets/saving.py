@@ -8,12 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
+from keras_mpt.masks import GlobalTopK, share
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
 
 _KEPT_SCORE, _REMOVED_SCORE = 1.0, 0.99  # where a file holds no scores; as Lottery Jackpots start a search
-_OF_THE_MASK = ("scores", "frozen_kernel", "kept", "threshold", "nan_steps")
+_OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -165,6 +166,7 @@ def _build(ticket, base, trainable, custom_classes):
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
+        share([layer for _, layer in _walk(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
 
@@ -203,8 +205,14 @@ def _fill(model, ticket, base, trainable):
     for name, (kernel, scores) in decoded.items():
         if scores is not None and np.isnan(scores).any():
             raise ValueError(f"a score of layer {name!r} is NaN")
-        if scores is not None and not np.array_equal(_top(scores, np.count_nonzero(kernel.mask)), kernel.mask):
-            raise ValueError(f"the scores of layer {name!r} do not make its mask")
+        if scores is None:
+            scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
+            decoded[name] = kernel, scores
+    for names in _one_threshold(mpt):
+        mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
+        scores = np.concatenate([decoded[name][1].ravel() for name in names])
+        if not np.array_equal(_top(scores, np.count_nonzero(mask)), mask):
+            raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
             variable.assign(array)
@@ -214,15 +222,21 @@ def _fill(model, ticket, base, trainable):
         _fill_kernel(layer, *decoded.pop(name), ticket.layers[name]["kernel"]["scale"], trainable)
 
 
+def _one_threshold(mpt):
+    """Return the names of the MPT layers in lists, those that share a rule in the order in which ties are kept."""
+    together = {}
+    for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
+        together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
+    return list(together.values())
+
+
 def _fill_kernel(layer, kernel, scores, scale, trainable):
-    if scores is None:
-        scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
     frozen = kernel.frozen
     if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
         alpha = np.abs(frozen[kernel.mask], dtype=np.float64).mean() if kernel.mask.any() else scale
         frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
-    layer.kept.assign(np.count_nonzero(kernel.mask))
+    layer.quota.assign(np.count_nonzero(kernel.mask))
     layer.scores.assign(scores)
     layer.threshold.assign(_threshold(scores, np.count_nonzero(kernel.mask)))
     layer.trainable = trainable
@@ -267,7 +281,7 @@ def _variables(layer):
     inner = layer._flatten_layers(include_self=False)
     other = {id(v) for child in inner for v in child.variables}
     if isinstance(layer, MPTLayer):
-        other |= {id(getattr(layer, name)) for name in _OF_THE_MASK}
+        other |= {id(getattr(layer, name, None)) for name in _OF_THE_MASK}
     return [v for v in layer.variables if id(v) not in other]
 
 

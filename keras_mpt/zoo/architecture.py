@@ -9,7 +9,7 @@ import string
 import keras
 
 from keras_mpt import initializers, quantizers
-from keras_mpt.masks import TopK
+from keras_mpt.masks import GlobalTopK, TopK
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.network import Network, did_you_mean
 
@@ -34,7 +34,8 @@ Args:
     input_shape: Height, width and channels of an image, default `$input_shape`.
     classes: Number of logits, default $classes.
     sparsity: Fraction of each layer's weights removed, default $sparsity; or a dict from layer names to fractions,
-        and $sparsity for the layers that it leaves out.
+        and $sparsity for the layers that it leaves out; or a
+        `keras_mpt.masks.GlobalTopK`, of which the network gets a copy, to prune all layers together.
     input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
     kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
     kernel_initializer: Of the frozen kernels, default `"$kernel_initializer"`; see `keras_mpt.initializers`.
@@ -105,6 +106,9 @@ def _model(function, defaults, arguments):
     settings = {**defaults, **arguments}
     del settings["weights"]
     _check(**settings)
+    rule = settings["sparsity"]
+    if isinstance(rule, GlobalTopK):  # which belongs to one model
+        settings["sparsity"] = GlobalTopK(rule.sparsity, rule.selector, rule.group)
     network = Network(defaults["sparsity"], settings)
     image = keras.Input(settings["input_shape"], name="image")
     model = keras.Model(image, function(network, image), name=function.__name__)
@@ -131,8 +135,9 @@ def _check(
         raise ValueError(f"`input_shape` must be three integers > 0, channels last. Received: {input_shape=}")
     if not _is_count(classes):
         raise ValueError(f"`classes` must be an integer > 0. Received: {classes=}")
-    for fraction in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
-        TopK(fraction)
+    if not isinstance(sparsity, GlobalTopK):
+        for fraction in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
+            TopK(fraction)
     quantizers.get_activation(input_quantizer)
     quantizers.get_kernel(kernel_quantizer)
     initializers.get(kernel_initializer)

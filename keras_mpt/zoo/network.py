@@ -6,6 +6,7 @@ import keras
 
 from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.masks import GlobalTopK
 from keras_mpt.quantizers.larq_objects import is_larq, to_ours
 
 
@@ -82,9 +83,11 @@ class Network:
 
     def _ticket(self, name, quantized=True):
         settings, sparsity = self._settings, self._settings["sparsity"]
+        if isinstance(sparsity, dict):
+            sparsity = sparsity.get(name, self._default_sparsity)
         self._names.append(name)
         return {
-            "sparsity": sparsity.get(name, self._default_sparsity) if isinstance(sparsity, dict) else sparsity,
+            "mask" if isinstance(sparsity, GlobalTopK) else "sparsity": sparsity,
             "input_quantizer": settings["input_quantizer"] if quantized else None,
             "kernel_quantizer": settings["kernel_quantizer"],
             "kernel_initializer": settings["kernel_initializer"],

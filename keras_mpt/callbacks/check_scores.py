@@ -1,4 +1,6 @@
-"""What happens between epochs."""
+"""Stopping a training that went wrong."""
+
+import warnings
 
 import keras
 
@@ -11,6 +13,9 @@ class CheckScores(keras.callbacks.Callback):
     A compiled step cannot raise: there, NaN scores make the layer's kernel, and so the loss, NaN. This callback says
     where it began: the layers whose scores were NaN for the most steps come first.
 
+    It warns of layers that keep no weight, as `masks.GlobalTopK` may leave them: their kernels are 0. Where no shortcut
+    leads around such a layer, nothing more is learned.
+
     Raises:
         FloatingPointError: At the end of an epoch in which a layer's scores became NaN.
     """
@@ -21,3 +26,7 @@ class CheckScores(keras.callbacks.Callback):
         if diverged:
             listed = ", ".join(f"{name!r} ({steps[name]} steps)" for name in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
+        empty = {layer.name: int(getattr(layer, "empty_steps", 0)) for layer in mpt_layers(self.model)}
+        if any(empty.values()):
+            listed = ", ".join(f"{name!r} (for {empty[name]} steps)" for name in empty if empty[name])
+            warnings.warn(f"After epoch {epoch + 1} no weight is kept in layers {listed}.", stacklevel=2)

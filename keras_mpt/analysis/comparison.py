@@ -1,0 +1,139 @@
+"""How much two masks have in common, beside what two independent ones would have."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_mpt.analysis.sources import masks, paired
+from keras_mpt.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """Two masks A and B of n entries, or of several layers together, in numbers.
+
+    Masks that are drawn independently and evenly among those with |A| and |B| kept entries have |A| * |B| / n of them
+    in common on average. This is `expected` (a sum over layers, where there are several), and what the measures are
+    compared with: of the Hamming distance, which is linear in it, that is the exact mean; of the Jaccard index the
+    ratio of means, from which the mean of ratios differs by O(1/n).
+
+    Attributes:
+        size: n.
+        first: |A|, the number of entries that A keeps.
+        second: |B|.
+        both: |A and B|.
+        expected: |A and B| for independent masks.
+    """
+
+    size: int
+    first: int
+    second: int
+    both: int
+    expected: float
+
+    @classmethod
+    def of(cls, first, second):
+        """Compare two bool arrays of one shape."""
+        a, b = int(np.count_nonzero(first)), int(np.count_nonzero(second))
+        return cls(first.size, a, b, int(np.count_nonzero(first & second)), a * b / first.size)
+
+    @property
+    def jaccard(self):
+        """`|A and B| / |A or B|`: 1 for equal masks, 0 for disjoint ones."""
+        return self._jaccard(self.both)
+
+    @property
+    def expected_jaccard(self):
+        """The Jaccard index of independent masks; p / (2 - p) where both have density p."""
+        return self._jaccard(self.expected)
+
+    @property
+    def hamming(self):
+        """`mean(A != B)`: the fraction of entries in which the masks differ."""
+        return self._hamming(self.both)
+
+    @property
+    def expected_hamming(self):
+        """The Hamming distance of independent masks; 2 p (1 - p) where both have density p."""
+        return self._hamming(self.expected)
+
+    def _jaccard(self, both):
+        either = self.first + self.second - both
+        return both / either if either else 1.0
+
+    def _hamming(self, both):
+        return (self.first + self.second - 2 * both) / self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two sets of masks compared; `str()` gives a table, a notebook shows it, too.
+
+    Attributes:
+        layers: Dict from the layers' paths to `Overlap`.
+        total: The `Overlap` of all layers together.
+    """
+
+    layers: dict
+    total: Overlap
+
+    def _table(self):
+        def row(name, overlap):
+            kept = (f"{count / overlap.size:.1%}" for count in (overlap.first, overlap.second))
+            pairs = ((overlap.jaccard, overlap.expected_jaccard), (overlap.hamming, overlap.expected_hamming))
+            return [name, *kept, *(f"{value:.4f}" for pair in pairs for value in pair)]
+
+        header = ["layer", "kept\nfirst", "kept\nsecond", "Jaccard", "if inde-\npendent"]
+        header += ["Hamming\ndistance", "if inde-\npendent"]
+        rows = [row(name, overlap) for name, overlap in self.layers.items()]
+        return Table("Overlap of two masks", header, [*rows, row("all layers", self.total)], [])
+
+    def __str__(self):
+        return str(self._table())
+
+    def _repr_html_(self):
+        return self._table()._repr_html_()
+
+
+def overlap(first, second):
+    """Compare the masks of two networks of one architecture, layer by layer and as a whole.
+
+    Args:
+        first, second: Models, tickets, paths of tickets, or dicts of masks; see `masks`.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        ValueError: The networks have kernels of other shapes.
+
+    Example:
+
+    >>> print(keras_mpt.analysis.overlap("seed0.mpt", "seed1.mpt"))
+    """
+    layers = {path: Overlap.of(*pair) for path, pair in paired(masks(first), masks(second)).items()}
+    fields = [field.name for field in dataclasses.fields(Overlap)]
+    total = Overlap(*(sum(getattr(overlap, name) for overlap in layers.values()) for name in fields))
+    return Comparison(layers, total)
+
+
+def overlap_matrix(sources, measure="jaccard"):
+    """Compare networks of one architecture with each other, as wholes.
+
+    Args:
+        sources: List of models, tickets, paths of tickets, or dicts of masks.
+        measure: `"jaccard"`, `"hamming"`, or what independent masks have of it, `"expected_jaccard"` or
+            `"expected_hamming"`.
+
+    Returns:
+        float64 array of shape `(len(sources), len(sources))`, symmetric.
+    """
+    measures = ("jaccard", "hamming", "expected_jaccard", "expected_hamming")
+    if measure not in measures:
+        raise ValueError(f"`measure` must be one of {', '.join(measures)}. Received: measure={measure!r}")
+    sources = [masks(source) for source in sources]
+    matrix = np.empty((len(sources), len(sources)))
+    for i, first in enumerate(sources):
+        for j, second in enumerate(sources[: i + 1]):
+            matrix[i, j] = matrix[j, i] = getattr(overlap(first, second).total, measure)
+    return matrix

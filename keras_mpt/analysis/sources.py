@@ -1,0 +1,58 @@
+"""Masks of whatever holds some: models, tickets, files, dicts of arrays."""
+
+import collections.abc
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.tickets import Ticket
+
+
+def masks(source, base=None):
+    """Return the masks as a dict from the layers' paths to bool arrays, True where a weight is kept.
+
+    Args:
+        source: A built model, a `keras_mpt.tickets.Ticket`, the path of a ticket file, or such a dict.
+        base: The network that a ticket's kernels come from, where it refers to one.
+
+    Raises:
+        TypeError: `source` is none of these.
+        ValueError: It holds no mask.
+        TicketError: The ticket cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = Ticket.read(source)
+    if isinstance(source, keras.Model):
+        found = {path: numpy(layer.subnet_mask) != 0 for path, layer in mpt_layers_by_path(source).items()}
+    elif isinstance(source, Ticket):
+        kernels = [path for path, entry in source.layers.items() if entry["kernel"] is not None]
+        found = {path: source.kernel(path, base).mask for path in kernels}
+    elif isinstance(source, collections.abc.Mapping):
+        found = {path: np.asarray(mask) != 0 for path, mask in source.items()}
+    else:
+        raise TypeError(f"`source` must be a model, a ticket, its path, or a dict of masks. Received: {source!r}")
+    if not found:
+        raise ValueError(f"`source` must have MPT layers. Received: {source!r} without one")
+    return found
+
+
+def paired(first, second):
+    """Return a dict from the first one's paths to pairs of arrays, layers matched in their order.
+
+    Not by name: of two models made in one process, Keras numbers the layers differently.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    shapes = [[array.shape for array in arrays.values()] for arrays in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"Both must be of one architecture. Received: kernels of shapes {shapes[0]} and {shapes[1]}")
+    return {path: (array, other) for (path, array), other in zip(first.items(), second.values(), strict=True)}
+
+
+def numpy(tensor):
+    """Return a copy: PyTorch's own conversion shares its memory."""
+    return np.array(ops.convert_to_numpy(tensor))

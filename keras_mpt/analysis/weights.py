@@ -1,0 +1,69 @@
+"""Which weights a mask keeps, and how alike two rankings of weights are."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_mpt.analysis.sources import numpy, paired
+from keras_mpt.models import mpt_layers_by_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """Frozen weights W of a layer, those that its mask M keeps and those that it drops.
+
+    Attributes:
+        kept: Frobenius norm `sqrt(sum(W**2 * M))`.
+        dropped: Frobenius norm `sqrt(sum(W**2 * (1 - M)))`.
+        kept_mean: Mean magnitude of the kept weights, `sum(|W| * M) / sum(M)`, Biprop's alpha; 0 if there are none.
+        dropped_mean: Mean magnitude of the dropped weights; 0 if there are none.
+    """
+
+    kept: float
+    dropped: float
+    kept_mean: float
+    dropped_mean: float
+
+
+def weight_norms(model):
+    """Return the norms of kept and of dropped weights as a dict from the layers' paths to `Norms`.
+
+    A ticket file does not tell: it need not hold the weights that were dropped. Load one that was saved with
+    `scores=True`.
+
+    Source: Gorbett & Whitley 2023, section on norms, arXiv:2303.15953.
+
+    Args:
+        model: A built model with MPT layers.
+    """
+    norms = {}
+    for path, layer in mpt_layers_by_path(model).items():
+        magnitudes, mask = np.abs(numpy(layer.frozen_kernel), dtype=np.float64), numpy(layer.subnet_mask) != 0
+        parts = magnitudes[mask], magnitudes[~mask]
+        norms[path] = Norms(*map(np.linalg.norm, parts), *(part.mean() if part.size else 0.0 for part in parts))
+    return norms
+
+
+def score_correlation(first, second):
+    """Return Pearson's correlation of the magnitudes |S| of two models' scores, by which masks are chosen.
+
+    Args:
+        first, second: Built models of one architecture.
+
+    Returns:
+        Dict from the first one's paths of layers to floats in [-1, 1]; NaN where all magnitudes are equal.
+
+    Raises:
+        ValueError: The models have kernels of other shapes.
+    """
+    scores = ({path: numpy(layer.scores) for path, layer in mpt_layers_by_path(m).items()} for m in (first, second))
+    return {
+        path: _correlation(*(np.abs(array, dtype=np.float64) for array in pair))
+        for path, pair in paired(*scores).items()
+    }
+
+
+def _correlation(x, y):
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(np.sum(x * y) / norm) if norm else float("nan")

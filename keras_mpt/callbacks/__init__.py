@@ -1,0 +1,8 @@
+"""What happens between epochs."""
+
+from keras_mpt.callbacks.check_scores import CheckScores
+from keras_mpt.callbacks.recycling import IteRand, IterativeWeightRecycling
+from keras_mpt.callbacks.schedules import SparsitySchedule
+from keras_mpt.callbacks.statistics import MaskStatistics
+
+__all__ = ["CheckScores", "IteRand", "IterativeWeightRecycling", "MaskStatistics", "SparsitySchedule"]

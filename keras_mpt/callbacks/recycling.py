@@ -1,0 +1,239 @@
+"""Changes of the frozen kernels while the scores are trained: weights that seem useless get other values.
+
+The mathematics is in functions of numpy arrays; the callbacks only say when, and on which layers.
+"""
+
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform
+from keras_mpt.models import mpt_layers
+
+_INDEX_BITS = 32
+_CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the kernel's
+
+
+def recycle(frozen, scores, rate, ablation=False):
+    """Return a kernel in which the least important weights got the values of the most important ones.
+
+    With n entries, k = int(rate * n), and o the stable ascending argsort of |scores|:
+
+        W[o[i]] := W[o[n - k + i]]  for all i < k, the right side read before any is written
+
+    Beyond a rate of 0.5 the two sets overlap; by this order that is well defined: an entry of both gets its new value,
+    and gives its old one away. In the ablation the source is `W[o[k + i]]`, the next least important weights.
+
+    Args:
+        frozen: float32 array W.
+        scores: float32 array of W's shape.
+        rate: Fraction of the entries that get other values, in `[0, 1)`; in the ablation at most 0.5.
+        ablation: Whether to take unimportant weights as the source, too.
+    """
+    size, count = frozen.size, int(rate * frozen.size)
+    result = frozen.copy().reshape(-1)
+    if count:
+        source = slice(count, 2 * count) if ablation else slice(size - count, size)
+        # Magnitude and index in one integer: no two are equal, so any sort is the stable one, and those in numpy that
+        # are fast aren't stable. Sorting just the two sets is quicker still.
+        keys = np.abs(scores).reshape(-1).view(np.int32).astype(np.int64) << _INDEX_BITS
+        keys |= np.arange(size)
+        keys.partition([cut for cut in (count, source.start, source.stop) if cut < size])
+        low, high = (np.sort(keys[part]) & (1 << _INDEX_BITS) - 1 for part in (slice(count), source))
+        result[low] = result[high]
+    return result.reshape(frozen.shape)
+
+
+def redraw(frozen, mask, fresh, uniform, rate):
+    """Return a kernel in which pruned weights are replaced by fresh ones with probability `rate`.
+
+    Formula: `W := fresh` where `mask == 0` and `uniform < rate`, for each entry on its own.
+
+    Args:
+        frozen, mask, fresh, uniform: Arrays of one shape; `uniform` holds random numbers in (0, 1).
+        rate: The probability, in `[0, 1)`.
+    """
+    return np.where((mask == 0) & (uniform < rate), fresh, frozen)
+
+
+class _KernelChange(keras.callbacks.Callback):
+    """Changes the frozen kernels of all layers whose scores are trained, at the begin of epochs N, 2N, ..."""
+
+    def __init__(self, rate, every):
+        super().__init__()
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+            raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
+        if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
+            raise ValueError(f"`every` must be an integer > 0. Received: every={every!r}")
+        self.rate, self.every = float(rate), int(every)
+
+    def on_train_begin(self, logs=None):
+        if not _trained(self.model):
+            raise ValueError(
+                f"{type(self).__name__} needs a model with MPT layers that are trained. Received: {self.model.name!r} "
+                f"with {len(mpt_layers(self.model))} MPT layers, none of them trainable"
+            )
+        self._first_epoch = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it.
+        begun = self._first_epoch and self._is_within(epoch)
+        self._first_epoch = False
+        if epoch > 0 and epoch % self.every == 0 and not begun:
+            self._change_kernels(epoch)
+
+    def _is_within(self, epoch):
+        """Whether the optimizer has done some but not all of the epoch's steps (False if their number is unknown)."""
+        optimizer, steps = self.model.optimizer, (self.params or {}).get("steps") or 0
+        done = int(_numpy(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
+        return epoch * steps < done < (epoch + 1) * steps
+
+    def _change_kernels(self, time):
+        for layer in _trained(self.model):
+            layer.frozen_kernel.assign(self._changed(layer, time))
+
+    def _changed(self, layer, time):
+        """Return the layer's new frozen kernel, a float32 array."""
+        raise NotImplementedError
+
+
+class IterativeWeightRecycling(_KernelChange):
+    """Give the weights with the lowest |scores| the values of those with the highest, again and again.
+
+    At the begin of epochs N, 2N, ... (as Keras numbers them: from 0, and on after a resume), in each layer, with W its
+    frozen kernel, n its size, k = int(rate * n), and o the stable ascending argsort of |S|, ties by index:
+
+        W[o[i]] := W[o[n - k + i]]  for i < k, all read before any is written
+
+    Scores and the optimizer's state stay as they are. A rate beyond 0.5, for which the sets of low and high scores
+    overlap, is well defined by the order of reading and writing. A ticket stores which kept weights are not those of
+    the seed any more: with `kernel_quantizer="scaled_sign"` signs that differ, with None values.
+
+    To mix it with `IteRand` as the paper does, use half the rate for each, `IteRand` first:
+
+    >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
+
+    A layer with `trainable=False` is left alone. Training that is resumed between epochs goes on exactly as if it had
+    not stopped, and one that is resumed in the midst of an epoch (`BackupAndRestore(save_freq=...)`, with a known
+    number of steps) is not recycled a second time in that epoch.
+
+    Source: Gorbett & Whitley 2023, algorithm 1, arXiv:2303.15953.
+
+    Args:
+        rate: Fraction of each layer's weights that get other values, in `[0, 1)`; 0 changes nothing.
+        every: Number N of epochs from one time to the next.
+        ablation: Whether the source is `W[o[k + i]]`, as unimportant as the weights it replaces. Then the rate is at
+            most 0.5.
+
+    Raises:
+        ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train.
+
+    Example:
+
+    >>> model.fit(images, labels, epochs=100, callbacks=[IterativeWeightRecycling(0.2, every=10)])
+    """
+
+    def __init__(self, rate, every, ablation=False):
+        super().__init__(rate, every)
+        if ablation and self.rate > 0.5:
+            raise ValueError(
+                "`rate` must be at most 0.5 with ablation=True: there are no more weights to take values from. "
+                f"Received: rate={rate!r}"
+            )
+        self.ablation = bool(ablation)
+
+    def _changed(self, layer, time):
+        return recycle(_numpy(layer.frozen_kernel), _numpy(layer.scores), self.rate, self.ablation)
+
+
+class IteRand(_KernelChange):
+    """Draw pruned weights again with a probability, again and again.
+
+    At the begin of epochs (or steps) N, 2N, ..., each entry that the mask removes at that time is replaced with
+    probability `rate` by a new number from the layer's kernel initializer. All random numbers are functions of `seed`,
+    the layer's seed, and the number of the epoch or step, so that a resumed training equals an uninterrupted one;
+    those of the initializers of keras_mpt are the same bits on every backend, too. Of a Keras initializer, the seed is
+    replaced; one without a seed in its config is called as it is.
+
+    Scores and the optimizer's state stay as they are, as do layers with `trainable=False`. See
+    `IterativeWeightRecycling` for a mixture of both, and for what happens when a training is resumed.
+
+    Source: Chijiwa et al. 2021, section 3, arXiv:2106.09269.
+
+    Args:
+        rate: Probability that a pruned weight is drawn again, in `[0, 1)`; 0 changes nothing.
+        every: Number N of epochs or steps from one time to the next.
+        unit: `"epoch"`, or `"step"`: the optimizer's iterations, counted over all epochs, as the paper has it. Keras
+            calls no callback between the steps of one execution, so this needs `steps_per_execution=1`.
+        seed: Integer in [0, 2**64).
+
+    Raises:
+        ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
+            is compiled with `steps_per_execution` other than 1 and the unit is a step.
+
+    Example:
+
+    >>> model.fit(images, labels, epochs=100, callbacks=[IteRand(0.1, every=300, unit="step")])
+    """
+
+    def __init__(self, rate, every, unit="epoch", seed=0):
+        super().__init__(rate, every)
+        if unit not in ("epoch", "step"):
+            raise ValueError(f'`unit` must be "epoch" or "step". Received: unit={unit!r}')
+        if seed is None:
+            raise ValueError("`seed` must be an integer: a resumed training needs the same again. Received: seed=None")
+        self.unit, self.seed = unit, check_seed(seed)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self.unit == "step" and self.model.steps_per_execution != 1:
+            raise ValueError(
+                f'IteRand with unit="step" needs a model compiled with steps_per_execution=1. '
+                f"Received: steps_per_execution={self.model.steps_per_execution}"
+            )
+        self._wait = 0  # batches until the next look at the optimizer's iterations
+        self._last = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.unit == "epoch":
+            super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.unit == "epoch":
+            return
+        if self._wait == 0:  # a look takes time with JAX, and a batch is one iteration at most
+            step = int(_numpy(self.model.optimizer.iterations))
+            if step % self.every == 0 and step > self._last:
+                self._change_kernels(step)
+                self._last = step
+            self._wait = self.every - step % self.every
+        self._wait -= 1
+
+    def _changed(self, layer, time):
+        frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
+        words = np.random.SeedSequence([self.seed, layer.seed, time]).generate_state(1, np.uint64)
+        uniform = random_uniform(frozen.size, int(words[0]), _CHOICE_STREAM).reshape(frozen.shape)
+        return redraw(frozen, mask, _fresh(layer, int(words[0])), uniform, self.rate)
+
+
+def _fresh(layer, seed):
+    """Return a kernel from the layer's initializer, but from another seed."""
+    initializer, settings = layer.kernel_draw()
+    shape = tuple(layer.frozen_kernel.shape)
+    if isinstance(initializer, SeededInitializer):
+        return initializer.draw(shape, **{**settings, "seed": seed, "stream": 0})
+    if isinstance(initializer, keras.initializers.Initializer) and "seed" in initializer.get_config():
+        # Keras' initializers return the same values at every call, and take 32 bits
+        initializer = type(initializer).from_config({**initializer.get_config(), "seed": seed >> 33})
+    return _numpy(initializer(shape, dtype="float32"))
+
+
+def _trained(model):
+    return [layer for layer in mpt_layers(model) if layer.trainable]
+
+
+def _numpy(tensor):
+    """Return a copy: PyTorch's own conversion shares its memory."""
+    return np.array(ops.convert_to_numpy(tensor))

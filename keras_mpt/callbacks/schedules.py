@@ -1,0 +1,78 @@
+"""How many weights are removed in which epoch."""
+
+import numbers
+
+import keras
+
+from keras_mpt.models import mpt_layers
+
+_POWERS = {"constant": None, "linear": 1, "cubic": 3}
+
+
+class SparsitySchedule(keras.callbacks.Callback):
+    """Remove more and more weights: at the begin of each epoch, the sparsity of the MPT layers is set anew.
+
+    With s the final sparsity, i the initial one, E the number of epochs from one to the other and e that of the epoch,
+    from 0, the sparsity is `s + (i - s) * (1 - e / E)^power` while e < E, then s. The power is 1 for `"linear"`, 3 for
+    `"cubic"`; `"constant"` begins with s. It depends on nothing but e, so that a training that is resumed with
+    `initial_epoch` goes on as it would have. Nothing is compiled again.
+
+    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, others have it each.
+
+    Source: Diffenderfer et al. 2021, "A Winning Hand", arXiv:2106.09129, whose global pruning starts with half of the
+    weights, unless more are kept in the end, and is cubic with E = 10: the defaults.
+
+    Args:
+        sparsity: The final sparsity of all MPT layers, in `[0, 1)`; None: of each, that of its mask rule.
+        initial_sparsity: The initial one; None: 0.5, or the final one if that is less.
+        epochs: From the initial to the final sparsity, an integer > 0.
+        curve: `"constant"`, `"linear"` or `"cubic"`.
+
+    Raises:
+        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers, or only some
+            of those that share a rule.
+
+    Example:
+
+    >>> model = keras_mpt.zoo.resnet18_mpt(sparsity=keras_mpt.masks.GlobalTopK(0.9))
+    >>> model.fit(images, labels, epochs=100, callbacks=[keras_mpt.callbacks.SparsitySchedule()])
+    """
+
+    def __init__(self, sparsity=None, initial_sparsity=None, epochs=10, curve="cubic"):
+        super().__init__()
+        for name, value in {"sparsity": sparsity, "initial_sparsity": initial_sparsity}.items():
+            if value is not None and not _is_sparsity(value):
+                raise ValueError(f"`{name}` must be a number in [0, 1), the fraction removed. Received: {value!r}")
+        if isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral) or epochs < 1:
+            raise ValueError(f"`epochs` must be an integer > 0. Received: epochs={epochs!r}")
+        if curve not in _POWERS:
+            raise ValueError(f"`curve` must be one of {sorted(_POWERS)}. Received: curve={curve!r}")
+        self.sparsity, self.initial_sparsity, self.epochs, self.curve = sparsity, initial_sparsity, int(epochs), curve
+
+    def at(self, epoch, sparsity):
+        """Return the sparsity in an epoch, with this final one."""
+        if self.curve == "constant" or epoch >= self.epochs:
+            return sparsity
+        initial = min(0.5, sparsity) if self.initial_sparsity is None else self.initial_sparsity
+        return sparsity + (initial - sparsity) * (1 - epoch / self.epochs) ** _POWERS[self.curve]
+
+    def on_train_begin(self, logs=None):
+        layers = mpt_layers(self.model)
+        if not layers:
+            raise ValueError(f"SparsitySchedule needs a model with MPT layers. Received: {self.model.name!r}")
+        for layer in layers:
+            missing = [other.name for other in getattr(layer.mask, "layers", ()) if other not in layers]
+            if missing:
+                raise ValueError(
+                    f"The model must have all layers that share the rule of layer {layer.name!r}. Received: "
+                    f"{self.model.name!r} without {missing}"
+                )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for layer in mpt_layers(self.model):
+            final = layer.sparsity if self.sparsity is None else self.sparsity
+            layer.mask.set_sparsity(layer, self.at(epoch, final))
+
+
+def _is_sparsity(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value < 1

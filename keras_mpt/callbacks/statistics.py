@@ -1,0 +1,150 @@
+"""What the masks do while they are trained, in numbers."""
+
+import csv
+import importlib.util
+import os
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.models import mpt_layers_by_path
+
+_SCALARS = ("flip_ratio", "sparsity", "alpha")
+
+
+class MaskStatistics(keras.callbacks.Callback):
+    """Write down after each epoch how far each layer's mask moved.
+
+    For each MPT layer, with M its mask at the end of this epoch, M' that at the end of the epoch before (at the begin
+    of the first one), W its frozen kernel and S its scores:
+
+    - `flip_ratio`: `mean(M != M')`, the fraction of weights that came or went;
+    - `sparsity`: `1 - mean(M)`;
+    - `alpha`: `sum(|W| * M) / sum(M)`, of layers with `kernel_quantizer="scaled_sign"`;
+    - a histogram of S: counts in bins of equal width between its least and its largest number.
+
+    In `history` they are called `"flip_ratio/conv1"` and so on, by the paths of the layers. `logs`, which other
+    callbacks, the progress bar and `history` show, get `mask_flip_ratio` and `mask_sparsity`, over all layers together.
+    Put this callback first: later ones then see these, and masks are compared with those that the epoch began with.
+
+    Args:
+        path: CSV file to write, with one row per epoch and layer; a resumed training goes on with it, without the rows
+            of epochs that it does again. None: none.
+        log_dir: Folder of logs for TensorBoard, which needs TensorFlow, on every backend. None: none.
+        bins: Number of bins of the histograms in the CSV file.
+
+    Raises:
+        ValueError: `bins` is no integer > 0.
+        ImportError: `log_dir` is given, and TensorFlow is not installed.
+
+    Example:
+
+    >>> statistics = MaskStatistics("masks.csv")
+    >>> history = model.fit(images, labels, epochs=10, callbacks=[statistics]).history
+    >>> history["flip_ratio/conv1"]
+    """
+
+    def __init__(self, path=None, log_dir=None, bins=20):
+        super().__init__()
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+            raise ValueError(f"`bins` must be an integer > 0. Received: bins={bins!r}")
+        if log_dir is not None and importlib.util.find_spec("tensorflow") is None:
+            raise ImportError(
+                "`log_dir` needs TensorFlow to write for TensorBoard. Use `path` for a CSV file, or install it. "
+                f"Received: log_dir={str(log_dir)!r}"
+            )
+        self.path = None if path is None else pathlib.Path(path)
+        self.log_dir, self.bins = log_dir, bins
+        self._masks = self._writer = None
+
+    def on_train_begin(self, logs=None):
+        self._masks = self._writer = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._masks is None:  # not when training begins: a later callback may restore the model then
+            self._masks = {path: _mask(layer) for path, layer in mpt_layers_by_path(self.model).items()}
+            if self.path is not None:
+                self._forget_from(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        flips = kept = size = 0
+        rows, scores = {}, {}
+        for path, layer in mpt_layers_by_path(self.model).items():
+            mask, before = _mask(layer), self._masks[path]
+            self._masks[path] = mask
+            rows[path] = {
+                "flip_ratio": float(np.mean(mask != before)),
+                "sparsity": float(1 - np.mean(mask)),
+                "alpha": _alpha(layer),
+            }
+            scores[path] = np.array(ops.convert_to_numpy(layer.scores))
+            flips += np.count_nonzero(mask != before)
+            kept += np.count_nonzero(mask)
+            size += mask.size
+        if logs is not None and size:
+            logs["mask_flip_ratio"], logs["mask_sparsity"] = flips / size, 1 - kept / size
+        self._write_history(rows)
+        if self.path is not None:
+            self._write_csv(epoch, rows, scores)
+        if self.log_dir is not None:
+            self._write_tensorboard(epoch, rows, scores)
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_history(self, rows):
+        history = self.model.history.history  # what this call of `fit` will return
+        for path, row in rows.items():
+            for name, value in row.items():
+                if value is not None:
+                    history.setdefault(f"{name}/{path}", []).append(value)
+
+    def _write_csv(self, epoch, rows, scores):
+        with self.path.open("a", newline="") as file:
+            for path, row in rows.items():
+                finite = scores[path][np.isfinite(scores[path])]
+                counts, edges = np.histogram(finite, self.bins)
+                cells = ["" if value is None else value for value in row.values()]
+                csv.writer(file).writerow([epoch, path, *cells, edges[0], edges[-1], *counts])
+
+    def _forget_from(self, epoch):
+        """Keep the file's rows of earlier epochs, if there are any."""
+        bins = [f"scores_bin_{i}" for i in range(1, self.bins + 1)]
+        rows = [["epoch", "layer", *_SCALARS, "scores_min", "scores_max", *bins]]
+        if epoch > 0 and self.path.exists():
+            with self.path.open(newline="") as file:
+                header, *old = csv.reader(file)
+            if header != rows[0]:
+                raise ValueError(f"`path` must be a file that this callback wrote. Received: {self.path}, {header=}")
+            rows += [row for row in old if int(row[0]) < epoch]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.tmp")
+        with unfinished.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        os.replace(unfinished, self.path)
+
+    def _write_tensorboard(self, epoch, rows, scores):
+        import tensorflow as tf
+
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.log_dir))
+        with self._writer.as_default(step=epoch):
+            for path, row in rows.items():
+                for name, value in row.items():
+                    if value is not None:
+                        tf.summary.scalar(f"{name}/{path}", value)
+                tf.summary.histogram(f"scores/{path}", scores[path])
+        self._writer.flush()
+
+
+def _mask(layer):
+    return np.array(ops.convert_to_numpy(layer.subnet_mask)) != 0
+
+
+def _alpha(layer):
+    if not hasattr(layer.kernel_quantizer, "alpha"):
+        return None
+    return float(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, layer.subnet_mask, layer.kept))

@@ -1,0 +1,204 @@
+"""One threshold for several layers: global pruning."""
+
+import math
+import numbers
+import weakref
+
+import keras
+from keras import ops
+from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
+
+from keras_mpt.masks.top_k import SELECTORS, add_integer, check_arguments
+from keras_mpt.ops import current_trace, has_nan, kept_count, magnitude_bits, mask_at, split_kept
+
+_COPIED = weakref.WeakValueDictionary()  # of each config, the rule that the layers of the last copy share
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class GlobalTopK:
+    """Keep the `n - floor(sparsity * n)` largest `|scores|` of the `n` weights of several layers together.
+
+    The threshold is found anew at every step, exactly, before the first of the layers is called. How many weights each
+    layer keeps is for the scores to say, and may be none: then its kernel is 0 (see `callbacks.CheckScores`). Ties keep
+    the layer whose name comes first, then the lower flat index.
+
+    Layers share the rule if they get the same object; it belongs to one model. Copies of the layers share one copy of
+    the rule: after `load_model`, `load_ticket`, `clone_model`, and `from_config` of the whole model. Layers that were
+    torn apart raise an error when they are called; `masks.share` brings them together again.
+
+    Source: Diffenderfer et al. 2021, "A Winning Hand: Compressing Deep Networks Can Improve Out-Of-Distribution
+    Robustness", arXiv:2106.09129 (global Biprop), which starts at half of the weights: `callbacks.SparsitySchedule`.
+
+    Args:
+        sparsity: Fraction of the weights removed, in `[0, 1)`.
+        selector: How the threshold is found, see `TopK`.
+        group: A name, to tell rules apart where a model has several of these.
+        size: How many weights the layers have together; None: those that are built. A copy knows it, and complains if
+            there are others.
+
+    Example:
+
+    >>> rule = keras_mpt.masks.GlobalTopK(0.8)
+    >>> model = keras.Sequential([MPTConv2D(64, 3, mask=rule), keras.layers.Flatten(), MPTDense(10, mask=rule)])
+    """
+
+    def __init__(self, sparsity, selector="search", group="global", size=None):
+        self.sparsity, self.selector = check_arguments(sparsity, selector)
+        if not isinstance(group, str):
+            raise ValueError(f"`group` must be a name. Received: group={group!r}")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1):
+            raise ValueError(f"`size` must be an integer > 0 or None. Received: size={size!r}")
+        self.group = group
+        self._expected = size
+        self._sizes = {}  # of the layers, as they were built
+        self._in_use = False
+        self._found = weakref.WeakKeyDictionary()  # by the call of a model in which it was found
+
+    @property
+    def layers(self):
+        """The built layers that share this rule, in the order in which ties are kept."""
+        return sorted(self._sizes, key=lambda layer: layer.name)
+
+    @property
+    def size(self):
+        """How many weights the layers have together, None before one is built."""
+        return self._expected or sum(self._sizes.values()) or None
+
+    def add_weights(self, layer, shape):
+        """Create the layer's variables.
+
+        `quota` is the layer's part of the number of ones: only the sum over the layers counts. `threshold` is a hint,
+        `nan_steps` and `empty_steps` count the last training steps in a row with NaN scores, without a kept weight.
+
+        Raises:
+            ValueError: The rule is in use: the layers that share it have been called without this one.
+        """
+        if self._in_use:
+            raise ValueError(
+                "A GlobalTopK belongs to the layers of one model, all built before it is used: give another model "
+                f"another object. Received: layer {layer.name!r} after {[other.name for other in self.layers]}"
+            )
+        self._sizes[layer] = math.prod(shape)
+        layer.quota = add_integer(layer, "quota", self._quota(layer, self.sparsity))
+        layer.threshold = add_integer(layer, "threshold")
+        layer.nan_steps = add_integer(layer, "nan_steps")
+        layer.empty_steps = add_integer(layer, "empty_steps")
+
+    def _quota(self, layer, sparsity):
+        """Return a share for a layer such that all shares sum up to what the layers keep together."""
+        before = 0
+        for other, size in self._sizes.items():
+            if other is layer:
+                return kept_count(before + size, sparsity) - (kept_count(before, sparsity) if before else 0)
+            before += size
+
+    def set_sparsity(self, layer, sparsity):
+        """Let the layers keep another number of weights from now on, once this was called for each of them."""
+        layer.quota.assign(self._quota(layer, sparsity))
+
+    def kept(self, layer):
+        """Return the number of ones in a built layer's mask, an int32 scalar."""
+        return self(layer)[1]
+
+    def __call__(self, layer, training=False):
+        """Return the layer's mask, a float32 tensor of zeros and ones (all NaN if a score is NaN), and their number.
+
+        Args:
+            layer: A built MPT layer.
+            training: Whether to remember the threshold for the next step and count the steps in `nan_steps` and
+                `empty_steps`.
+
+        Raises:
+            ValueError: Layers that shared the rule are missing.
+        """
+        keys, place = magnitude_bits(layer.scores), self.layers.index(layer)
+        threshold, kept, counts = self._find(layer)
+        if training:
+            layer.threshold.assign(threshold)
+            layer.nan_steps.assign(ops.where(has_nan(keys), layer.nan_steps + 1, 0))
+            layer.empty_steps.assign(ops.where(ops.equal(kept[place], 0), layer.empty_steps + 1, 0))
+        return mask_at(keys, kept[place], threshold, counts[place]), kept[place]
+
+    def _find(self, layer):
+        """Return the threshold and what `split_kept` makes of it, searched for once in each call of a model.
+
+        Keras has an object for each call: a `StatelessScope` (the training step of JAX), in which a changed score is
+        another tensor, or else the context of the outermost layer's call, in which no score changes.
+        """
+        if not global_state.get_global_attribute("symbolic_scope"):
+            self._check_complete(layer)
+            self._in_use = True
+        call = global_state.get_global_attribute("stateless_scope")
+        call = call or global_state.get_global_attribute("current_call_ctx")
+        trace, scores = current_trace(), [other.scores.value for other in self.layers]
+        if call in self._found:
+            found, found_trace, found_scores = self._found[call]
+            if trace == found_trace and all(a is b for a, b in zip(scores, found_scores, strict=True)):
+                return found
+        keys = [magnitude_bits(other.scores) for other in self.layers]
+        kept = sum(ops.convert_to_tensor(other.quota) for other in self.layers)
+        threshold, count = SELECTORS[self.selector](keys, kept, ops.convert_to_tensor(layer.threshold))
+        found = threshold, *split_kept(keys, kept, threshold, count)
+        if call is not None:
+            self._found[call] = found, trace, scores
+        return found
+
+    def _check_complete(self, layer):
+        built = sum(self._sizes.values())
+        if self._expected not in (None, built):
+            raise ValueError(
+                f"Layer {layer.name!r} shares a GlobalTopK with layers of {self._expected} weights together. Received: "
+                f"{[other.name for other in self.layers]} with {built} weights. If a part of a model was copied, or a "
+                "model that was not built, let its layers share a new rule: "
+                "keras_mpt.masks.share(keras_mpt.models.mpt_layers(model))"
+            )
+
+    def get_config(self):
+        return {"sparsity": self.sparsity, "selector": self.selector, "group": self.group, "size": self.size}
+
+    @classmethod
+    def from_config(cls, config):
+        """Return one rule for all layers of a model that is being copied.
+
+        While Keras loads a file, it keeps the objects that are shared within it. Elsewhere layers join the last copy
+        of the rule as long as it lacks some.
+        """
+        text = repr(sorted(config.items()))
+        loading = global_state.get_global_attribute("shared_objects/id_to_obj_map")
+        known = _COPIED if loading is None else loading
+        rule = known.get(text)
+        if rule is None or rule._expected == sum(rule._sizes.values()):
+            rule = known[text] = cls(**config)
+        if loading is None and config["size"] is None:  # not to be told from those of other models
+            rule = cls(**config)
+            rule._expected = 0
+        return rule
+
+    def __repr__(self):
+        return f"GlobalTopK({self.sparsity!r}, selector={self.selector!r}, group={self.group!r})"
+
+
+def share(layers):
+    """Let those built layers that have equal `GlobalTopK` rules share a new one, without other layers.
+
+    The number of kept weights is that of the rule's sparsity and the layers' weights again. Compile the model, or call
+    `make_train_function(force=True)`, afterwards.
+
+    Args:
+        layers: MPT layers, such as `keras_mpt.models.mpt_layers(model)`.
+
+    Example:
+
+    >>> part = keras.Model(model.inputs, model.get_layer("conv4").output)
+    >>> keras_mpt.masks.share(keras_mpt.models.mpt_layers(part))
+    """
+    rules = {}
+    for layer in layers:
+        if isinstance(layer.mask, GlobalTopK):
+            settings = layer.mask.sparsity, layer.mask.selector, layer.mask.group
+            rule = rules.setdefault(settings, GlobalTopK(*settings))
+            rule._sizes[layer] = math.prod(layer.scores.shape)
+            layer.mask = rule
+    for rule in rules.values():
+        for layer in rule.layers:
+            rule.set_sparsity(layer, rule.sparsity)

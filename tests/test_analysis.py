@@ -1,0 +1,178 @@
+"""Overlap of masks, norms and correlations against their formulas; figures are made."""
+
+import builtins
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from layer_contract import numpy, randomize_scores
+from networks import nested_and_shared
+
+import keras_mpt
+from keras_mpt import analysis
+from keras_mpt.layers import MPTDense
+from keras_mpt.models import mpt_layers_by_path
+
+PAIRS = hnp.array_shapes(max_dims=3, max_side=5).flatmap(lambda shape: st.tuples(*[hnp.arrays(bool, shape)] * 2))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PAIRS, min_size=1, max_size=3))
+def test_overlap_is_by_its_formulas(pairs):
+    first, second = ({f"layer{i}": pair[k] for i, pair in enumerate(pairs)} for k in (0, 1))
+    result = analysis.overlap(first, second)
+    cases = [*zip(result.layers.values(), pairs, strict=True)]
+    cases.append((result.total, [np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1)]))
+    for found, (a, b) in cases:
+        assert (found.size, found.first, found.second) == (a.size, a.sum(), b.sum())
+        assert found.jaccard == pytest.approx((a & b).sum() / (a | b).sum() if (a | b).any() else 1)
+        assert found.hamming == pytest.approx((a != b).mean())
+    independent = sum(a.sum() * b.sum() / a.size for a, b in pairs)
+    assert result.total.expected == pytest.approx(independent)
+    p, q = (pairs[0][k].mean() for k in (0, 1))
+    one = result.layers["layer0"]
+    assert one.expected_hamming == pytest.approx(p * (1 - q) + q * (1 - p))
+    if p + q:
+        assert one.expected_jaccard == pytest.approx(p * q / (p + q - p * q))
+
+
+def test_expectation_is_the_mean_over_all_masks():
+    masks = [np.isin(np.arange(6), kept) for kept in itertools.combinations(range(6), 2)]
+    fixed = np.isin(np.arange(6), (0, 2, 4))
+    found = [analysis.overlap({"a": fixed}, {"a": mask}).total for mask in masks]
+    assert np.mean([overlap.hamming for overlap in found]) == pytest.approx(found[0].expected_hamming)
+    assert np.mean([overlap.both for overlap in found]) == pytest.approx(found[0].expected) == 1.0
+
+
+def networks():
+    """Two models of one architecture with other names, scores and weights."""
+    models = [nested_and_shared(), nested_and_shared()]
+    for layer in mpt_layers_by_path(models[0]).values():
+        randomize_scores(layer)
+    return models
+
+
+def test_models_tickets_and_files_say_the_same(tmp_path):
+    first, second = networks()
+    path = tmp_path / "first.mpt"
+    ticket = keras_mpt.save_ticket(first, path)
+    expected = analysis.overlap(first, second)
+    assert list(expected.layers) == list(mpt_layers_by_path(first)) == list(analysis.masks(ticket))
+    for source in (ticket, path, str(path), analysis.masks(first)):
+        assert analysis.overlap(source, second) == expected
+        assert analysis.overlap(source, first).total.jaccard == 1
+    for name, layer in mpt_layers_by_path(first).items():
+        mask = numpy(layer.subnet_mask)
+        np.testing.assert_array_equal(analysis.masks(path)[name], mask == 1)
+    text = str(expected)
+    assert "all layers" in text and f"{expected.total.jaccard:.4f}" in text and max(map(len, text.splitlines())) <= 80
+    assert f"{expected.total.expected_hamming:.4f}" in expected._repr_html_()
+
+
+def test_matrix():
+    sources = [{"a": np.array(mask)} for mask in ([1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1])]
+    np.testing.assert_allclose(analysis.overlap_matrix(sources), [[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]])
+    np.testing.assert_allclose(analysis.overlap_matrix(sources, "hamming"), [[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]])
+    np.testing.assert_allclose(analysis.overlap_matrix(sources, "expected_jaccard"), np.full((3, 3), 1 / 3))
+    with pytest.raises(ValueError, match="`measure` must be one of jaccard, "):
+        analysis.overlap_matrix(sources, "dice")
+
+
+def test_bad_sources(tmp_path):
+    model = networks()[0]
+    with pytest.raises(ValueError, match="of one architecture. Received: kernels of shapes"):
+        analysis.overlap(model, {"a": np.ones(3)})
+    with pytest.raises(TypeError, match="`source` must be a model, a ticket, its path, or a dict"):
+        analysis.masks(3)
+    with pytest.raises(ValueError, match="must have MPT layers"):
+        analysis.masks(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    with pytest.raises(OSError):
+        analysis.masks(tmp_path / "none.mpt")
+
+
+def test_norms():
+    model = networks()[0]
+    layer = MPTDense(3, sparsity=0.0, seed=1)
+    layer.build((None, 4))
+    for name, norms in analysis.weight_norms(model).items():
+        layer = mpt_layers_by_path(model)[name]
+        frozen, mask = numpy(layer.frozen_kernel).astype(np.float64), numpy(layer.subnet_mask)
+        assert norms.kept == pytest.approx(np.sqrt((frozen**2 * mask).sum()))
+        assert norms.dropped == pytest.approx(np.sqrt((frozen**2 * (1 - mask)).sum()))
+        assert norms.kept_mean == pytest.approx((np.abs(frozen) * mask).sum() / mask.sum())
+        assert norms.dropped_mean == pytest.approx((np.abs(frozen) * (1 - mask)).sum() / (1 - mask).sum())
+    whole = keras.Sequential([keras.Input((4,)), MPTDense(3, sparsity=0.0, seed=1)])
+    (norms,) = analysis.weight_norms(whole).values()
+    assert norms.dropped == norms.dropped_mean == 0 and norms.kept > 0
+
+
+def test_correlation_of_scores():
+    first, second = networks()
+    found = analysis.score_correlation(first, second)
+    pairs = zip(mpt_layers_by_path(first).items(), mpt_layers_by_path(second).values(), strict=True)
+    for (name, layer), other in pairs:
+        magnitudes = (np.abs(numpy(each.scores)).ravel() for each in (layer, other))
+        assert found[name] == pytest.approx(np.corrcoef(*magnitudes)[0, 1], abs=1e-6)
+    assert list(analysis.score_correlation(first, first).values()) == pytest.approx([1.0] * len(found))
+    layer.scores.assign(np.ones(layer.scores.shape))
+    assert np.isnan(analysis.score_correlation(first, first)[name])
+
+
+def test_paths_of_two_layers_are_not_the_same():
+    class Twice(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = MPTDense(2, name="same"), MPTDense(2, name="same")
+
+    with pytest.raises(ValueError, match="names of their own. Received: two 'same'"):
+        mpt_layers_by_path(Twice())
+
+
+def test_figures(tmp_path):
+    models = networks()
+    sources = [analysis.masks(models[0]), models[1], models[0]]
+    lines = ["epoch,layer,flip_ratio", "0,conv1,0.5", "0,dense1,0.25", "1,conv1,0.1", "1,dense1,0.05"]
+    (tmp_path / "masks.csv").write_text("\n".join(lines))
+    overlap = analysis.plot_overlap(sources, ["a", "b", "c"], title="Seeds")
+    density = analysis.plot_density(sources, ["a", "b", "c"], title="Density")
+    churn = analysis.plot_churn(tmp_path / "masks.csv", title="Churn")
+    for name, figure in {"overlap": overlap, "density": density, "churn": churn}.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    drawn = overlap.axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, analysis.overlap_matrix(sources))
+    assert [text.get_text() for text in overlap.axes[0].texts][1] == f"{drawn[0, 1]:.2f}"
+    kept = [100 * mask.mean() for mask in sources[0].values()]
+    np.testing.assert_allclose(density.axes[0].lines[0].get_ydata(), kept)
+    np.testing.assert_allclose(churn.axes[0].lines[0].get_xydata(), [[1, 50], [2, 10]])
+    assert len(analysis.plot_overlap([sources[0]] * 20, list(range(20)), "hamming").axes[0].texts) == 0
+
+
+def test_bad_input_for_figures(tmp_path):
+    source = {"a": np.ones(3)}
+    with pytest.raises(ValueError, match="`labels` must name two or more `sources`"):
+        analysis.plot_overlap([source], ["a"])
+    with pytest.raises(ValueError, match="`labels` must name one or more `sources`"):
+        analysis.plot_density([source], ["a", "b"])
+    with pytest.raises(ValueError, match="as many layers each"):
+        analysis.plot_density([source, {"a": np.ones(3), "b": np.ones(3)}], ["a", "b"])
+    (tmp_path / "empty.csv").write_text("epoch,layer,flip_ratio\n")
+    with pytest.raises(ValueError, match="must be a file with rows of MaskStatistics"):
+        analysis.plot_churn(tmp_path / "empty.csv")
+
+
+def test_without_matplotlib_figures_say_what_is_missing(monkeypatch):
+    usual = builtins.__import__
+
+    def without(name, *arguments):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return usual(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="Plots need matplotlib"):
+        analysis.plot_density([{"a": np.ones(3)}], ["a"])

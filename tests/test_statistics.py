@@ -1,0 +1,148 @@
+"""What MaskStatistics writes down, against a calculation by hand."""
+
+import csv
+import importlib.util
+import sys
+
+import keras
+import numpy as np
+import pytest
+import reference
+from layer_contract import numpy
+from networks import X, nested_and_shared
+from test_recycling import Stop, fit, small
+from test_training import compiled
+
+from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics
+from keras_mpt.layers import MPTDense
+from keras_mpt.models import mpt_layers, mpt_layers_by_path
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Scores(keras.callbacks.Callback):
+    """Keeps the scores and kernels of the layers at the ends of epochs."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = [self._state()]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(self._state())
+        self.logs = dict(logs)
+
+    def _state(self):
+        layers = mpt_layers_by_path(self.model).items()
+        return {path: (numpy(layer.scores), numpy(layer.frozen_kernel), int(layer.kept)) for path, layer in layers}
+
+
+def test_against_a_calculation_by_hand(tmp_path):
+    model, scores = compiled(nested_and_shared()), Scores()
+    statistics = MaskStatistics(tmp_path / "folder" / "masks.csv", bins=5)
+    history = model.fit(X, X[:, 0, 0, 0] > 0, 8, 3, 0, [statistics, IterativeWeightRecycling(0.3, 1), scores]).history
+    rows = rows_of(tmp_path / "folder" / "masks.csv")
+    assert [(int(row["epoch"]), row["layer"]) for row in rows] == [
+        (e, path) for e in range(3) for path in scores.seen[0]
+    ]
+    assert len(scores.seen[0]) == 4 and any(path.startswith("nested/") for path in scores.seen[0])
+    flips, size = np.zeros(3), 0
+    for path in scores.seen[0]:
+        masks = [reference.mask(state[path][0], state[path][2]) for state in scores.seen]
+        size += masks[0].size
+        for epoch in range(3):
+            (row,) = (row for row in rows if row["layer"] == path and int(row["epoch"]) == epoch)
+            values, frozen, kept = scores.seen[epoch + 1][path]
+            differ = np.abs(masks[epoch + 1] - masks[epoch]).sum()
+            flips[epoch] += differ
+            mask = masks[epoch + 1]
+            expected = {
+                "flip_ratio": differ / mask.size,
+                "sparsity": (mask == 0).sum() / mask.size,
+                "alpha": (np.abs(frozen) * mask).sum() / kept,
+                "scores_min": values.min(),
+                "scores_max": values.max(),
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(float(row[name]), value, rtol=1e-5)
+                if name in ("flip_ratio", "sparsity", "alpha"):
+                    assert history[f"{name}/{path}"][epoch] == float(row[name])
+            counts = [int(row[f"scores_bin_{i}"]) for i in range(1, 6)]
+            width = (values.max() - values.min()) / 5
+            inner = (values >= values.min() + width * 1.001) & (values < values.min() + width * 1.999)
+            assert sum(counts) == values.size and counts[1] >= inner.sum()
+    np.testing.assert_allclose(history["mask_flip_ratio"], flips / size)
+    assert flips.all() and history["mask_sparsity"] == pytest.approx([0.5] * 3, abs=0.01)
+    assert {"loss", "mask_flip_ratio", "mask_sparsity"} == set(scores.logs)
+
+
+def test_edge_popup_has_no_alpha(tmp_path):
+    layer = MPTDense(2, kernel_quantizer=None, seed=0, name="last")
+    model = compiled(keras.Sequential([keras.Input(X.shape[1:]), keras.layers.Flatten(), layer]))
+    fit(model, [MaskStatistics(tmp_path / "masks.csv")], 1)
+    assert "flip_ratio/last" in model.history.history and "alpha/last" not in model.history.history
+    assert [row["alpha"] for row in rows_of(tmp_path / "masks.csv")] == [""]
+
+
+def test_a_resumed_training_goes_on_with_the_file(tmp_path):
+    def run(folder, *more):
+        model = compiled(small())
+        backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
+        return fit(model, [MaskStatistics(folder / "masks.csv"), backup, *more], 4)
+
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Stop(1))
+    with (tmp_path / "killed" / "masks.csv").open("a") as file:
+        file.write("2,dense,1,2,3\n")  # what a kill before the backup leaves
+    run(tmp_path / "killed")
+    names = {layer.name for layer in mpt_layers(compiled(small()))}
+    assert len(names) == 2
+    killed, whole = (rows_of(tmp_path / folder / "masks.csv") for folder in ("killed", "whole"))
+    for ours, theirs in zip(killed, whole, strict=True):  # Keras numbers the layers' names
+        assert {**ours, "layer": ""} == {**theirs, "layer": ""}
+
+
+def test_a_file_of_something_else_is_not_touched(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n0,1.5\n")
+    with pytest.raises(ValueError, match="`path` must be a file that this callback wrote"):
+        fit(compiled(small()), [MaskStatistics(path)], 2, initial_epoch=1)
+    assert path.read_text() == "epoch,loss\n0,1.5\n"
+
+
+def test_bad_bins():
+    for bins in (0, -1, 1.5, True, None):
+        with pytest.raises(ValueError, match="`bins` must be an integer > 0"):
+            MaskStatistics(bins=bins)
+
+
+def test_tensorboard_needs_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="`log_dir` needs TensorFlow"):
+        MaskStatistics(log_dir=tmp_path)
+    MaskStatistics(tmp_path / "masks.csv")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+@pytest.mark.tensorflow_only  # to save time: nothing here depends on the backend
+def test_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = fit(compiled(small()), [MaskStatistics(log_dir=tmp_path)], 2)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert len(list(tmp_path.iterdir())) == 1
+    names = [layer.name for layer in mpt_layers(model)]
+    for kind in ("flip_ratio", "sparsity", "alpha"):
+        for name in names:
+            written = [(event.step, tensor(event)) for event in events.Tensors(f"{kind}/{name}")]
+            assert written == [(i, np.float32(v)) for i, v in enumerate(model.history.history[f"{kind}/{name}"])]
+    assert len(events.Tensors(f"scores/{names[0]}")) == 2
+    assert "tensorflow" in sys.modules
+
+
+def tensor(event):
+    import tensorflow as tf
+
+    return tf.make_ndarray(event.tensor_proto)

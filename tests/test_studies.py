@@ -1,0 +1,54 @@
+"""The studies: a table comes out, and what is finished is not done again."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+SMALL = ["--data=digits", "--train_examples=64", "--batch_size=32", "--width=0.06", "--epochs=2"]
+
+
+def study(name, folder, *flags):
+    command = [sys.executable, f"{name}.py", f"--output_dir={folder}", *SMALL, *flags]
+    result = subprocess.run(command, cwd=EXAMPLES, env=os.environ, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def rows(folder):
+    with (folder / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_recycling_study(tmp_path):
+    flags = ("--sparsities=0.5", "--algorithms=Biprop")
+    study("recycling_study", tmp_path, *flags, "--seeds=1", "--methods=plain,mixed")
+    first = (tmp_path / "runs.csv").read_text()
+    printed = study("recycling_study", tmp_path, *flags, "--seeds=2", "--methods=plain,mixed,ablation")
+    assert (tmp_path / "runs.csv").read_text().startswith(first)
+    found = [(row["seed"], row["method"]) for row in rows(tmp_path)]
+    assert sorted(found) == [(seed, method) for seed in "01" for method in ("ablation", "mixed", "plain")]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| Biprop | mixed |") and "±" in line)
+    accuracies = [100 * float(row["accuracy"]) for row in rows(tmp_path) if row["method"] == "mixed"]
+    assert f"{sum(accuracies) / 2:.2f} ± {abs(accuracies[0] - accuracies[1]) / 2**0.5:.2f}" in line
+    assert (tmp_path / "accuracy.png").exists() and (tmp_path / "churn_Biprop_mixed_0.5_0.png").exists()
+    assert not list(tmp_path.glob("*.mpt"))
+
+
+@pytest.mark.slow
+def test_mask_diversity(tmp_path):
+    printed = study("mask_diversity", tmp_path, "--seeds=2")
+    assert [(row["kind"], row["seed"]) for row in rows(tmp_path)] == [
+        (kind, seed) for kind in ("all", "scores", "order") for seed in "01"
+    ]
+    assert len(list((tmp_path / "tickets").iterdir())) == 6
+    assert (tmp_path / "overlap_all.png").exists()
+    before = (tmp_path / "runs.csv").read_text()
+    again = study("mask_diversity", tmp_path, "--seeds=2")
+    assert (tmp_path / "runs.csv").read_text() == before
+    assert again.splitlines()[-3:] == printed.splitlines()[-3:]
