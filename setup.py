@@ -47,7 +47,7 @@ RUNTIME = {
 
 # What working on the project needs.
 PROJECT = {
-    "examples": ["scikit-learn", "pillow"],
+    "examples": ["matplotlib", "pillow", "scikit-learn"],
     "docs": ["mkdocs-material", "mkdocstrings[python]"],
     "dev": [
         "build",

@@ -84,8 +84,8 @@ def call_plain(layer, x):
 
 def kernel_of(layer):
     """Return the effective kernel of an MPT layer as float32, whatever its dtype policy."""
-    mask = layer.subnet_mask
-    return _numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, layer.kept))
+    mask, kept = layer.mask(layer)
+    return _numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, kept))
 
 
 def finished(layer, y):
