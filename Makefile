@@ -75,7 +75,7 @@ endef
 # The stamps say what the environment holds. The tests' packages include the demo's.
 $(VENV)/.demo: setup.py constraints.txt | $(VENV_PYTHON)
 	@echo "Installing the demo's packages into $(VENV) (some minutes the first time)"
-	$(INSTALL) --editable ".[tensorflow,examples]"
+	$(INSTALL) --editable ".[tensorflow,lce,litert,examples]"
 	@touch $@
 
 $(VENV)/.dev: setup.py constraints.txt | $(VENV_PYTHON)

@@ -3,11 +3,12 @@
 Trains three networks of one shape on scikit-learn's digits (1,797 images of 8x8 pixels): a dense one, whose weights
 are trained, and two tickets, whose weights are frozen random numbers and only chosen: MPT-1/32 (binary weights) and
 MPT-1/1 (binary weights and activations). Shows what was found, then saves the tickets, loads them from their files,
-strips them to plain Keras models, and checks that they still say the same.
+strips them to plain Keras models, converts them for phones, and checks that all of these still say the same.
 
     python examples/quickstart.py
 """
 
+import importlib.util
 import pathlib
 import tempfile
 
@@ -71,6 +72,10 @@ def check(model, images, folder):
     plain = keras_mpt.models.strip(loaded)
     np.testing.assert_allclose(plain.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
     print(f"{model.name}: its file and the stripped model give the same logits for {len(images)} images")
+    if keras.backend.backend() == "tensorflow":  # which conversion needs
+        print(f"\n{keras_mpt.convert.to_tflite(ticket.path, folder / 'phone.tflite', samples=images)}")
+        if importlib.util.find_spec("larq_compute_engine"):
+            print(f"\n{keras_mpt.convert.to_lce(ticket.path, folder / 'phone.lce', samples=images)}")
     return ticket
 
 

@@ -12,8 +12,7 @@ __all__ = ["dense_twin", "mpt_layers", "mpt_layers_by_path", "strip", "summary"]
 
 def mpt_layers(model):
     """Return the MPT layers of a model, nested ones included, each once, in the order of the model."""
-    layers = model._flatten_layers(include_self=False)
-    return list({id(layer): layer for layer in layers if isinstance(layer, MPTLayer)}.values())
+    return [layer for _, layer in _walk(model, "", set())]
 
 
 def mpt_layers_by_path(model):
@@ -23,21 +22,23 @@ def mpt_layers_by_path(model):
     Raises:
         ValueError: Two layers have the same path.
     """
-    found, seen = {}, set()
-
-    def visit(layer, path):
-        for child in layer._flatten_layers(include_self=False, recursive=False):
-            if id(child) not in seen:
-                seen.add(id(child))
-                name = f"{path}/{child.name}" if path else child.name
-                if isinstance(child, MPTLayer):
-                    if name in found:
-                        raise ValueError(f"`model` must have layers with names of their own. Received: two {name!r}")
-                    found[name] = child
-                visit(child, name)
-
-    visit(model, "")
+    found = {}
+    for path, layer in _walk(model, "", set()):
+        if path in found:
+            raise ValueError(f"`model` must have layers with names of their own. Received: two {path!r}")
+        found[path] = layer
     return found
+
+
+def _walk(layer, path, seen):
+    """Yield `(path, layer)` of the MPT layers inside a layer that are not in `seen`."""
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        if id(child) not in seen:
+            seen.add(id(child))
+            name = f"{path}/{child.name}" if path else child.name
+            if isinstance(child, MPTLayer):
+                yield name, child
+            yield from _walk(child, name, seen)
 
 
 def strip(model):
