@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from layer_contract import numpy
 from networks import nested_and_shared
+from PIL import Image
 
 import keras_mpt
 from keras_mpt import convert, zoo
@@ -20,6 +22,7 @@ from keras_mpt.convert.lce import same_widths
 from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models import mpt_layers
 
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.tensorflow_only
 SIGN = {"input_quantizer": "approx_sign"}
 SLOW_TARGETS = [pytest.param(weights, marks=pytest.mark.slow) for weights in ("int8", "sparse_int8", "float32")]
@@ -265,6 +268,24 @@ def test_command_line(tmp_path):
     assert "2 samples" in result.stdout and "ms for one sample here, 2 threads" in result.stdout
     result = subprocess.run([*command, "--weights", "int7"], capture_output=True, text=True)
     assert result.returncode == 1 and "int7" in result.stderr
+
+
+def test_the_sample_for_the_raspberry_pi(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    preset = zoo.get_preset("conv4_mpt32_s50")
+    convert.to_tflite(preset.path, tmp_path / "conv4.tflite")
+    pixels = preset.golden_images()[0]
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    command = [sys.executable, str(EXAMPLES / "edge" / "classify.py"), "conv4.tflite", "noise.png"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"noise.png: {preset.classes[int(np.argmax(preset.golden[0]))]} (")
+
+
+def test_missing_engine(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "larq_compute_engine", None)
+    with pytest.raises(ImportError, match=r"pip install .*keras-mpt\[lce\]"):
+        convert.to_lce(binary_chain(), tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize("size, kernel, stride, rate", [*itertools.product([5, 8], [1, 3, 4], [1, 2, 3], [1, 2])])

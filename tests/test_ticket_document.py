@@ -347,7 +347,7 @@ def variables_of(model, path):
     """Return the variables of a layer that are not those of a mask."""
     for name in path.split("/"):
         model = model.get_layer(name)
-    theirs = ("scores", "frozen_kernel", "kept", "threshold", "nan_steps")
+    theirs = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps")
     return [v for v in model.variables if not (isinstance(model, keras_mpt.layers.MPTLayer) and v.name in theirs)]
 
 
