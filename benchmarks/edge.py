@@ -54,7 +54,7 @@ FILES = {
 TARGETS = {"tflite": convert.tflite.TensorFlowLite, "lce": convert.lce.LarqComputeEngine}
 
 
-def measure(name, build, images, lce_images, rounds, folder):
+def measure(name, build, images, lce_images, rounds, folder, kinds):
     """Return the rows of one network, one for each kind of file."""
     model = build()
     for begin in range(0, 640, 64):  # statistics for batch normalization; trained networks have theirs
@@ -62,7 +62,7 @@ def measure(name, build, images, lce_images, rounds, folder):
             model(images[begin : begin + 64], training=True)
     rows, invokers = [], {}
     for kind, (target, weights) in FILES.items():
-        if kind == "exact int8" and "1/1" not in name:
+        if kind not in ("float32", *kinds) or kind == "exact int8" and "1/1" not in name:
             continue
         path = folder / f"{kind}.tflite"
         if target == "lce":
@@ -131,6 +131,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="folder of tensorflow-datasets, or an npz file")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--files", nargs="+", choices=FILES, default=list(FILES), help="besides float32")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--lce_samples", type=int, default=1000, help="fewer, where its kernels are slow")
     parser.add_argument("--rounds", type=int, default=15)
@@ -146,12 +147,14 @@ def main():
     rows = []
     for key in NETWORKS:
         for name, build in NETWORKS[key].items():
+            new = []
             if key in arguments.networks:
                 with tempfile.TemporaryDirectory() as folder:
-                    samples = images[: arguments.samples]
-                    rows += measure(name, build, samples, arguments.lce_samples, arguments.rounds, pathlib.Path(folder))
-            else:
-                rows += [row for row in kept if row["network"] == name]
+                    samples, path = images[: arguments.samples], pathlib.Path(folder)
+                    how = arguments.lce_samples, arguments.rounds, path, arguments.files
+                    new = measure(name, build, samples, *how)
+            found = {row["file"]: row for row in (*kept, *new) if row["network"] == name}
+            rows += [found[kind] for kind in FILES if kind in found]
     results.write_text(json.dumps({"keras": keras.__version__, "machine": arguments.machine, "rows": rows}, indent=1))
     (ROOT / "docs" / "edge-results.md").write_text(page(rows, arguments.machine))
     print(table(rows))
