@@ -1,6 +1,7 @@
 """Command line: `python -m keras_mpt inspect FILE` and `python -m keras_mpt convert TICKET OUT`."""
 
 import argparse
+import gzip
 import sys
 
 from keras_mpt.tickets import Ticket
@@ -20,6 +21,7 @@ def main(arguments=None):
     convert.add_argument("--weights", default="auto", help="of tflite: see keras_mpt.convert.to_tflite")
     convert.add_argument("--require_binary", action="store_true", help="of lce: refuse layers that would stay float")
     convert.add_argument("--samples", help="file of numpy.save with inputs to check with; default: random ones")
+    convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
     convert.add_argument("--benchmark", action="store_true", help="time it on this machine")
     convert.set_defaults(run=_convert)
     options = parser.parse_args(arguments)
@@ -47,6 +49,10 @@ def _convert(options):
     else:
         report = convert.to_tflite(options.ticket, options.out, samples=samples, weights=options.weights)
     print(report)
+    if options.gzip:
+        packed = report.path.with_name(f"{report.path.name}.gz")
+        packed.write_bytes(gzip.compress(report.path.read_bytes(), 9, mtime=0))
+        print(f"Compressed {packed}: {packed.stat().st_size:,} bytes")
     if options.benchmark:
         for threads in (1, 2):
             milliseconds = 1e3 * convert.latency(report.path, options.target, threads)

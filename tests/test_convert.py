@@ -165,6 +165,18 @@ def test_float_kernels_stay_float(tmp_path):
     assert not (tmp_path / "none.tflite").exists()
 
 
+def test_sparse_float_kernels_have_the_same_bits(tmp_path):
+    edge_popup = {"kernel_quantizer": None, "kernel_initializer": "kaiming_normal", "sparsity": 0.9}
+    model = chain(MPTConv2D(8, 3, seed=1, **edge_popup), keras.layers.Flatten(), MPTDense(300, seed=2, **edge_popup))
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    sparse, dense = (convert.to_tflite(model, tmp_path / kind, weights=kind) for kind in ("auto", "float32"))
+    assert sparse.operations["DENSIFY"] == 2 and sparse.bytes < 0.3 * dense.bytes
+    target = convert.tflite.TensorFlowLite()
+    for runtime in target.runtimes():
+        found, expected = (target.run(report.path.read_bytes(), x, runtime) for report in (sparse, dense))
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("weights", ["float16", "dynamic_int8"])
 def test_lossy_weights_say_how_lossy(weights, tmp_path):
     report = convert.to_tflite(settled(zoo.conv2_mpt(seed=0, width=0.25)), tmp_path / "model.tflite", weights=weights)
@@ -262,9 +274,10 @@ def test_command_line(tmp_path):
     keras_mpt.save_ticket(binary_chain(), tmp_path / "model.mpt")
     np.save(tmp_path / "samples.npy", np.ones((2, 8, 8, 4), np.float32))
     command = [sys.executable, "-m", "keras_mpt", "convert", str(tmp_path / "model.mpt"), str(tmp_path / "out.tflite")]
-    options = ["--target", "lce", "--samples", str(tmp_path / "samples.npy"), "--benchmark"]
+    options = ["--target", "lce", "--samples", str(tmp_path / "samples.npy"), "--benchmark", "--gzip"]
     result = subprocess.run([*command, *options], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert gzip.decompress((tmp_path / "out.tflite.gz").read_bytes()) == (tmp_path / "out.tflite").read_bytes()
     assert "2 samples" in result.stdout and "ms for one sample here, 2 threads" in result.stdout
     result = subprocess.run([*command, "--weights", "int7"], capture_output=True, text=True)
     assert result.returncode == 1 and "int7" in result.stderr

@@ -11,10 +11,10 @@ from keras_mpt.convert.graph import ternary
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
 
 
-def _sparse_size(signs):
+def _sparse_size(values):
     """Return about how many bytes the values, their positions and the ends of their rows take."""
-    kept, width, rows = np.count_nonzero(signs), signs.shape[-1], signs.size // signs.shape[-1]
-    return kept * (1 + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
+    kept, width, rows = np.count_nonzero(values), values.shape[-1], values.size // values.shape[-1]
+    return kept * (values.itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
 class File:
@@ -118,10 +118,27 @@ class File:
             small = self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)
             done += 1
-            if sparse and _sparse_size(signs) < signs.size:
+            if sparse and _sparse_size(signs) < signs.nbytes:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
                 sparsely += 1
         return done, sparsely
+
+    def floats_to_sparse(self):
+        """Store of each float kernel what is not zero, and where, if that is smaller.
+
+        A DENSIFY operation makes the same kernel of it.
+
+        Returns:
+            The number of kernels.
+        """
+        done = 0
+        for operator, _, kernel, _ in self.kernels():
+            if _sparse_size(kernel) < kernel.nbytes:
+                position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
+                index = operator.inputs[1]
+                self._insert(position, "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
+                done += 1
+        return done
 
     def _insert(self, position, name, version, source, result):
         """Insert an operation of one input and one output."""
@@ -130,12 +147,12 @@ class File:
         operator.inputs, operator.outputs = np.array([source], np.int32), np.array([result], np.int32)
         self.graph.operators.insert(position, operator)
 
-    def _sparse_tensor(self, index, signs):
-        """Return the index of a new tensor with the values of a constant that are not zero, row by row."""
+    def _sparse_tensor(self, index, values):
+        """Return the index of a new tensor with those of a constant's values that are not zero, row by row."""
         schema, dense = self._schema, self.graph.tensors[index]
-        rows = signs.reshape(-1, signs.shape[-1])
+        rows = values.reshape(-1, values.shape[-1])
         dimensions = []
-        for size in signs.shape:
+        for size in values.shape:
             dimensions.append(schema.DimensionMetadataT())
             dimensions[-1].format, dimensions[-1].denseSize = schema.DimensionType.DENSE, size
         last = dimensions[-1]
@@ -145,10 +162,10 @@ class File:
         tensor = copy.copy(dense)
         tensor.name = dense.name + b"/sparse"
         tensor.sparsity = schema.SparsityParametersT()
-        tensor.sparsity.traversalOrder = np.arange(signs.ndim, dtype=np.int32)
+        tensor.sparsity.traversalOrder = np.arange(values.ndim, dtype=np.int32)
         tensor.sparsity.blockMap = np.zeros(0, np.int32)
         tensor.sparsity.dimMetadata = dimensions
-        self.model.buffers[dense.buffer].data = rows[rows != 0].astype(np.int8).view(np.uint8)
+        self.model.buffers[dense.buffer].data = np.frombuffer(rows[rows != 0].tobytes(), np.uint8)
         dense.buffer = 0
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1

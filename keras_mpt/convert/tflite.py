@@ -27,7 +27,8 @@ def to_tflite(model, path, *, weights="auto", samples=None):
     - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
       report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact.
+    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of float kernels, only what was
+      kept, where that is smaller.
 
     The file is run beside the Keras model before it is written, see `to_lce`.
 
@@ -97,6 +98,8 @@ class TensorFlowLite(Target):
             if found != len(exact_layers):
                 raise ConversionError(f"{found} layers compute with integers, not {len(exact_layers)}: {exact_layers}.")
             file.kernels_to_int8(sparse=self._weights == "sparse_int8")
+            if self._weights == "auto":
+                file.floats_to_sparse()
             content = file.content()
         return content
 
