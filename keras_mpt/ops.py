@@ -78,6 +78,14 @@ def _compiled_once(function):
     return jax.jit(function)
 
 
+def entropy_bits(size, kept):
+    """Return the entropy of a mask of `size` independent entries, `kept` of them ones: `size * H(kept / size)`.
+
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`
+    """
+    return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
+
+
 @_compiled_once
 def search_threshold(keys, kept, start):
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.

@@ -9,6 +9,7 @@ from keras import layers, tree
 
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
+from keras_mpt.ops import entropy_bits
 from keras_mpt.tables import BYTES, Table, short, shortened
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -123,7 +124,7 @@ def _calls(model):
         if not isinstance(operation, layers.Layer):
             return operation.compute_output_spec(*args, **kwargs)
         calls = found.setdefault(id(operation), (operation, depth, []))[2]
-        inputs, graph = next(iter((*args, *kwargs.values()))), _graph(operation)
+        inputs, graph = next(iter((*args, *kwargs.values()))), functional_graph(operation)
         if graph is None:
             outputs = operation.compute_output_spec(*args, **kwargs)
             note_unknown(_children(operation), depth + 1)
@@ -137,11 +138,11 @@ def _calls(model):
             found.setdefault(id(layer), (layer, depth, []))[2].append(None)
             note_unknown(_children(layer), depth + 1)
 
-    note_unknown([model], depth=0) if _graph(model) is None else call(0, model, model.inputs)
+    note_unknown([model], depth=0) if functional_graph(model) is None else call(0, model, model.inputs)
     return list(found.values())
 
 
-def _graph(layer):
+def functional_graph(layer):
     """Return the graph of a functional or built Sequential model, None for others."""
     graph = getattr(layer, "_functional", layer)
     return graph if isinstance(graph, keras.Function) else None
@@ -201,7 +202,7 @@ def _row(layer, depth, calls, counted):
 
 def _kernel_bits(layer, size, kept):
     """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
-    bits = -size * sum(share * math.log2(share) for share in (kept / size, 1 - kept / size) if share > 0)
+    bits = entropy_bits(size, kept)
     if not isinstance(getattr(layer, f"{layer._kernel_argument}_initializer"), SeededInitializer):
         bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
     return bits + (32 if hasattr(layer.kernel_quantizer, "alpha") else 0)

@@ -3,13 +3,18 @@
 import json
 import math
 
+from keras_mpt.ops import entropy_bits
 from keras_mpt.tables import BYTES, WIDTH, Table, short, shortened
 
 
 def table(ticket):
     """Return a `Table` of a ticket's layers: weights, bytes of masks, of values that no seed gives, of all else."""
     header = ["Layer (type)", "Weights", "Kept", "Mask\nbytes", "Value\nbytes", "Other\nbytes", "Bits/\nweight"]
-    rows = [_row(ticket, path, entry) for path, entry in ticket.layers.items()]
+    sizes = {}
+    for name, data in ticket.blobs.items():
+        path, _, part = name.rpartition("/")
+        sizes.setdefault(path, {})[part] = len(data)
+    rows = [_row(path, entry, sizes.get(path, {})) for path, entry in ticket.layers.items()]
     rows.append(("Total", *(sum(row[i] for row in rows) for i in range(1, 6))))
     total = rows[-1]
     stored = sum(total[3:])
@@ -38,20 +43,15 @@ def _printable(text):
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _row(ticket, path, entry):
+def _row(path, entry, sizes):
     """Return (label, weights, kept, bytes of the mask, of kernel values, of the rest)."""
     kernel = entry["kernel"]
     other = sum(math.prod(variable["shape"]) for variable in entry["variables"])
     weights = other + (math.prod(kernel["shape"]) if kernel else 0)
     kept = other + (kernel["kept"] if kernel else 0)
-    sizes = {name.rpartition("/")[2]: len(data) for name, data in ticket.blobs.items() if _owner(name) == path}
     values = sizes.get("changes", 0) + sizes.get("values", 0)
     rest = sizes.get("scores", 0) + sizes.get("variables", 0)
     return f"{path} ({entry['class']})", weights, kept, sizes.get("mask", 0), values, rest
-
-
-def _owner(blob):
-    return blob.rpartition("/")[0]
 
 
 def _bits(counts):
@@ -66,9 +66,4 @@ def _factor(ticket, weights):
 def _entropy(ticket):
     """Return the bytes that the masks' entropy comes to, were their entries independent."""
     kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
-    return math.ceil(sum(_entropy_bits(math.prod(kernel["shape"]), kernel["kept"]) for kernel in kernels) / 8)
-
-
-def _entropy_bits(size, kept):
-    shares = [share for share in (kept / max(size, 1), 1 - kept / max(size, 1)) if share > 0]
-    return -size * sum(share * math.log2(share) for share in shares)
+    return math.ceil(sum(entropy_bits(math.prod(kernel["shape"]), kernel["kept"]) for kernel in kernels) / 8)

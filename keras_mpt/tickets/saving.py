@@ -103,7 +103,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     """Return the model of a ticket file, with the outputs that it was saved with.
 
     Kernels have the same bits on every backend, for alpha is taken from the file; on the backend and machine it was
-    saved with, so have the outputs.
+    saved with, so have the outputs. (A compiled `predict` of the model that was saved may differ in the last bit on
+    JAX, where XLA may sum alpha in another order.)
 
     By default masks and alphas stay as they are: MPT layers are frozen, other layers train as usual. With
     `trainable=True` the search goes on: alpha is computed from the kept weights again, which may change its last bits.
