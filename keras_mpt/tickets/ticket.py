@@ -71,7 +71,7 @@ class Ticket:
             if len(ticket.layers) < len(header["layers"]):
                 raise ValueError("two layers have the same path")
             ticket._check_sizes()
-            str(ticket)
+            str(ticket)  # what can be read can be shown: finds entries that are not of their type
         return ticket
 
     def _check_sizes(self):
