@@ -149,6 +149,11 @@ def test_int8_has_the_bits_of_float32(tmp_path):
         for weights in ("int8", "sparse_int8", "auto"):
             np.testing.assert_array_equal(target.run(contents[weights], x, runtime), expected)
     assert File(contents["int8"]).operations()["DEQUANTIZE"] == 4
+    report = convert.to_tflite(model, tmp_path / "sparse", weights="sparse_int8")
+    assert report.operations["DENSIFY"] == list(forms(report).values()).count("sparse int8") > 0
+    saved = len(contents["int8"]) - report.bytes
+    full = convert.to_tflite(model, tmp_path / "full", weights="int8")
+    assert abs(sum(layer.bytes for layer in full.layers) - sum(layer.bytes for layer in report.layers) - saved) < 1500
     assert "DENSIFY" in File(contents["sparse_int8"]).operations()
     assert len(gzip.compress(contents["int8"])) < len(gzip.compress(contents["float32"]))
 
@@ -175,6 +180,17 @@ def test_sparse_float_kernels_have_the_same_bits(tmp_path):
     for runtime in target.runtimes():
         found, expected = (target.run(report.path.read_bytes(), x, runtime) for report in (sparse, dense))
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_vgg_small_is_binary_but_for_stem_and_classifier(tmp_path):
+    model = settled(zoo.vgg_small_mpt(sparsity=0.75, pad_values=1.0, seed=0, **SIGN))
+    report = convert.to_lce(model, tmp_path / "model.tflite")
+    taking_signs = [layer for layer in mpt_layers(model) if layer.input_quantizer is not None]
+    assert report.operations["LceBconv2d"] == len(taking_signs) == 5
+    binary, rest = ([x for x in report.layers if (x.form == "binary") == kind] for kind in (True, False))
+    weights = sum(layer.weights for layer in binary)
+    assert 8 * (report.bytes - sum(layer.bytes for layer in rest)) / weights < 2.2
 
 
 @pytest.mark.parametrize("weights", ["float16", "dynamic_int8"])

@@ -3,7 +3,6 @@
 import gzip
 import os
 import pathlib
-import secrets
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from keras_mpt.convert import verify
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import call_plain, rebuild
 from keras_mpt.convert.report import ConversionError, Layer, Report
+from keras_mpt.files import replacing
 from keras_mpt.tickets import Ticket, load_ticket
 
 
@@ -98,13 +98,15 @@ def convert(model, path, target, samples=None):
         operations=file.operations(),
         bytes=len(content),
         gzip=len(gzip.compress(content, 9)),
+        runtimes=list(target.runtimes()),
     )
     reference = verify.Reference(model)
     expected, taps = reference.outputs(samples)
-    for runtime in target.runtimes():
+    for runtime in report.runtimes:
         verify.check_outputs(report, expected, taps, target.run(content, samples, runtime), target.lossy)
-    _check_layers(report, reference, target, samples[:2])
-    _write(path, content)
+    _check_layers(report, reference.layers, [tap[:2] for tap in taps], target)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
     return report
 
 
@@ -119,13 +121,12 @@ def _note(layers, layer, x, form, why, size):
     entry.macs_1bit += macs if form == "binary" else 0
 
 
-def _check_layers(report, reference, target, samples):
+def _check_layers(report, layers, taps, target):
     """Run each binary layer by itself on the signs that the model gives it.
 
     All are in one file, one after the other in a flat input and a flat output, for that is compiled once.
     """
-    _, taps = reference.outputs(samples)
-    checked = [(layer, tap, target.form(layer)[0]) for layer, tap in zip(reference.layers, taps, strict=True)]
+    checked = [(layer, tap, target.form(layer)[0]) for layer, tap in zip(layers, taps, strict=True)]
     checked = [(layer, np.where(tap >= 0, 1, -1), form) for layer, tap, form in checked if form in target.checked]
     if not checked:
         return
@@ -153,12 +154,3 @@ def _check_layers(report, reference, target, samples):
         if not error <= verify.LAYER_ROUNDING:
             raise ConversionError(f"Layer {layer.name!r} as {form} has a relative error of {error:.3g}.")
         begin += size
-
-
-def _write(path, content):
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

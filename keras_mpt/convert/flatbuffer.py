@@ -11,10 +11,15 @@ from keras_mpt.convert.graph import ternary
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
 
 
-def _sparse_size(values):
-    """Return about how many bytes the values, their positions and the ends of their rows take."""
-    kept, width, rows = np.count_nonzero(values), values.shape[-1], values.size // values.shape[-1]
-    return kept * (values.itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
+def sparse_size(kernel, itemsize):
+    """Return about how many bytes the values of a kernel that are not zero, their positions and the ends of rows take.
+
+    Args:
+        kernel: Array as in the file, whose last axis are the rows.
+        itemsize: Bytes of a value.
+    """
+    kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
+    return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
 class File:
@@ -118,7 +123,7 @@ class File:
             small = self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)
             done += 1
-            if sparse and _sparse_size(signs) < signs.nbytes:
+            if sparse and sparse_size(signs, 1) < signs.size:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
                 sparsely += 1
         return done, sparsely
@@ -133,7 +138,7 @@ class File:
         """
         done = 0
         for operator, _, kernel, _ in self.kernels():
-            if _sparse_size(kernel) < kernel.nbytes:
+            if sparse_size(kernel, 4) < kernel.nbytes:
                 position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
                 index = operator.inputs[1]
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(index, kernel), index)

@@ -8,11 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import quantizers
-from keras_mpt.layers import MPTLayer
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
 from keras_mpt.quantizers.larq_objects import is_larq, to_ours
+from keras_mpt.summaries import functional_graph
 
 _SIGNS = (ApproxSign, SteSign, SwishSign)
+NOT_TERNARY = "kept weights differ in magnitude"
 _calls = itertools.count()
 
 
@@ -29,7 +31,7 @@ def rebuild(model, mpt, signs=None, note=None):
     Raises:
         ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
     """
-    graph = _graph(model)
+    graph = functional_graph(model)
     if graph is None or not model.built:
         raise ValueError(
             "`model` must be a built functional or Sequential model to be converted. "
@@ -41,7 +43,7 @@ def rebuild(model, mpt, signs=None, note=None):
         return functools.partial(apply, prefix, operation)
 
     def apply(prefix, operation, *args, **kwargs):
-        inner = _graph(operation)
+        inner = functional_graph(operation)
         if inner is not None:
             return inner._run_through_graph(args[0], functools.partial(step, f"{prefix}{operation.name}_"))
         if isinstance(operation, MPTLayer):
@@ -95,6 +97,23 @@ def finished(layer, y):
     return y if layer.activation is keras.activations.linear else layer.activation(y)
 
 
+def why_no_signs(layer):
+    """Return why a layer is not a convolution or dense layer that takes signs with a ternary kernel, None if it is."""
+    if not isinstance(layer, (MPTConv2D, MPTDense)):
+        return f"{type(layer).__name__} has no binary form"
+    if layer.input_quantizer is None:
+        return "float input"
+    if not is_sign(layer.input_quantizer):
+        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
+    if ternary(kernel_of(layer)) is None:
+        return NOT_TERNARY
+    if isinstance(layer, MPTConv2D) and layer.groups > 1:
+        return f"{layer.groups} groups"
+    if isinstance(layer, MPTConv2D) and layer.data_format != "channels_last":
+        return "channels first"
+    return None
+
+
 def is_sign(quantizer):
     """Return whether an input quantizer gives -1 or +1, with +1 for 0."""
     return type(to_ours(quantizer) if is_larq(quantizer) else quantizer) in _SIGNS
@@ -138,11 +157,6 @@ def border_excess(x, widths, excess, kernel, **how):
 
 def _is_quantizer(activation):
     return isinstance(activation, ActivationQuantizer) or is_larq(activation)
-
-
-def _graph(layer):
-    graph = getattr(layer, "_functional", layer)
-    return graph if isinstance(graph, keras.Function) else None
 
 
 def _numpy(x):

@@ -8,7 +8,7 @@ from keras import ops
 from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.graph import border_excess, call_plain, finished, is_sign, kernel_of, ternary
+from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
 
@@ -64,7 +64,7 @@ class LarqComputeEngine(Target):
         self._require_binary = require_binary
 
     def form(self, layer):
-        why = binary_or_why_not(layer)
+        why = why_no_signs(layer)
         if why is None:
             return "binary", ""
         if self._require_binary and layer.input_quantizer is not None:
@@ -76,7 +76,8 @@ class LarqComputeEngine(Target):
             return binary(layer, x)
         return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
 
-    signs = staticmethod(lambda x: signs(x))
+    def signs(self, x):
+        return signs(x)
 
     def compile(self, model, forms):
         with tempfile.TemporaryDirectory() as folder:
@@ -109,23 +110,6 @@ class LarqComputeEngine(Target):
         return lambda: interpreter.predict(sample)
 
 
-def binary_or_why_not(layer):
-    """Return None if larq-compute-engine can run a layer of any input as a binary convolution, else the reason."""
-    if not isinstance(layer, (MPTConv2D, MPTDense)):
-        return f"{type(layer).__name__} has no binary kernel"
-    if layer.input_quantizer is None:
-        return "float input"
-    if not is_sign(layer.input_quantizer):
-        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
-    if ternary(kernel_of(layer)) is None:
-        return "kept weights differ in magnitude"
-    if isinstance(layer, MPTConv2D) and layer.groups > 1:
-        return f"{layer.groups} groups"
-    if isinstance(layer, MPTConv2D) and layer.data_format != "channels_last":
-        return "channels first"
-    return None
-
-
 def signs(x):
     """Return -1 or +1 in the form that the engine's converter knows as a quantizer."""
     return ops.where(x >= 0, 1.0, -1.0)
@@ -145,7 +129,7 @@ def binary(layer, x):
         y = _convolve(x, kernel[None, None], scales)
         y = ops.reshape(y, (-1, *leading, units))
     else:
-        widths, value = layer.pad_widths(x.shape), getattr(layer, "pad_values", 0.0)
+        widths, value = layer.pad_widths(x.shape), layer.pad_values
         y = _convolve(x, kernel, scales, layer.strides, layer.dilation_rate, widths, value)
     return finished(layer, y)
 

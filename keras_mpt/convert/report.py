@@ -44,7 +44,8 @@ class Report:
         layers: A `Layer` for each layer with a kernel.
         operations: How often each kind of operation is in the file.
         bytes, gzip: Size of the file, raw and compressed.
-        samples: How many samples the file was run on.
+        runtimes: Names of what the file was run in: those that are installed.
+        samples: How many samples it was run on.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
         agreement: Fraction of the samples with the same largest output, up to rounding.
@@ -60,6 +61,7 @@ class Report:
     operations: dict
     bytes: int
     gzip: int
+    runtimes: list = dataclasses.field(default_factory=list)
     samples: int = 0
     max_error: float = 0.0
     scale: float = 0.0
@@ -88,7 +90,8 @@ class Report:
         return Table(f"Conversion to {self.target}", header, rows, facts)
 
     def _checks(self):
-        yield "Checked", f"{self.samples} samples: max error {self.max_error:.2g} (outputs up to {self.scale:.3g})"
+        yield "Checked", f"on {self.samples} samples in {', '.join(self.runtimes)}"
+        yield "", f"max error {self.max_error:.2g} (outputs up to {self.scale:.3g})"
         yield "", f"same largest output in {self.agreement:.2%}, {self.flips} with an activation at zero flipped"
         if self.layer_error is not None:
             yield "", f"binary layers on the model's own signs: relative error {self.layer_error:.2g}"

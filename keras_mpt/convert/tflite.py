@@ -4,10 +4,10 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.convert.conversion import Target, convert
-from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.graph import border_excess, call_plain, finished, is_sign, kernel_of, ternary
+from keras_mpt.convert.flatbuffer import File, sparse_size
+from keras_mpt.convert.graph import NOT_TERNARY, border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError
-from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.layers import MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 
 WEIGHTS = ("auto", "int8", "sparse_int8", "exact_int8", "float32", "float16", "dynamic_int8")
 
@@ -70,14 +70,14 @@ class TensorFlowLite(Target):
         if self._weights in ("float32", "float16", "dynamic_int8"):
             return self._weights.replace("_", " "), ""
         if ternary(kernel_of(layer)) is None:
-            why = "kept weights differ in magnitude"
             if self._weights != "auto":
-                raise ConversionError(f"Layer {layer.name!r} cannot be stored as {self._weights}: {why}.")
-            return "float32", why
-        if self._weights in ("int8", "sparse_int8"):
-            return "int8", ""
-        why = _exact_or_why_not(layer)
-        return ("int8", why) if why else ("exact int8", "")
+                raise ConversionError(f"Layer {layer.name!r} cannot be stored as {self._weights}: {NOT_TERNARY}.")
+            return "float32", NOT_TERNARY
+        if self._weights == "sparse_int8":
+            kernel = _rows(layer)
+            return ("sparse int8" if sparse_size(kernel, 1) < kernel.size else "int8"), ""
+        why = "" if self._weights == "int8" else why_no_signs(layer)
+        return ("exact int8", "") if why is None else ("int8", why)
 
     def call(self, layer, form, x):
         return exact(layer, x) if form == "exact int8" else call_plain(layer, x)
@@ -104,10 +104,15 @@ class TensorFlowLite(Target):
         return content
 
     def size(self, layer, form):
-        size, outputs = int(np.prod(layer.frozen_kernel.shape)), layer.frozen_kernel.shape[-1]
+        kernel = _rows(layer)
+        outputs = kernel.shape[1 if isinstance(layer, MPTDepthwiseConv2D) else 0]  # each with a scale
+        if form == "sparse int8":
+            return sparse_size(kernel, 1) + 4 * outputs
         if form in ("int8", "exact int8"):
-            return size + 4 * outputs
-        return {"float16": 2, "dynamic int8": 1}.get(form, 4) * size
+            return kernel.size + 4 * outputs
+        if self._weights == "auto":
+            return min(sparse_size(kernel, 4), 4 * kernel.size)
+        return {"float16": 2, "dynamic int8": 1}.get(form, 4) * kernel.size
 
     def runtimes(self):
         import tensorflow as tf
@@ -138,16 +143,14 @@ class TensorFlowLite(Target):
         return interpreter, inputs["index"], outputs["index"]
 
 
-def _exact_or_why_not(layer):
-    if layer.input_quantizer is None:
-        return "float input"
-    if not is_sign(layer.input_quantizer):
-        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
-    if not isinstance(layer, (MPTConv2D, MPTDense)):
-        return f"{type(layer).__name__} has no integer kernel"
-    if isinstance(layer, MPTConv2D) and (layer.groups > 1 or layer.data_format != "channels_last"):
-        return "groups, or channels first"
-    return None
+def _rows(layer):
+    """Return a layer's kernel as rows like those in a file: of inputs for each output, of channels if depthwise."""
+    kernel = kernel_of(layer)
+    if isinstance(layer, MPTDepthwiseConv2D):
+        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
+    if not isinstance(layer, MPTConv2DTranspose):
+        kernel = np.swapaxes(kernel, -1, -2)
+    return np.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1, kernel.shape[-1])
 
 
 def exact(layer, x):

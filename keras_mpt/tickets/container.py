@@ -13,11 +13,10 @@ The header's entry "blobs" lists `[name, size in bytes, SHA-256 in hex]` of each
 
 import hashlib
 import json
-import os
 import pathlib
-import secrets
 import struct
 
+from keras_mpt.files import replacing
 from keras_mpt.tickets.coding import deflate, inflate
 
 MAGIC = b"\x89KMPT\r\n\x1a"
@@ -44,17 +43,10 @@ def write(path, header, blobs, verify):
     stored = deflate(text.encode("utf-8"))
     start = struct.pack("<8sII", MAGIC, VERSION, len(stored))
     digest = hashlib.sha256(start + stored).digest()
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    try:
+    with replacing(path) as unfinished:
         with open(unfinished, "xb") as file:
             file.writelines([start, digest, stored, *blobs.values()])
-            file.flush()
-            os.fsync(file.fileno())
         verify(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path):
