@@ -196,7 +196,7 @@ def mask_at(keys, kept, threshold, count):
         keys: int32 tensor of any shape.
         kept: int32 scalar, the number of ones.
         threshold: int32 scalar from `search_threshold` or `sort_threshold`.
-        count: int32 scalar, the number of keys >= `threshold`.
+        count: int32 scalar, the number of keys >= `threshold` (more, if negative keys were counted too).
 
     Returns:
         float32 tensor of the shape of `keys` with exactly `kept` ones. If a key stands for a NaN score, all NaN: no
@@ -216,7 +216,7 @@ def mask_at(keys, kept, threshold, count):
         needed = kept - ops.sum(ops.cast(above, "int32"))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
         ends = ops.cumsum(ops.sum(ops.cast(tie, "int32"), axis=1))
-        cut = ops.sum(ops.cast(ops.less_equal(ends, needed), "int32"))
+        cut = ops.minimum(ops.sum(ops.cast(ops.less_equal(ends, needed), "int32")), rows.shape[0] - 1)
         in_cut_row = ops.cumsum(ops.cast(ops.take(tie, cut, axis=0), "int32"))
         room = needed - ops.take(ends, cut) + in_cut_row[-1]
         row = ops.expand_dims(ops.arange(rows.shape[0], dtype="int32"), 1)
@@ -228,6 +228,39 @@ def mask_at(keys, kept, threshold, count):
         return ops.cond(ops.equal(count, kept), clear_cut, tied)
 
     return ops.cond(has_nan(keys), invalid, valid)
+
+
+def mask_of_largest(x, among, kept, select, start):
+    """Return the mask of the `kept` largest of some entries, by their values, not their magnitudes.
+
+    Args:
+        x: float32 tensor of any shape.
+        among: Boolean tensor of that shape: which entries may be chosen.
+        kept: int32 scalar, how many, from 0 to all that may be.
+        select: `search_threshold` or `sort_threshold`.
+        start: int32 scalar, where a search begins.
+
+    Returns:
+        float32 tensor of zeros and ones (of equal entries at the cut those with the lower flat index are chosen; all
+        NaN if an entry is NaN), and the threshold, an int32 scalar to start from next time.
+    """
+    magnitude = magnitude_bits(x)
+    negative = ops.logical_and(ops.less(_bitcast_int32(x), 0), ops.greater(magnitude, 0))
+    positive = ops.logical_and(among, ops.logical_not(negative))
+    # All values in order need 32 bits; the keys of a selection have 31, with room for those on the side of the cut.
+    above_zero = ops.less_equal(kept, _count(positive))
+    above, below = ops.where(negative, -1, magnitude), ops.where(negative, INFINITY_BITS - magnitude, INFINITY_BITS)
+    keys = ops.where(ops.greater(magnitude, INFINITY_BITS), magnitude, ops.where(above_zero, above, below))
+    keys = ops.where(among, keys, -1)
+
+    def some():
+        threshold, count = select(keys, kept, start)
+        return mask_at(keys, kept, threshold, count), threshold
+
+    def none():
+        return ops.zeros(keys.shape, dtype="float32"), ops.convert_to_tensor(start, dtype="int32")
+
+    return ops.cond(ops.greater(kept, 0), some, none)
 
 
 def _count(conditions):

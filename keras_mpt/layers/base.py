@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_mpt import initializers, quantizers
-from keras_mpt.masks import TopK
+from keras_mpt.masks import MaskRule, TopK
 from keras_mpt.ops import straight_through
 
 _DEFAULT_SPARSITY = 0.5
@@ -20,6 +20,7 @@ class MPTLayer:
 
     Forward: `kernel = q(W, M)`, by default `alpha * sign(W) * M` with `alpha = sum(|W| * M) / sum(M)` (Biprop).
     Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not; alpha and M carry none of their own.
+    (For `masks.Restricted`, which ranks S and not |S|, without the sign.)
 
     Selection and arithmetic happen in float32 whatever the dtype policy; the kernel is cast last.
     Sources: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
@@ -168,7 +169,7 @@ class MPTLayer:
         quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
         kernel = straight_through(
             lambda scores, frozen, quantized: quantized,
-            lambda scores, frozen, quantized: frozen * ops.sign(scores),
+            lambda scores, frozen, quantized: frozen * self.mask.slope(scores),
             scores,
             frozen,
             quantized,
@@ -212,7 +213,7 @@ class MPTLayer:
             ValueError: A score is NaN.
         """
         if self.built:
-            self.mask(self, training=True)
+            self.mask.settle(self)
             if int(self.nan_steps) > 0:
                 raise ValueError(f"The scores of layer {self.name!r} must be numbers to be saved. Received: NaN")
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
@@ -255,7 +256,7 @@ def _mask_rule(sparsity, mask):
         return TopK(_DEFAULT_SPARSITY if sparsity is None else sparsity)
     if isinstance(mask, dict):
         mask = keras.saving.deserialize_keras_object(mask)
-    if not hasattr(mask, "add_weights") or not callable(mask):
+    if not isinstance(mask, MaskRule):
         raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={mask!r}")
     if sparsity not in (None, mask.sparsity):
         raise ValueError(f"`sparsity` must be left out or that of `mask`. Received: {sparsity=}, {mask=}")

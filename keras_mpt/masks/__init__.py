@@ -6,6 +6,8 @@ calling it reads. `set_sparsity` changes the number of kept weights, which is a 
 """
 
 from keras_mpt.masks.global_top_k import GlobalTopK, share
+from keras_mpt.masks.restricted import Restricted
+from keras_mpt.masks.rule import MaskRule
 from keras_mpt.masks.top_k import TopK
 
-__all__ = ["GlobalTopK", "TopK", "share"]
+__all__ = ["GlobalTopK", "MaskRule", "Restricted", "TopK", "share"]

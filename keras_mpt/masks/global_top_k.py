@@ -8,14 +8,14 @@ import keras
 from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
-from keras_mpt.masks.top_k import SELECTORS, add_integer, check_arguments
+from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
 from keras_mpt.ops import current_trace, has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
 _COPIED = weakref.WeakValueDictionary()  # of each config, the rule that the layers of the last copy share
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
-class GlobalTopK:
+class GlobalTopK(MaskRule):
     """Keep the `n - floor(sparsity * n)` largest `|scores|` of the `n` weights of several layers together.
 
     The threshold is found anew at every step, exactly, before the first of the layers is called. How many weights each
@@ -43,7 +43,7 @@ class GlobalTopK:
     """
 
     def __init__(self, sparsity, selector="search", group="global", size=None):
-        self.sparsity, self.selector = check_arguments(sparsity, selector)
+        super().__init__(sparsity, selector)
         if not isinstance(group, str):
             raise ValueError(f"`group` must be a name. Received: group={group!r}")
         if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1):
@@ -79,10 +79,11 @@ class GlobalTopK:
                 f"another object. Received: layer {layer.name!r} after {[other.name for other in self.layers]}"
             )
         self._sizes[layer] = math.prod(shape)
-        layer.quota = add_integer(layer, "quota", self._quota(layer, self.sparsity))
-        layer.threshold = add_integer(layer, "threshold")
-        layer.nan_steps = add_integer(layer, "nan_steps")
+        super().add_weights(layer, shape)
         layer.empty_steps = add_integer(layer, "empty_steps")
+
+    def _first_quota(self, layer, shape):
+        return self._quota(layer, self.sparsity)
 
     def _quota(self, layer, sparsity):
         """Return a share for a layer such that all shares sum up to what the layers keep together."""
@@ -95,6 +96,12 @@ class GlobalTopK:
     def set_sparsity(self, layer, sparsity):
         """Let the layers keep another number of weights from now on, once this was called for each of them."""
         layer.quota.assign(self._quota(layer, sparsity))
+
+    def settle(self, layer):
+        """Bring up to date what goes into a file; the other layers, whose turn comes next, need not search again."""
+        super().settle(layer)
+        for other in self.layers:
+            other.threshold.assign(ops.convert_to_tensor(layer.threshold))
 
     def kept(self, layer):
         """Return the number of ones in a built layer's mask, an int32 scalar."""
@@ -154,7 +161,7 @@ class GlobalTopK:
             )
 
     def get_config(self):
-        return {"sparsity": self.sparsity, "selector": self.selector, "group": self.group, "size": self.size}
+        return {**super().get_config(), "group": self.group, "size": self.size}
 
     @classmethod
     def from_config(cls, config):

@@ -8,13 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK, share
+from keras_mpt.masks import GlobalTopK, Restricted, share
+from keras_mpt.masks.rule import first_scores, smallest_kept
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
 
-_KEPT_SCORE, _REMOVED_SCORE = 1.0, 0.99  # where a file holds no scores; as Lottery Jackpots start a search
 _OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
+_OF_THE_MASK += ("stored_mask", "mask_is_stored", "swap_rate")
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -207,8 +208,7 @@ def _fill(model, ticket, base, trainable):
         if scores is not None and np.isnan(scores).any():
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
-            scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
-            decoded[name] = kernel, scores
+            decoded[name] = kernel, first_scores(kernel.mask)
     for names in _one_threshold(mpt):
         mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
         scores = np.concatenate([decoded[name][1].ravel() for name in names])
@@ -224,9 +224,12 @@ def _fill(model, ticket, base, trainable):
 
 
 def _one_threshold(mpt):
-    """Return the names of the MPT layers in lists, those that share a rule in the order in which ties are kept."""
+    """Return the names of the MPT layers whose masks are made of scores, in lists: those that share a rule together, in
+    the order in which ties are kept."""
     together = {}
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
+        if isinstance(layer.mask, Restricted):
+            continue
         together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
     return list(together.values())
 
@@ -237,23 +240,15 @@ def _fill_kernel(layer, kernel, scores, scale, trainable):
         alpha = np.abs(frozen[kernel.mask], dtype=np.float64).mean() if kernel.mask.any() else scale
         frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
-    layer.quota.assign(np.count_nonzero(kernel.mask))
-    layer.scores.assign(scores)
-    layer.threshold.assign(_threshold(scores, np.count_nonzero(kernel.mask)))
+    layer.mask.assign(layer, kernel.mask, scores)
     layer.trainable = trainable
     if scale is not None:
         layer.kernel_quantizer = ScaledSign(None if trainable else scale)
 
 
-def _threshold(scores, kept):
-    """Return what `TopK` remembers of these scores: the bits of the kept one with the smallest magnitude."""
-    keys = np.abs(scores).ravel().view(np.int32)
-    return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
-
-
 def _top(scores, kept):
     """Return the mask that `TopK` makes of these scores: ties keep the lower index."""
-    keys, threshold = np.abs(scores).ravel().view(np.int32), _threshold(scores, kept)
+    keys, threshold = np.abs(scores).ravel().view(np.int32), smallest_kept(scores, kept)
     mask = keys > threshold
     mask[np.flatnonzero(keys == threshold)[: kept - np.count_nonzero(mask)]] = True
     return mask.reshape(scores.shape)

@@ -1,0 +1,54 @@
+"""How much of a stored mask may change at a step of which epoch."""
+
+import numbers
+
+import keras
+
+from keras_mpt.masks import Restricted
+from keras_mpt.models import mpt_layers
+
+
+class ShortRestriction(keras.callbacks.Callback):
+    """Let masks change less and less: in epoch e of E, from 0, a step makes `(1 - e / E)^power` of the wanted swaps.
+
+    Sets the `swap_rate` of the layers whose rule is `masks.Restricted` at the begin of each epoch; the swaps themselves
+    are made inside the compiled step. After E epochs the rate is 0. It depends on nothing but e, so that a training
+    that is resumed with `initial_epoch` goes on as it would have.
+
+    Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", arXiv:2104.08700, short restriction,
+    with a power of 4.
+
+    Args:
+        epochs: E, the number of epochs of the search, an integer > 0.
+        power: Of the decrease, a number >= 0; 0 restricts nothing until the end.
+
+    Raises:
+        ValueError: An argument is out of its range; as the training begins: no layer has a `masks.Restricted`.
+
+    Example:
+
+    >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
+    """
+
+    def __init__(self, epochs, power=4):
+        super().__init__()
+        if isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral) or epochs < 1:
+            raise ValueError(f"`epochs` must be an integer > 0. Received: epochs={epochs!r}")
+        if isinstance(power, bool) or not isinstance(power, numbers.Real) or not power >= 0:
+            raise ValueError(f"`power` must be a number >= 0. Received: power={power!r}")
+        self.epochs, self.power = int(epochs), power
+
+    def on_train_begin(self, logs=None):
+        if not self._layers():
+            raise ValueError(
+                "ShortRestriction needs a model with layers whose mask rule is masks.Restricted. "
+                f"Received: {self.model.name!r} without one"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rate = (1 - epoch / self.epochs) ** self.power if epoch < self.epochs else 0.0
+        for layer in self._layers():
+            layer.swap_rate.assign(rate)
+
+    def _layers(self):
+        return [layer for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]

@@ -1,0 +1,111 @@
+"""What every mask rule has."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.ops import kept_count, search_threshold, sort_threshold
+
+SELECTORS = {"search": search_threshold, "sort": sort_threshold}
+_KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
+
+
+class MaskRule:
+    """Base class of the rules that make masks of scores.
+
+    Calling a rule, `rule(layer, training)`, returns the layer's mask and how many ones it has. What it must remember
+    from step to step lives in variables of the layer, which `add_weights` creates.
+
+    Args:
+        sparsity: Fraction of the weights removed, in `[0, 1)`.
+        selector: How thresholds are found; the mask is the same. `"search"` counts a few times, starting from the last
+            step's threshold; `"sort"` sorts the bits of the scores, for devices where launches dominate.
+
+    Raises:
+        ValueError: An argument is not as described.
+    """
+
+    def __init__(self, sparsity, selector="search"):
+        kept_count(1 << 31, sparsity)  # complains about a bad sparsity here, not at the first build
+        if selector not in SELECTORS:
+            raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
+        self.sparsity, self.selector = float(sparsity), selector
+
+    def add_weights(self, layer, shape):
+        """Create the layer's variables `quota` (number of ones), `threshold` (a hint) and `nan_steps`."""
+        layer.quota = add_integer(layer, "quota", self._first_quota(layer, shape))
+        layer.threshold = add_integer(layer, "threshold")
+        layer.nan_steps = add_integer(layer, "nan_steps")
+
+    def _first_quota(self, layer, shape):
+        return kept_count(math.prod(shape), self.sparsity)
+
+    def set_sparsity(self, layer, sparsity):
+        """Let a built layer keep another number of weights from now on; the rule's own `sparsity` stays."""
+        layer.quota.assign(kept_count(math.prod(layer.scores.shape), sparsity))
+
+    def assign(self, layer, mask, scores=None):
+        """Give a built layer a mask to start or go on from.
+
+        Args:
+            layer: A built MPT layer.
+            mask: Boolean array of the kernel's shape.
+            scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
+                The rule must make the mask of them, unless it stores masks.
+        """
+        if scores is None:
+            scores = first_scores(mask)
+        kept = np.count_nonzero(mask)
+        layer.quota.assign(kept)
+        layer.scores.assign(scores)
+        layer.threshold.assign(smallest_kept(scores, kept))
+
+    def settle(self, layer):
+        """Bring up to date what goes into a file."""
+        self(layer, training=True)
+
+    def kept(self, layer):
+        """Return the number of ones in a built layer's mask: its int32 variable `quota`."""
+        return layer.quota
+
+    def slope(self, scores):
+        """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""
+        return ops.sign(scores)
+
+    def __call__(self, layer, training=False):
+        raise NotImplementedError
+
+    def get_config(self):
+        return {"sparsity": self.sparsity, "selector": self.selector}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.sparsity!r}, selector={self.selector!r})"
+
+
+def add_integer(layer, name, value=0):
+    """Add a variable to a layer: an int32 scalar that is never trained."""
+    return layer.add_weight(
+        name=name,
+        shape=(),
+        dtype="int32",
+        initializer=keras.initializers.Constant(value),
+        trainable=False,
+        aggregation="only_first_replica",
+    )
+
+
+def first_scores(mask):
+    """Return scores that make a mask, and from which a search can start: 1.0 where it is true, else 0.99."""
+    return np.where(mask, np.float32(_KEPT_SCORE), np.float32(_PRUNED_SCORE))
+
+
+def smallest_kept(scores, kept):
+    """Return the bits of the smallest of the `kept` largest magnitudes of a float32 array: the threshold."""
+    keys = np.abs(scores).ravel().view(np.int32)
+    return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
