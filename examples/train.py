@@ -12,13 +12,12 @@ the training after the last finished epoch, and in the end `ticket.mpt`. Runs on
 with `--data_dir FILE.npz` without TensorFlow.
 """
 
-import csv
-import os
 import pathlib
 import sys
 
 import cifar10
 import keras
+import training
 from absl import app, flags
 
 import keras_mpt
@@ -59,19 +58,6 @@ flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", require
 flags.DEFINE_bool("resume", False, "Go on from the checkpoint in --output_dir, if there is one.")
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Save the whole training state after each epoch; a kill while saving leaves the last one."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-
-    def on_epoch_end(self, epoch, logs=None):
-        unfinished = self.path.with_suffix(".tmp.keras")
-        self.model.save(unfinished)
-        os.replace(unfinished, self.path)
-
-
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     initializer = keras_mpt.initializers.get(FLAGS.kernel_initializer)
@@ -94,24 +80,13 @@ def build_model(steps):
     model = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
     if FLAGS.dense:
         model = keras_mpt.models.dense_twin(model, arguments()["kernel_initializer"])
-    warmup = FLAGS.warmup_epochs * steps
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else FLAGS.learning_rate,
-        FLAGS.epochs * steps - warmup,
-        warmup_target=FLAGS.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+    rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * steps, FLAGS.warmup_epochs * steps)
     if (FLAGS.optimizer or ("adam" if FLAGS.binary_activations else "sgd")) == "adam":
         optimizer = keras.optimizers.Adam(rate)
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=FLAGS.momentum)
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=FLAGS.jit_compile or keras.backend.backend() == "jax",
-        steps_per_execution=FLAGS.steps_per_execution,
-    )
+    jit_compile = FLAGS.jit_compile or keras.backend.backend() == "jax"
+    training.compile_for(model, optimizer, jit_compile=jit_compile, steps_per_execution=FLAGS.steps_per_execution)
     return model
 
 
@@ -125,24 +100,6 @@ def recycling():
     return callbacks
 
 
-def add_weight_decay(model):
-    """Couple weight decay d to the gradient as PyTorch does: d * w is the gradient of the penalty d / 2 * w**2."""
-    if FLAGS.weight_decay and isinstance(model.optimizer, keras.optimizers.SGD):
-        for variable in model.trainable_variables:
-            variable.regularizer = keras.regularizers.L2(FLAGS.weight_decay / 2)
-
-
-def forget_unfinished_epochs(log, first_epoch):
-    """Drop the rows of epochs that ended after the checkpoint was written."""
-    if log.exists():
-        with log.open(newline="") as file:
-            rows = list(csv.reader(file))
-        kept = rows[:1] + [row for row in rows[1:] if int(row[0]) < first_epoch]
-        with log.with_suffix(".tmp").open("w", newline="") as file:
-            csv.writer(file).writerows(kept)
-        os.replace(log.with_suffix(".tmp"), log)
-
-
 def command():
     """Return the command line of this training: all flags that were given, but for what only this machine has."""
     local = ("data_dir", "output_dir", "resume", "stop_after")
@@ -151,13 +108,12 @@ def command():
     return " ".join(["python examples/train.py", *given])
 
 
-def save_ticket(model, log, path):
+def save_ticket(model, folder):
     """Save a ticket that computes in float32, whatever it was trained in."""
     keras.config.set_dtype_policy("float32")
     ticket = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
     ticket.set_weights(model.get_weights())
-    with log.open(newline="") as file:
-        *_, last = csv.DictReader(file)
+    last = training.read_log(folder)[-1]
     provenance = {
         "architecture": ticket.name,
         "arguments": arguments(),
@@ -166,13 +122,12 @@ def save_ticket(model, log, path):
         "epochs": int(last["epoch"]) + 1,
         "accuracy": float(last["val_accuracy"]),
     }
-    print(keras_mpt.save_ticket(ticket, path, provenance=provenance))
+    print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 
 def main(_):
     output_dir = pathlib.Path(FLAGS.output_dir)
-    checkpoint, log = output_dir / "checkpoint.keras", output_dir / "log.csv"
-    if checkpoint.exists() and not FLAGS.resume:
+    if (output_dir / "checkpoint.keras").exists() and not FLAGS.resume:
         raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
@@ -186,39 +141,21 @@ def main(_):
         keras.config.set_dtype_policy("mixed_bfloat16")
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
-    steps = len(images) // FLAGS.batch_size
-
-    first_epoch = 0
-    if checkpoint.exists():
-        model = keras.models.load_model(checkpoint)
-        first_epoch = int(model.optimizer.iterations) // steps
-        forget_unfinished_epochs(log, first_epoch)
-    else:
-        log.unlink(missing_ok=True)
-        model = build_model(steps)
-    add_weight_decay(model)
-    if not FLAGS.dense:
-        keras_mpt.summary(model)
-
-    callbacks = recycling() + [
-        keras_mpt.callbacks.CheckScores(),
-        keras.callbacks.CSVLogger(str(log), append=True),
-        Checkpoint(checkpoint),
-    ]
-    if keras.backend.backend() == "tensorflow":
-        callbacks.append(keras.callbacks.TensorBoard(str(output_dir / "tensorboard"), write_graph=False))
     test_images, test_labels = data["test"]
-    model.fit(
-        cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, first_epoch),
+    model = training.fit(
+        build_model,
+        lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch),
+        output_dir,
+        epochs=FLAGS.epochs,
+        stop_after=FLAGS.stop_after,
+        weight_decay=FLAGS.weight_decay,
+        callbacks=recycling(),
+        prepare=None if FLAGS.dense else keras_mpt.summary,
         validation_data=(cifar10.normalize(test_images), test_labels),
         validation_batch_size=500,
-        shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
-        initial_epoch=first_epoch,
-        epochs=min(FLAGS.epochs, FLAGS.stop_after or FLAGS.epochs),
-        callbacks=callbacks,
     )
     if not FLAGS.dense:
-        save_ticket(model, log, output_dir / "ticket.mpt")
+        save_ticket(model, output_dir)
 
 
 if __name__ == "__main__":

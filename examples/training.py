@@ -1,0 +1,115 @@
+"""A training that can be stopped at any time: a checkpoint and a row of the log after each epoch, and how to go on."""
+
+import csv
+import os
+
+import keras
+
+import keras_mpt
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Save the whole training state after each epoch; a kill while saving leaves the last one."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        unfinished = self.path.with_suffix(".tmp.keras")
+        self.model.save(unfinished)
+        os.replace(unfinished, self.path)
+
+
+def compile_for(model, optimizer, **settings):
+    """Compile a classifier that returns logits."""
+    settings.setdefault("jit_compile", keras.backend.backend() == "jax")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], **settings)
+
+
+def cosine(learning_rate, steps, warmup_steps=0):
+    """Return a schedule: from 0 to the learning rate in some first steps, then down to 0 along a cosine."""
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else learning_rate,
+        steps - warmup_steps,
+        warmup_target=learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+
+
+def add_weight_decay(model, rate):
+    """Couple weight decay d to the gradient as PyTorch does: d * w is the gradient of the penalty d / 2 * w**2."""
+    if rate and isinstance(model.optimizer, keras.optimizers.SGD):
+        for variable in model.trainable_variables:
+            variable.regularizer = keras.regularizers.L2(rate / 2)
+
+
+def fit(make, batches, folder, *, epochs, weight_decay=0.0, callbacks=(), prepare=None, stop_after=None, **settings):
+    """Train a model, or go on where a training in the same folder stopped.
+
+    Args:
+        make: Function that returns the compiled model, of the number of steps in an epoch.
+        batches: Function that returns the training batches, of the first epoch that they are for.
+        folder: `pathlib.Path` of a folder for `checkpoint.keras` and `log.csv`.
+        epochs: Number of epochs in all.
+        weight_decay: Of SGD, L2 inside the gradient, for all trainable variables.
+        callbacks: Further callbacks, which come first.
+        prepare: Function called with the model, made or loaded, for what a checkpoint does not hold.
+        stop_after: End after this epoch.
+        **settings: Of `fit`.
+
+    Returns:
+        The trained model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / "checkpoint.keras", folder / "log.csv"
+    first_epoch, data = 0, batches(0)
+    if checkpoint.exists():
+        model = keras.models.load_model(checkpoint)
+        first_epoch = int(model.optimizer.iterations) // len(data)
+        _forget_unfinished_epochs(log, first_epoch)
+        data = batches(first_epoch)
+    else:
+        log.unlink(missing_ok=True)
+        model = make(len(data))
+    if prepare is not None:
+        prepare(model)
+    add_weight_decay(model, weight_decay)
+    callbacks = [
+        *callbacks,
+        keras_mpt.callbacks.CheckScores(),
+        keras.callbacks.CSVLogger(str(log), append=True),
+        Checkpoint(checkpoint),
+    ]
+    if keras.backend.backend() == "tensorflow":
+        callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
+    model.fit(
+        data,
+        shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
+        initial_epoch=first_epoch,
+        epochs=min(epochs, stop_after or epochs),
+        callbacks=callbacks,
+        **settings,
+    )
+    return model
+
+
+def _forget_unfinished_epochs(log, first_epoch):
+    """Drop the rows of epochs that ended after the checkpoint was written."""
+    if log.exists():
+        with log.open(newline="") as file:
+            rows = list(csv.reader(file))
+        kept = rows[:1] + [row for row in rows[1:] if int(row[0]) < first_epoch]
+        with log.with_suffix(".tmp").open("w", newline="") as file:
+            csv.writer(file).writerows(kept)
+        os.replace(log.with_suffix(".tmp"), log)
+
+
+def read_log(folder):
+    """Return the rows of a folder's log as dicts of strings, none if there is no log."""
+    log = folder / "log.csv"
+    if not log.exists():
+        return []
+    with log.open(newline="") as file:
+        return list(csv.DictReader(file))
