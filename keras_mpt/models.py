@@ -1,13 +1,14 @@
-"""Working with whole models: find the MPT layers, strip a model to plain Keras, a dense twin for comparison."""
+"""Working with whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin."""
 
 import keras
 from keras import ops
 
+from keras_mpt.from_keras import to_mpt
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import summary
 
-__all__ = ["dense_twin", "mpt_layers", "mpt_layers_by_path", "strip", "summary"]
+__all__ = ["dense_twin", "mpt_layers", "mpt_layers_by_path", "strip", "summary", "to_mpt"]
 
 
 def mpt_layers(model):

@@ -8,12 +8,12 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
+from keras_mpt.layers.base import KEPT_SCORE, REMOVED_SCORE
 from keras_mpt.masks import GlobalTopK, share
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
 
-_KEPT_SCORE, _REMOVED_SCORE = 1.0, 0.99  # where a file holds no scores; as Lottery Jackpots start a search
 _OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
 
 
@@ -206,7 +206,7 @@ def _fill(model, ticket, base, trainable):
         if scores is not None and np.isnan(scores).any():
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
-            scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
+            scores = np.where(kernel.mask, np.float32(KEPT_SCORE), np.float32(REMOVED_SCORE))
             decoded[name] = kernel, scores
     for names in _one_threshold(mpt):
         mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
