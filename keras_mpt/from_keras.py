@@ -221,7 +221,7 @@ def _mpt_layer(layer, kernel, kernel_initializer, settings):
     config = {key: value for key, value in layer.get_config().items() if key not in cls._meaningless_arguments()}
     if kernel == "random":
         config[f"{cls._kernel_argument}_initializer"] = kernel_initializer
-    return cls.from_config({**config, **settings})
+    return cls(**config, **settings)
 
 
 def _start_at_magnitudes(twins):
