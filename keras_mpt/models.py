@@ -1,13 +1,25 @@
-"""Working with whole models: find the MPT layers, strip a model to plain Keras, a dense twin for comparison."""
+"""Working with whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin."""
 
 import keras
 from keras import ops
 
+from keras_mpt.cloning import copied, copy_state
+from keras_mpt.from_keras import to_mpt
+from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import summary
 
-__all__ = ["dense_twin", "mpt_layers", "mpt_layers_by_path", "strip", "summary"]
+__all__ = [
+    "dense_twin",
+    "magnitude_sparsity",
+    "mpt_layers",
+    "mpt_layers_by_path",
+    "strip",
+    "summary",
+    "to_jackpot",
+    "to_mpt",
+]
 
 
 def mpt_layers(model):
@@ -104,7 +116,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
         elif isinstance(layer, MPTLayer):
             twin = layer.plain(kernel_initializer)
         elif isinstance(layer, keras.layers.Layer):
-            twin = type(layer).from_config(layer.get_config())
+            twin = copied(layer)
         originals[id(twin)] = layer
         return twin
 
@@ -119,7 +131,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
             biases = [] if layer.bias is None else [layer.bias]
             twin.set_weights([ops.convert_to_numpy(ops.cast(w, "float32")) for w in (layer.kernel, *biases)])
         elif baked and isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
-            twin.set_weights(layer.get_weights())
+            copy_state(layer, twin)
         return outputs
 
     twin = keras.models.clone_model(model, clone_function=plain, call_function=call)

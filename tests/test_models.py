@@ -69,6 +69,14 @@ def test_strip(name):
         np.testing.assert_array_equal(before, after)
 
 
+def test_strip_keeps_what_layers_remember():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(X)
+    scaled = keras.layers.Lambda(lambda x: 2 * x)
+    model = keras.Sequential([keras.Input(X.shape[1:]), normalization, scaled, layers.MPTConv2D(3, 3, seed=1)])
+    assert_same_outputs(strip(model), outputs(model))
+
+
 def test_stripped_models_load_without_keras_mpt(tmp_path):
     for name in MODELS:
         model = made(name)

@@ -1,6 +1,7 @@
 """How far apart masks are, which weights they keep, and plots of it (the plots need matplotlib: extra `analysis`)."""
 
 from keras_mpt.analysis.comparison import Comparison, Overlap, overlap, overlap_matrix
+from keras_mpt.analysis.criteria import criteria_masks
 from keras_mpt.analysis.plots import plot_churn, plot_density, plot_overlap
 from keras_mpt.analysis.sources import masks
 from keras_mpt.analysis.weights import Norms, score_correlation, weight_norms
@@ -9,6 +10,7 @@ __all__ = [
     "Comparison",
     "Norms",
     "Overlap",
+    "criteria_masks",
     "masks",
     "overlap",
     "overlap_matrix",

@@ -9,7 +9,7 @@ from keras_mpt import initializers, quantizers
 from keras_mpt.masks import MaskRule, TopK
 from keras_mpt.ops import straight_through
 
-_DEFAULT_SPARSITY = 0.5
+DEFAULT_SPARSITY = 0.5
 _KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
 
 
@@ -253,7 +253,7 @@ class MPTLayer:
 
 def _mask_rule(sparsity, mask):
     if mask is None:
-        return TopK(_DEFAULT_SPARSITY if sparsity is None else sparsity)
+        return TopK(DEFAULT_SPARSITY if sparsity is None else sparsity)
     if isinstance(mask, dict):
         mask = keras.saving.deserialize_keras_object(mask)
     if not isinstance(mask, MaskRule):

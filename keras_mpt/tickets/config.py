@@ -48,6 +48,8 @@ _ALLOWED = {
     "keras": {"DTypePolicy", "Sequential"},
     "keras.src.models.functional": {"Functional"},
     "keras.layers": set(_LAYERS.split()),
+    "keras.src.applications.convnext": {"LayerScale", "StochasticDepth"},
+    "keras.src.applications.inception_resnet_v2": {"CustomScaleLayer"},
     "keras.src.ops.numpy": set(_OPERATIONS.split()),
     "keras.initializers": {
         *("Constant", "Zeros", "Ones", "Identity", "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal"),

@@ -1,0 +1,104 @@
+"""Masks that existing pruning criteria would choose, to compare found ones with."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.analysis.sources import masks, numpy
+from keras_mpt.masks import Restricted
+from keras_mpt.models import mpt_layers_by_path
+
+CRITERIA = ("magnitude", "snip", "taylor", "random")
+
+
+def criteria_masks(model, batches, loss, seed=0):
+    """Return the masks that pruning criteria choose in the frozen network of a model, with as many ones per layer.
+
+    With W the frozen kernels, all of them kept, and g_b the gradient of the loss by the kernel on batch b, the weights
+    stay that have the largest
+
+    - `magnitude`: `|W|`;
+    - `snip`: `|W * sum_b g_b|`, the connection sensitivity of Lee et al. 2019, section 4, arXiv:1810.02340;
+    - `taylor`: `sum_b (W * g_b)^2`, the first-order importance of Molchanov et al. 2019, section 3.1, arXiv:1906.10771;
+    - `random`: a random number.
+
+    Other layers act as in inference but for dropout; nothing is trained, and `model` is left as it is.
+
+    Args:
+        model: A model whose MPT layers all have the rule `masks.Restricted` and frozen pretrained kernels, as
+            `models.to_jackpot` makes it.
+        batches: Iterable of (inputs, targets).
+        loss: A Keras loss.
+        seed: Of the random masks.
+
+    Returns:
+        Dict from these names to dicts from the layers' paths to bool arrays, for `overlap`.
+
+    Raises:
+        ValueError: A layer has another rule, or there are no batches.
+
+    Example:
+
+    >>> found = keras_mpt.analysis.criteria_masks(jackpot, batches, loss)
+    >>> print(keras_mpt.analysis.overlap(jackpot, found["magnitude"]))
+    """
+    chosen, random = masks(model), np.random.default_rng(seed)
+    kernels = {path: numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
+    products = _products(model, batches, loss)
+    sums = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
+    squares = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
+    steps = 0
+    for product in products:
+        steps += 1
+        for path, values in product.items():
+            sums[path] += values
+            squares[path] += values**2
+    if not steps:
+        raise ValueError(f"`batches` must have at least one batch. Received: {batches!r}")
+    importance = {
+        "magnitude": {path: np.abs(kernel) for path, kernel in kernels.items()},
+        "snip": {path: np.abs(total) for path, total in sums.items()},
+        "taylor": squares,
+        "random": {path: random.random(kernel.shape) for path, kernel in kernels.items()},
+    }
+    return {
+        name: {path: _largest(values, np.count_nonzero(chosen[path])) for path, values in layers.items()}
+        for name, layers in importance.items()
+    }
+
+
+def _products(model, batches, loss):
+    """Yield W * g of each batch by the layers' paths.
+
+    That is the gradient of the scores, which a step of plain SGD from scores of 0 shows on every backend.
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    layers = mpt_layers_by_path(copy)
+    for path, layer in layers.items():
+        if not isinstance(layer.mask, Restricted):
+            raise ValueError(
+                "`model` must have the rule masks.Restricted in all its MPT layers, whose scores have the gradient "
+                f"W * g. Received: layer {path!r} with {layer.mask!r}"
+            )
+    for layer in copy._flatten_layers(include_self=False, recursive=True):
+        if not layer._flatten_layers(include_self=False, recursive=False) and layer not in layers.values():
+            layer.trainable = False
+    for layer in layers.values():
+        layer.trainable, layer.scores.regularizer = True, None
+        if layer.bias is not None:
+            layer.bias.trainable = False
+    copy.compile(keras.optimizers.SGD(1.0), loss, jit_compile=keras.backend.backend() == "jax")
+    for inputs, targets in batches:
+        for layer in layers.values():
+            everything = np.ones(layer.scores.shape, bool)
+            layer.mask.assign(layer, everything, np.zeros(layer.scores.shape, np.float32))
+        copy.train_on_batch(inputs, targets)
+        yield {path: -numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}
+
+
+def _largest(values, count):
+    """Return the mask of the largest values; of equal ones those with the lower flat index."""
+    mask = np.zeros(values.size, bool)
+    mask[np.argsort(-values.ravel(), kind="stable")[:count]] = True
+    return mask.reshape(values.shape)

@@ -1,0 +1,70 @@
+"""Copies of functional and Sequential models whose layers the caller makes."""
+
+import tempfile
+
+import keras
+from keras.src.models.functional import functional_like_constructor  # no public way to know how to make a model again
+
+
+def check_model(model, what):
+    """Raise ValueError unless `clone` can copy a model; `what` is to be done with it, such as "converted"."""
+    received = f"Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
+    sequential = isinstance(model, keras.Sequential)
+    if not sequential and not (isinstance(model, keras.Model) and isinstance(model, keras.Function)):
+        raise ValueError(
+            f"`model` must be a functional or Sequential model to be {what}; of a subclassed model the order of the "
+            "layers is not known. Where its `call` works on symbolic tensors, pass "
+            "`keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(shape)`; else rebuild it with the "
+            f"functional API, or of layers of keras_mpt. {received}"
+        )
+    if getattr(model, "inputs", None) is None:
+        raise ValueError(
+            f"`model` must be built to be {what}: call it on data or `model.build(input_shape)` first. {received}"
+        )
+    constructor = (
+        type(model).__init__ is keras.Sequential.__init__ if sequential else functional_like_constructor(type(model))
+    )
+    if not constructor:
+        raise ValueError(
+            f"`model` must have a class that is made of inputs and outputs, or of layers, to be {what}. Pass "
+            f"`keras.Model(model.inputs, model.outputs)`, which has the same layers. {received}"
+        )
+
+
+def clone(model, copy, call=None):
+    """Return a model like a built functional or Sequential one, of the layers that `copy` makes; it is not compiled.
+
+    Args:
+        model: A model that `check_model` accepts.
+        copy: Called as `copy(layer)` for each of the model's own layers and operations (nested models are layers too),
+            once for each call of the layer. Returns what takes its place.
+        call: Called as `call(twin, *args, **kwargs)` instead of `twin(*args, **kwargs)`, if the model is functional.
+    """
+    sources = [tensor._keras_history.operation for tensor in model.inputs]
+    inputs = [type(source).from_config(source.get_config()).output for source in sources]
+    if isinstance(model, keras.Sequential):
+        twin = type(model)([inputs[0], *map(copy, model.layers)], name=model.name)
+    else:
+        outputs = model._run_through_graph(inputs, operation_fn=copy, call_fn=call)
+        twin = type(model)(keras.tree.pack_sequence_as(model.input, inputs), outputs, name=model.name)
+    twin.dtype_policy = model.dtype_policy
+    return twin
+
+
+def copied(layer):
+    """Return a layer or operation of the same config, with weights of its own that are yet to be copied."""
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.Lambda):
+        return keras.layers.Lambda.from_config(config, safe_mode=False)  # the function is there already, in the model
+    return type(layer).from_config(config)
+
+
+def copy_state(source, target):
+    """Give a layer the weights, and the vocabulary if it has one, of another with the same config."""
+    target.set_weights(source.get_weights())
+    if isinstance(target, keras.layers.Normalization):
+        target.finalize_state()
+    if hasattr(source, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)

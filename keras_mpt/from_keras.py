@@ -1,0 +1,324 @@
+"""Ordinary Keras models to models of MPT layers."""
+
+import difflib
+import inspect
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt import initializers, layers, quantizers
+from keras_mpt.cloning import check_model, clone, copied, copy_state
+from keras_mpt.layers.base import DEFAULT_SPARSITY
+from keras_mpt.masks import GlobalTopK
+from keras_mpt.ops import kept_count
+
+_TWINS = {
+    keras.layers.Dense: layers.MPTDense,
+    keras.layers.Conv1D: layers.MPTConv1D,
+    keras.layers.Conv2D: layers.MPTConv2D,
+    keras.layers.Conv3D: layers.MPTConv3D,
+    keras.layers.DepthwiseConv2D: layers.MPTDepthwiseConv2D,
+    keras.layers.Conv2DTranspose: layers.MPTConv2DTranspose,
+}
+_START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+
+
+def to_mpt(
+    model,
+    sparsity=None,
+    *,
+    kernel="random",
+    kernel_initializer=None,
+    kernel_quantizer="auto",
+    input_quantizer=None,
+    mask=None,
+    only=None,
+    skip=(),
+    seed=None,
+):
+    """Return a model like an ordinary one whose dense and convolutional layers choose weights instead of training them.
+
+    `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `DepthwiseConv2D` and `Conv2DTranspose` become the MPT layers of the same
+    name, with their activation, bias, strides, padding, dtype and all other arguments, but for regularizers and
+    constraints of the kernel, which mean nothing for a frozen one (a warning tells). All else is copied as it is, MPT
+    layers included: what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin,
+    separable convolutions say, are copied, too, and listed in a warning unless `skip` has them. A compiled model's
+    twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their scores are
+    not searched. `model` itself is left as it is.
+
+    Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255. For
+    `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers, and the first layer in a call of
+    its own.
+
+    Args:
+        model: A built functional or Sequential model; nested ones and shared layers are fine.
+        sparsity: Fraction of the weights of each layer that is removed, default 0.5; or a dict from layers' paths to
+            fractions, and 0.5 for the layers that it leaves out. The path is the layer's name, in a nested model
+            `"model/layer"`. Or a function that makes such a dict from one of the kernels, such as
+            `magnitude_sparsity(0.9)`.
+        kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen, and scores of 1
+            for the largest magnitudes and 0.99 for the others (equal ones: the lower flat index is larger), so that the
+            mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). There is a
+            warning if the kernel of a layer is just what its initializer drew, or all biases and normalizations of the
+            model are as they were made: it was never trained then. Other signs of that there are none.
+        kernel_initializer: Of random kernels, default `"signed_constant"`; see `keras_mpt.initializers`.
+        kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (their own values) for
+            pretrained ones.
+        input_quantizer: See `MPTLayer`.
+        mask: Instead of `TopK(sparsity)`, a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`; or a
+            function that makes a layer's rule from its sparsity, such as `lambda s: TopK(s, selector="sort")`.
+        only: Which layers to convert: paths (that of a nested model stands for all in it) and classes of layers.
+        skip: Which layers not to convert, likewise.
+        seed: Integer in [0, 2**64) from which each layer's seed is derived, in the order of the model and whatever
+            `only` and `skip` are; None draws one.
+
+    Returns:
+        A new model of the same class, with the same names.
+
+    Raises:
+        ValueError: `model` is subclassed or not built, an argument is out of its range or names no layer, no layer is
+            left to convert, or a pretrained weight is not finite.
+
+    Example:
+
+    >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
+    >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
+    """
+    check_model(model, "converted")
+    if kernel not in ("random", "pretrained"):
+        raise ValueError(f'`kernel` must be "random" or "pretrained". Received: kernel={kernel!r}')
+    if kernel == "pretrained" and kernel_initializer is not None:
+        raise ValueError(
+            f"`kernel_initializer` must be left out for pretrained kernels. Received: {kernel_initializer!r}"
+        )
+    if kernel_quantizer == "auto":
+        kernel_quantizer = "scaled_sign" if kernel == "random" else None
+    settings = {
+        "kernel_quantizer": quantizers.get_kernel(kernel_quantizer),
+        "input_quantizer": quantizers.get_activation(input_quantizer),
+    }
+    leaves = dict(_leaves(model, "", set()))
+    chosen = _chosen(leaves, only, skip)
+    rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
+    if only is None:
+        _warn_of_others({path: leaf for path, leaf in leaves.items() if path not in _named("skip", skip, leaves)})
+    _warn_of_losses(chosen)
+    if kernel == "pretrained":
+        _check_pretrained(chosen, leaves.values())
+    arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
+    pairs = {}
+
+    def copy(layer):
+        if id(layer) not in pairs:
+            if isinstance(layer, keras.Model):
+                twin = clone(layer, copy)
+            elif id(layer) in arguments:
+                twin = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
+            else:
+                twin = copied(layer)
+            pairs[id(layer)] = layer, twin
+        return pairs[id(layer)][1]
+
+    result = copy(model)
+    for layer, twin in pairs.values():
+        if id(layer) in arguments:
+            if kernel == "pretrained":
+                twin.frozen_kernel.assign(_kernel(layer))
+            if layer.use_bias:
+                twin.bias.assign(layer.bias)
+        elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
+            copy_state(layer, twin)
+    if kernel == "pretrained":
+        _start_at_magnitudes([pairs[id(layer)][1] for layer in chosen.values()])
+    for layer, twin in reversed(pairs.values()):  # models before their layers, for they pass it on
+        if isinstance(layer, keras.layers.Layer):
+            twin.trainable = layer.trainable
+    _compile(result, model)
+    return result
+
+
+def _leaves(model, path, seen):
+    """Yield `(path, layer)` of the layers that are no models, each once, in the order of the model."""
+    for layer in model.layers:
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            name = f"{path}/{layer.name}" if path else layer.name
+            if isinstance(layer, keras.Model):
+                check_model(layer, "converted")
+                yield from _leaves(layer, name, seen)
+            else:
+                yield name, layer
+
+
+def convertible_layers(model):
+    """Return the layers that `to_mpt` converts, by their paths."""
+    check_model(model, "converted")
+    return {path: layer for path, layer in _leaves(model, "", set()) if _convertible(layer)}
+
+
+def _convertible(layer):
+    quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
+    return type(layer) in _TWINS and not quantized
+
+
+def _chosen(leaves, only, skip):
+    """Return the layers to convert by their paths."""
+    convertible = {path: layer for path, layer in leaves.items() if _convertible(layer)}
+    wanted = convertible if only is None else _named("only", only, convertible)
+    unwanted = _named("skip", skip, leaves)
+    chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in unwanted}
+    if not chosen:
+        raise ValueError(f"There must be a layer to convert. Received: {only=}, {skip=}, of {list(convertible)}")
+    return chosen
+
+
+def _named(argument, which, layers_by_path):
+    """Return the paths of the layers that an argument means."""
+    found = set()
+    for item in [which] if isinstance(which, (str, type)) else which:
+        if isinstance(item, str):
+            paths = [path for path in layers_by_path if path == item or path.startswith(f"{item}/")]
+        elif isinstance(item, type):
+            paths = [path for path, layer in layers_by_path.items() if isinstance(layer, item)]
+        else:
+            raise ValueError(f"`{argument}` must hold paths and classes of layers. Received: {item!r}")
+        if not paths:
+            raise _unknown(argument, item, layers_by_path)
+        found.update(paths)
+    return found
+
+
+def _unknown(argument, item, paths):
+    near = [path for path in paths if path.endswith(f"/{item}")] or difflib.get_close_matches(str(item), paths, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(paths)}"
+    what = "layers of the model" if argument == "skip" else "layers that are converted"
+    return ValueError(f"`{argument}` must name {what}. Received: {item!r}.{hint}")
+
+
+def _rules(chosen, sparsity, mask):
+    """Return the arguments of each layer that say how many weights stay."""
+    if hasattr(mask, "add_weights") and not inspect.isclass(mask):
+        if sparsity is not None:
+            raise ValueError(f"`sparsity` must be left out where `mask` is a rule. Received: {sparsity=}, {mask=}")
+        return dict.fromkeys(chosen, {"mask": mask})
+    if mask is not None and not callable(mask):
+        raise ValueError(f"`mask` must be a rule of keras_mpt.masks, or a function that makes one. Received: {mask=}")
+    if callable(sparsity):
+        sparsity = sparsity({path: _kernel(layer) for path, layer in chosen.items()})
+    for path in sparsity if isinstance(sparsity, dict) else ():
+        if path not in chosen:
+            raise _unknown("sparsity", path, chosen)
+    fractions = sparsity if isinstance(sparsity, dict) else dict.fromkeys(chosen, sparsity)
+    rules = {}
+    for path in chosen:
+        fraction = DEFAULT_SPARSITY if fractions.get(path) is None else fractions[path]
+        rules[path] = {"sparsity": fraction} if mask is None else {"mask": mask(fraction)}
+    return rules
+
+
+def _seeds(leaves, seed):
+    """Return the seeds of all layers that could be MPT layers by their paths: those of two calls are different ones."""
+    paths = [path for path, layer in leaves.items() if type(layer) in _TWINS or isinstance(layer, layers.MPTLayer)]
+    return dict(zip(paths, initializers.layer_seeds(seed), strict=False))
+
+
+def _mpt_layer(layer, kernel, kernel_initializer, settings):
+    cls = _TWINS[type(layer)]
+    config = {key: value for key, value in layer.get_config().items() if key not in cls._meaningless_arguments()}
+    if kernel == "random":
+        config[f"{cls._kernel_argument}_initializer"] = kernel_initializer
+    return cls(**config, **settings)
+
+
+def _start_at_magnitudes(twins):
+    """Let the scores stand for magnitude pruning, in all layers together that share a `GlobalTopK`."""
+    groups = {}
+    for twin in twins:
+        is_global = isinstance(twin.mask, GlobalTopK)
+        groups.setdefault(id(twin.mask if is_global else twin), twin.mask.layers if is_global else [twin])
+    for group in groups.values():
+        sizes = np.cumsum([np.prod(twin.scores.shape) for twin in group])
+        magnitudes = np.concatenate([np.abs(_numpy(twin.frozen_kernel)).ravel() for twin in group])
+        mask = largest(magnitudes, kept_count(magnitudes.size, group[0].sparsity))
+        for twin, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
+            twin.mask.assign(twin, part.reshape(twin.scores.shape))
+
+
+def largest(magnitudes, kept):
+    """Return the mask of so many largest entries of a vector; equal ones: those that come first."""
+    mask = np.zeros(magnitudes.size, bool)
+    mask[np.argsort(-magnitudes, kind="stable")[:kept]] = True
+    return mask
+
+
+def _check_pretrained(chosen, leaves):
+    """Raise ValueError if a kernel cannot be frozen; warn if it was never trained."""
+    for path, layer in chosen.items():
+        if not np.isfinite(_kernel(layer)).all():
+            raise ValueError(f"Pretrained kernels must be finite. Received: infinity or NaN in layer {path!r}")
+    as_drawn = [path for path, layer in chosen.items() if _is_as_drawn(layer)]
+    if as_drawn:
+        _warn(f"The kernels of these layers are what their initializers drew, not pretrained: {', '.join(as_drawn)}")
+        return
+    starts = [start for layer in leaves for start in _is_at_its_start(layer)]
+    if starts and all(starts):
+        _warn("All biases and normalizations of the model are as they were made: it seems never to have been trained")
+
+
+def _is_as_drawn(layer):
+    initializer = getattr(layer, f"{_TWINS[type(layer)]._kernel_argument}_initializer")
+    if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
+        return False
+    return np.array_equal(_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype)), _kernel(layer))
+
+
+def _is_at_its_start(layer):
+    """Yield, for each weight of a layer that starts as a constant, whether it is that still."""
+    for name in _START_CONSTANT:
+        weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
+        if weight is not None and isinstance(initializer, _CONSTANT):
+            yield np.array_equal(_numpy(weight), _numpy(initializer(weight.shape, dtype=weight.dtype)))
+
+
+def _warn_of_losses(chosen):
+    lost = []
+    for path, layer in chosen.items():
+        prefix = _TWINS[type(layer)]._kernel_argument
+        arguments = [f"{prefix}_{what}" for what in ("regularizer", "constraint")]
+        lost += [f"{path} ({argument})" for argument in arguments if getattr(layer, argument) is not None]
+    if lost:
+        _warn(f"Frozen kernels have neither regularizers nor constraints; dropped: {', '.join(lost)}")
+
+
+def _warn_of_others(leaves):
+    others = {}
+    for path, layer in leaves.items():
+        has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
+        if has_matrix and not _convertible(layer) and not isinstance(layer, layers.MPTLayer):
+            others.setdefault(type(layer).__name__, []).append(path)
+    if others:
+        listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
+        _warn(f"These layers have no MPT twin and stay as they are (`skip` them to be told no more): {listed}")
+
+
+def _compile(result, model):
+    if model.compiled:
+        try:
+            result.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError) as error:  # an object of the user's that Keras cannot make again
+            _warn(f"The model could not be compiled as the one that it was made of; `compile` it. {error}")
+
+
+def _warn(message):
+    warnings.warn(message, stacklevel=4)
+
+
+def _kernel(layer):
+    return _numpy(layer.kernel)
+
+
+def _numpy(tensor):
+    return np.array(ops.convert_to_numpy(ops.cast(tensor, "float32")))

@@ -1,0 +1,178 @@
+"""Lottery Jackpots: pretrained weights stay, masks start as magnitude pruning, tickets need little more than a mask."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_contract import numpy
+from networks import X, Y
+
+import keras_mpt
+from keras_mpt import analysis
+from keras_mpt.callbacks import ShortRestriction
+from keras_mpt.masks import GlobalTopK, Restricted
+from keras_mpt.models import magnitude_sparsity, mpt_layers, mpt_layers_by_path, strip, to_jackpot, to_mpt
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    keras.utils.set_random_seed(0)
+    block = keras.Sequential([keras.layers.Conv2D(8, 3, name="conv"), keras.layers.BatchNormalization()], name="block")
+    layers = [keras.layers.Conv2D(8, 3, padding="same", name="stem"), block, keras.layers.ReLU()]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(2, name="top")]
+    model = keras.Sequential([keras.Input(X.shape[1:]), *layers])
+    model.compile(keras.optimizers.SGD(0.1), LOSS)
+    model.fit(X, Y, batch_size=8, epochs=3, verbose=0)
+    return model
+
+
+def kernels(model):
+    layers = {"stem": model.get_layer("stem"), "block/conv": model.get_layer("block").layers[0]}
+    return {path: numpy(layer.kernel) for path, layer in {**layers, "hidden": model.get_layer("hidden")}.items()}
+
+
+def compiled(model, rate=0.1):
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), LOSS)
+    return model
+
+
+@pytest.mark.parametrize("rates", ["global", "uniform"])
+def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates):
+    jackpot = to_jackpot(trained, 0.8, rates=rates)
+    before, layers = kernels(trained), mpt_layers_by_path(jackpot)
+    assert list(layers) == list(before) and isinstance(jackpot.get_layer("top"), keras.layers.Dense)
+    threshold = np.sort(np.concatenate([np.abs(k).ravel() for k in before.values()]))
+    cuts = {path: threshold if rates == "global" else np.sort(np.abs(k).ravel()) for path, k in before.items()}
+    for path, layer in layers.items():
+        np.testing.assert_array_equal(numpy(layer.frozen_kernel), before[path])
+        mask = np.abs(before[path]) >= cuts[path][int(np.floor(0.8 * cuts[path].size + 1e-9))]
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
+        np.testing.assert_array_equal(numpy(layer.scores), np.where(mask, np.float32(1), np.float32(0.99)))
+        assert int(layer.kept) == mask.sum()
+    kept = sum(int(layer.kept) for layer in layers.values())
+    size = sum(k.size for k in before.values())
+    assert rates == "uniform" or kept == size - int(np.floor(0.8 * size + 1e-9))
+
+
+def test_it_predicts_with_the_pretrained_weights(trained):
+    whole = to_jackpot(trained, 0.0)
+    np.testing.assert_allclose(whole.predict(X, verbose=0), trained.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+    pruned = keras.models.clone_model(trained)
+    pruned.set_weights(trained.get_weights())
+    jackpot = to_jackpot(trained, 0.5)
+    targets = [pruned.get_layer("stem"), pruned.get_layer("block").layers[0], pruned.get_layer("hidden")]
+    for target, layer in zip(targets, mpt_layers(jackpot), strict=True):
+        target.kernel.assign(numpy(target.kernel) * numpy(layer.subnet_mask))
+    np.testing.assert_allclose(jackpot.predict(X, verbose=0), pruned.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_search_changes_masks_and_never_a_weight(trained):
+    jackpot = compiled(to_jackpot(trained, 0.8))
+    before = analysis.masks(jackpot)
+    for layer in mpt_layers(jackpot):  # searched, not where the scores have just been put
+        layer.scores.assign(numpy(layer.scores) * 0.01)
+    jackpot.fit(X, Y, batch_size=8, epochs=4, verbose=0, callbacks=[ShortRestriction(4)])
+    after, frozen = analysis.masks(jackpot), kernels(trained)
+    assert sum((before[path] != after[path]).sum() for path in before) > 10
+    for path, layer in mpt_layers_by_path(jackpot).items():
+        np.testing.assert_array_equal(numpy(layer.frozen_kernel), frozen[path])
+        np.testing.assert_array_equal(numpy(layer.kernel), frozen[path] * after[path])
+        assert before[path].sum() == after[path].sum()
+    np.testing.assert_allclose(strip(jackpot).predict(X, verbose=0), jackpot.predict(X, verbose=0), atol=1e-5)
+
+
+def test_the_search_finds_better_masks_than_it_began_with(trained):
+    jackpot = compiled(to_jackpot(trained, 0.9))
+    start = jackpot.evaluate(X, Y, verbose=0)
+    jackpot.fit(X, Y, batch_size=8, epochs=6, verbose=0, callbacks=[ShortRestriction(6)])
+    assert jackpot.evaluate(X, Y, verbose=0) < start
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_a_ticket_refers_to_the_pretrained_network_or_stands_alone(trained, with_base, tmp_path):
+    jackpot = to_jackpot(trained, 0.8)
+    ticket = keras_mpt.save_ticket(jackpot, tmp_path / "jackpot.mpt", base=trained if with_base else None)
+    values = [name for name in ticket.blobs if name.endswith("/values")]
+    assert bool(values) != with_base
+    trained.save(tmp_path / "dense.keras")
+    base = keras.models.load_model(tmp_path / "dense.keras")
+    loaded = keras_mpt.load_ticket(tmp_path / "jackpot.mpt", base=base if with_base else None)
+    np.testing.assert_array_equal(numpy(loaded(X)), numpy(jackpot(X)))
+    for a, b in zip(mpt_layers(jackpot), mpt_layers(loaded), strict=True):
+        np.testing.assert_array_equal(numpy(a.subnet_mask), numpy(b.subnet_mask))
+    if with_base:
+        with pytest.raises(keras_mpt.TicketError, match="`base`"):
+            keras_mpt.load_ticket(tmp_path / "jackpot.mpt")
+
+
+@settings(deadline=None, max_examples=30)
+@given(sparsity=st.floats(0, 0.9), seed=st.integers(0, 99))
+def test_sparsities_are_those_of_one_threshold(sparsity, seed):
+    random = np.random.default_rng(seed)
+    shapes = {"a": (3, 4), "b": (20,), "c": (2, 2, 5)}
+    arrays = {path: np.round(random.normal(size=shape), 1).astype(np.float32) for path, shape in shapes.items()}
+    arrays["c"][0, 0, 0] = arrays["b"][0] = arrays["a"][0, 0] = 9  # no layer is left empty
+    found = magnitude_sparsity(sparsity)(arrays)
+    joined = np.concatenate([np.abs(array).ravel() for array in arrays.values()])
+    mask = np.zeros(joined.size, bool)
+    mask[
+        np.lexsort((np.arange(joined.size), -joined))[: joined.size - int(np.floor(sparsity * joined.size + 1e-9))]
+    ] = 1
+    for path, part in zip(arrays, np.split(mask, [12, 32]), strict=True):
+        size = part.size
+        assert size - int(np.floor(found[path] * size + 1e-9)) == part.sum()
+
+
+def test_pretrained_masks_start_at_magnitudes_under_every_rule(trained):
+    ranks = {"one": None, "restricted": Restricted, "global": GlobalTopK(0.7)}
+    for mask in ranks.values():
+        model = to_mpt(trained, *([] if isinstance(mask, GlobalTopK) else [0.7]), kernel="pretrained", mask=mask)
+        for layer in mpt_layers(model):
+            magnitudes, chosen = np.abs(numpy(layer.frozen_kernel)), numpy(layer.subnet_mask) == 1
+            assert magnitudes[chosen].min() >= magnitudes[~chosen].max() if 0 < chosen.sum() < chosen.size else True
+
+
+def test_criteria_are_their_formulas():
+    """On a linear layer with squared error, where the gradient is known."""
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(5, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")])
+    second, bias = random.normal(size=(4, 3)).astype(np.float32), random.normal(size=4).astype(np.float32)
+    model.set_weights([kernel, bias, second, np.zeros(3, np.float32)])
+    jackpot = to_jackpot(model, 0.6)
+    state = [numpy(weight) for weight in jackpot.weights]
+    batches = [(random.normal(size=(6, 5)).astype("f4"), random.normal(size=(6, 3)).astype("f4")) for _ in range(3)]
+    found = analysis.criteria_masks(jackpot, batches, keras.losses.MeanSquaredError(), seed=1)
+    products = []
+    for x, y in batches:
+        error = 2 * ((x @ kernel + bias) @ second - y) / y.size
+        products.append(kernel * (x.T @ (error @ second.T)))
+    importance = {"magnitude": np.abs(kernel), "snip": np.abs(sum(products)), "taylor": sum(p**2 for p in products)}
+    for name, values in importance.items():
+        np.testing.assert_array_equal(found[name]["a"], values >= np.sort(values.ravel())[-8])
+    assert found["random"]["a"].sum() == 8 and len({mask["a"].tobytes() for mask in found.values()}) == 4
+    np.testing.assert_array_equal(found["magnitude"]["a"], analysis.masks(jackpot)["a"])
+    for before, weight in zip(state, jackpot.weights, strict=True):
+        np.testing.assert_array_equal(before, numpy(weight))
+
+
+def test_bad_arguments(trained):
+    with pytest.raises(ValueError, match="`rates` must be one of"):
+        to_jackpot(trained, rates="layerwise")
+    with pytest.raises(ValueError, match="`sparsity` must be a number"):
+        to_jackpot(trained, 1.0)
+    with pytest.raises(ValueError, match="`skip`"):
+        to_jackpot(trained, skip=["nothing"])
+    with pytest.raises(ValueError, match="keeps none of small"):
+        magnitude_sparsity(0.5)({"small": np.zeros(3, "f4"), "large": np.ones(5, "f4")})
+    with pytest.warns(UserWarning, match="not pretrained: stem, block/conv, hidden"):
+        to_jackpot(keras.models.clone_model(trained))
+    with pytest.raises(ValueError, match="must be built"):
+        to_jackpot(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]))
+    with pytest.raises(ValueError, match="masks.Restricted"):
+        analysis.criteria_masks(to_mpt(trained, 0.5, kernel="pretrained"), [(X, Y)], LOSS)
+    with pytest.raises(ValueError, match="`batches`"):
+        analysis.criteria_masks(to_jackpot(trained), [], LOSS)
