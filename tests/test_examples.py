@@ -102,6 +102,37 @@ def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
 
 
+def test_jackpots_of_a_dense_network(data, tmp_path):
+    train(data, tmp_path / "dense", "--epochs=1", "--dense", "--learning_rate=0.01")
+    flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]
+    flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
+
+    def jackpot(*more):
+        command = [sys.executable, "jackpot.py", *flags, *more]
+        result = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    assert "Jaccard" not in jackpot("--stop_after=1")
+    assert len((tmp_path / "jackpot_0.9" / "log.csv").read_text().splitlines()) == 2
+    tables = jackpot()
+    rows = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in tables.splitlines() if row.startswith("| ")}
+    assert float(rows["finetuned"][0]) >= 0 and float(rows["magnitude"][0]) >= 0
+    assert [len(rows[name]) for name in ("jackpot", "unrestricted", "random")] == [4, 4, 4]  # overlaps
+    assert float(rows["jackpot"][0]) > float(rows["random"][0])  # with the mask of the magnitudes
+    assert (tmp_path / "accuracy.png").exists()
+
+    base = keras.models.load_model(tmp_path / "dense" / "checkpoint.keras")
+    found = keras_mpt.load_ticket(tmp_path / "jackpot_0.9" / "ticket.mpt", base=base)
+    for layer in keras_mpt.models.mpt_layers(found):
+        weights, kernel = (keras.ops.convert_to_numpy(x) for x in (base.get_layer(layer.name).kernel, layer.kernel))
+        np.testing.assert_array_equal(kernel[kernel != 0], weights[kernel != 0])
+    tuned = keras.models.load_model(tmp_path / "finetuned_0.9" / "checkpoint.keras")
+    before = keras_mpt.analysis.masks(tmp_path / "magnitude_0.9" / "ticket.mpt", base)
+    for path, mask in before.items():
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(tuned.get_layer(path).kernel) != 0, mask)
+
+
 def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import cifar10
