@@ -13,6 +13,7 @@ from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
 from keras_mpt.masks import GlobalTopK
 from keras_mpt.ops import kept_count
+from keras_mpt.traversal import walk
 
 _TWINS = {
     keras.layers.Dense: layers.MPTDense,
@@ -100,7 +101,7 @@ def to_mpt(
         "kernel_quantizer": quantizers.get_kernel(kernel_quantizer),
         "input_quantizer": quantizers.get_activation(input_quantizer),
     }
-    leaves = dict(_leaves(model, "", set()))
+    leaves = _leaves(model)
     chosen = _chosen(leaves, only, skip)
     rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
     if only is None:
@@ -140,23 +141,21 @@ def to_mpt(
     return result
 
 
-def _leaves(model, path, seen):
-    """Yield `(path, layer)` of the layers that are no models, each once, in the order of the model."""
-    for layer in model.layers:
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            name = f"{path}/{layer.name}" if path else layer.name
-            if isinstance(layer, keras.Model):
-                check_model(layer, "converted")
-                yield from _leaves(layer, name, seen)
-            else:
-                yield name, layer
+def _leaves(model):
+    """Return the layers that are no models by their paths, in the order of the model."""
+    leaves = {}
+    for path, layer in walk(model, into=keras.Model):
+        if isinstance(layer, keras.Model):
+            check_model(layer, "converted")
+        else:
+            leaves[path] = layer
+    return leaves
 
 
 def convertible_layers(model):
     """Return the layers that `to_mpt` converts, by their paths."""
     check_model(model, "converted")
-    return {path: layer for path, layer in _leaves(model, "", set()) if _convertible(layer)}
+    return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
 
 
 def _convertible(layer):

@@ -9,6 +9,7 @@ from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import summary
+from keras_mpt.traversal import walk
 
 __all__ = [
     "dense_twin",
@@ -24,7 +25,7 @@ __all__ = [
 
 def mpt_layers(model):
     """Return the MPT layers of a model, nested ones included, each once, in the order of the model."""
-    return [layer for _, layer in _walk(model, "", set())]
+    return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
 
 
 def mpt_layers_by_path(model):
@@ -35,22 +36,12 @@ def mpt_layers_by_path(model):
         ValueError: Two layers have the same path.
     """
     found = {}
-    for path, layer in _walk(model, "", set()):
-        if path in found:
-            raise ValueError(f"`model` must have layers with names of their own. Received: two {path!r}")
-        found[path] = layer
+    for path, layer in walk(model):
+        if isinstance(layer, MPTLayer):
+            if path in found:
+                raise ValueError(f"`model` must have layers with names of their own. Received: two {path!r}")
+            found[path] = layer
     return found
-
-
-def _walk(layer, path, seen):
-    """Yield `(path, layer)` of the MPT layers inside a layer that are not in `seen`."""
-    for child in layer._flatten_layers(include_self=False, recursive=False):
-        if id(child) not in seen:
-            seen.add(id(child))
-            name = f"{path}/{child.name}" if path else child.name
-            if isinstance(child, MPTLayer):
-                yield name, child
-            yield from _walk(child, name, seen)
 
 
 def strip(model):

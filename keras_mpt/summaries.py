@@ -10,7 +10,7 @@ from keras import layers, tree
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
 from keras_mpt.ops import entropy_bits
-from keras_mpt.tables import BYTES, Table, short, shortened
+from keras_mpt.tables import BYTES, Table, Tabular, short, shortened
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -61,7 +61,7 @@ def summary(model, print_fn=None, include_macs=True):
 
 
 @dataclasses.dataclass(repr=False)
-class Summary:
+class Summary(Tabular):
     """The numbers of a model as plain data; `str()` gives the table, a notebook shows it as HTML.
 
     Attributes:
@@ -81,12 +81,6 @@ class Summary:
 
     def __repr__(self):
         return f"<Summary of {self.name!r}: {len(self.rows)} layers, {self.totals['weights']:,} weights>"
-
-    def __str__(self):
-        return str(self._table())
-
-    def _repr_html_(self):
-        return self._table()._repr_html_()
 
     def _table(self):
         columns = {"weights": "Weights", "kept": "Kept", "bits_per_weight": "Bits/\nweight"}

@@ -41,6 +41,19 @@ class Table:
         return f"<table>{table}</table><p><b>{html.escape(self.title)}</b>{facts}</p>"
 
 
+class Tabular:
+    """What is shown as the table that its `_table()` returns, as text by `str()`, as HTML in a notebook."""
+
+    def _table(self):
+        raise NotImplementedError
+
+    def __str__(self):
+        return str(self._table())
+
+    def _repr_html_(self):
+        return self._table()._repr_html_()
+
+
 def _wrapped(label, value):
     """Return the lines of a fact, its value beside the label and below."""
     label = f"{label:<11}"

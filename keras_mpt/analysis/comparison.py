@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_mpt.analysis.sources import masks, paired
-from keras_mpt.tables import Table
+from keras_mpt.tables import Table, Tabular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Overlap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Two sets of masks compared; `str()` gives a table, a notebook shows it, too.
 
     Attributes:
@@ -87,12 +87,6 @@ class Comparison:
         header += ["Hamming\ndistance", "if inde-\npendent"]
         rows = [row(name, overlap) for name, overlap in self.layers.items()]
         return Table("Overlap of two masks", header, [*rows, row("all layers", self.total)], [])
-
-    def __str__(self):
-        return str(self._table())
-
-    def _repr_html_(self):
-        return self._table()._repr_html_()
 
 
 def overlap(first, second):

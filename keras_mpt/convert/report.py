@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from keras_mpt.tables import Table, short
+from keras_mpt.tables import Table, Tabular, short
 
 
 class ConversionError(ValueError):
@@ -35,7 +35,7 @@ class Layer:
 
 
 @dataclasses.dataclass
-class Report:
+class Report(Tabular):
     """What a conversion did; `str()` gives a table, a notebook shows it, too.
 
     Attributes:
@@ -68,12 +68,6 @@ class Report:
     agreement: float = 1.0
     flips: int = 0
     layer_error: float | None = None
-
-    def __str__(self):
-        return str(self._table())
-
-    def _repr_html_(self):
-        return self._table()._repr_html_()
 
     def _table(self):
         header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]

@@ -13,6 +13,7 @@ from keras_mpt.masks.rule import first_scores, smallest_kept
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
+from keras_mpt.traversal import walk
 
 _OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
 _OF_THE_MASK += ("stored_mask", "mask_is_stored", "swap_rate")
@@ -55,7 +56,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     provenance = _json_dict(provenance)
     model_config = config.describe(model, custom_classes)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
-    for name, layer in _walk(model):
+    for name, layer in _owners(model):
         entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
         if isinstance(layer, MPTLayer):
             entry["kernel"], more, originals[name] = kernels.encode(layer, name, scores, table)
@@ -88,7 +89,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     def verify(file):
         written = Ticket.read(file)
         loaded = _build(written, table, False, custom_classes)
-        for (name, ours), (_, theirs) in zip(_walk(model), _walk(loaded), strict=True):
+        for (name, ours), (_, theirs) in zip(_owners(model), _owners(loaded), strict=True):
             same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
             if name in originals:
                 before, after = originals[name], written._kernel(name, table)
@@ -162,20 +163,20 @@ def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         config.check_model(model)
         _check_shapes(model, ticket)
-        unknown = set(ticket.layers) - {name for name, _ in _walk(model)}
+        unknown = set(ticket.layers) - {name for name, _ in _owners(model)}
         if unknown:
             raise ValueError(f"the model has no layers {sorted(unknown)}")
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
-        share([layer for _, layer in _walk(model) if isinstance(layer, MPTLayer)])
+        share([layer for _, layer in _owners(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
 
 
 def _check_shapes(model, ticket):
     """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
-    for name, layer in _walk(model):
+    for name, layer in _owners(model):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
@@ -200,7 +201,7 @@ def _entry_shapes(entry):
 
 def _fill(model, ticket, base, trainable):
     """Assign everything in the ticket to the model's variables, after decoding all of it."""
-    layers = _walk(model)
+    layers = _owners(model)
     variables = {name: ticket._variables(name) for name, _ in layers}
     mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
     decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
@@ -254,22 +255,13 @@ def _top(scores, kept):
     return mask.reshape(scores.shape)
 
 
-def _walk(model):
+def _owners(model):
     """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
-    found, seen = [], set()
-
-    def visit(layer, path):
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        children = layer._flatten_layers(include_self=False, recursive=False)
-        if isinstance(layer, MPTLayer) or not isinstance(layer, keras.Model) and _variables(layer):
-            found.append((path, layer))
-        for child in children:
-            visit(child, f"{path}/{child.name}" if path else child.name)
-
-    visit(model, "")
-    return found
+    return [
+        (path, layer)
+        for path, layer in walk(model)
+        if isinstance(layer, MPTLayer) or not isinstance(layer, keras.Model) and _variables(layer)
+    ]
 
 
 def _variables(layer):

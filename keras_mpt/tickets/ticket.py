@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from keras_mpt.tables import Tabular
 from keras_mpt.tickets import container, kernels, report
 from keras_mpt.tickets.container import TicketError
 
@@ -23,7 +24,7 @@ _NUMPY = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ticket:
+class Ticket(Tabular):
     """The content of a ticket file. `str()` gives a table of where its bytes go; a notebook shows it, too.
 
     Attributes:
@@ -135,11 +136,8 @@ class Ticket:
     def _reading(self, path):
         return naming(self.path, f"layer {path!r} cannot be read")
 
-    def __str__(self):
-        return str(report.table(self))
-
-    def _repr_html_(self):
-        return report.table(self)._repr_html_()
+    def _table(self):
+        return report.table(self)
 
     def __repr__(self):
         return f"<Ticket {str(self.path)!r}: {len(self.layers)} layers, {self.size:,} bytes>"

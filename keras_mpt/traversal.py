@@ -1,0 +1,24 @@
+"""The layers inside a model, and their paths."""
+
+import keras
+
+
+def walk(layer, into=keras.layers.Layer):
+    """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
+    inside it. The path is the layer's name, in a nested model `"model/layer"`.
+
+    Args:
+        layer: A model, or a layer that holds others.
+        into: Class of the layers whose insides are walked.
+    """
+    yield from _walk(layer, "", into, set())
+
+
+def _walk(layer, path, into, seen):
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        if id(child) not in seen:
+            seen.add(id(child))
+            name = f"{path}/{child.name}" if path else child.name
+            yield name, child
+            if isinstance(child, into):
+                yield from _walk(child, name, into, seen)
