@@ -34,8 +34,10 @@ def check_model(model, what):
 def clone(model, copy, call=None):
     """Return a model like a built functional or Sequential one, of the layers that `copy` makes; it is not compiled.
 
+    The class is the model's, or `keras.Model` where that cannot be made of inputs and outputs.
+
     Args:
-        model: A model that `check_model` accepts.
+        model: The model, one that `check_model` accepts.
         copy: Called as `copy(layer)` for each of the model's own layers and operations (nested models are layers too),
             once for each call of the layer. Returns what takes its place.
         call: Called as `call(twin, *args, **kwargs)` instead of `twin(*args, **kwargs)`, if the model is functional.
@@ -46,7 +48,8 @@ def clone(model, copy, call=None):
         twin = type(model)([inputs[0], *map(copy, model.layers)], name=model.name)
     else:
         outputs = model._run_through_graph(inputs, operation_fn=copy, call_fn=call)
-        twin = type(model)(keras.tree.pack_sequence_as(model.input, inputs), outputs, name=model.name)
+        cls = type(model) if functional_like_constructor(type(model)) else keras.Model
+        twin = cls(keras.tree.pack_sequence_as(model.input, inputs), outputs, name=model.name)
     twin.dtype_policy = model.dtype_policy
     return twin
 

@@ -105,7 +105,8 @@ def to_mpt(
     chosen = _chosen(leaves, only, skip)
     rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
     if only is None:
-        _warn_of_others({path: leaf for path, leaf in leaves.items() if path not in _named("skip", skip, leaves)})
+        skipped = _named("skip", skip, leaves)
+        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped})
     _warn_of_losses(chosen)
     if kernel == "pretrained":
         _check_pretrained(chosen, leaves.values())
@@ -307,7 +308,11 @@ def _compile(result, model):
     if model.compiled:
         try:
             result.compile_from_config(model.get_compile_config())
-        except (TypeError, ValueError) as error:  # an object of the user's that Keras cannot make again
+        except (
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ) as error:  # an object of the user's that Keras cannot make again
             _warn(f"The model could not be compiled as the one that it was made of; `compile` it. {error}")
 
 

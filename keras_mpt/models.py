@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mpt.cloning import copied, copy_state
+from keras_mpt.cloning import clone, copied, copy_state
 from keras_mpt.from_keras import to_mpt
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
@@ -56,7 +56,7 @@ def strip(model):
         model: A built functional or Sequential model; nested ones and shared layers are fine.
 
     Returns:
-        A functional `keras.Model`.
+        A functional `keras.Model`, not compiled.
 
     Raises:
         ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
@@ -98,18 +98,18 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
             "`model` must be a built functional or Sequential model; of a subclassed model the order of the layers is "
             f"not known. Rebuild it with the functional API. Received: {type(model).__name__} {model.name!r}"
         )
-    originals = {}
+    twins, originals = {}, {}
 
     def plain(layer):
-        twin = layer
+        if id(layer) not in twins:
+            twins[id(layer)] = twin = plain_twin(layer)
+            originals[id(twin)] = layer
+        return twins[id(layer)]
+
+    def plain_twin(layer):
         if isinstance(layer, keras.Model):
-            twin = _without_mpt(layer, baked, kernel_initializer)
-        elif isinstance(layer, MPTLayer):
-            twin = layer.plain(kernel_initializer)
-        elif isinstance(layer, keras.layers.Layer):
-            twin = copied(layer)
-        originals[id(twin)] = layer
-        return twin
+            return _without_mpt(layer, baked, kernel_initializer)
+        return layer.plain(kernel_initializer) if isinstance(layer, MPTLayer) else copied(layer)
 
     def call(twin, *args, **kwargs):
         layer = originals[id(twin)]
@@ -125,7 +125,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
             copy_state(layer, twin)
         return outputs
 
-    twin = keras.models.clone_model(model, clone_function=plain, call_function=call)
+    twin = clone(model, plain, call)
     for layer in mpt_layers(twin):
         raise ValueError(
             "`model` must hold its MPT layers in functional or Sequential models to be made plain. "

@@ -77,6 +77,20 @@ def test_strip_keeps_what_layers_remember():
     assert_same_outputs(strip(model), outputs(model))
 
 
+class TakesNothing(keras.Model):
+    def __init__(self):
+        image = keras.Input(X.shape[1:])
+        super().__init__(image, layers.MPTConv2D(3, 3, seed=1)(image))
+
+
+def test_strip_whatever_the_class_and_the_loss():
+    model = TakesNothing()
+    model.compile("sgd", lambda labels, logits: logits)
+    stripped = strip(model)
+    assert_same_outputs(stripped, outputs(model))
+    assert not isinstance(stripped, TakesNothing) and not stripped.compiled
+
+
 def test_stripped_models_load_without_keras_mpt(tmp_path):
     for name in MODELS:
         model = made(name)
