@@ -47,7 +47,7 @@ def network(data, kind, seed):
 
 
 def ticket_of(folder, kind, seed):
-    recipe = f"{FLAGS.data}_{FLAGS.network}_{FLAGS.width}_{FLAGS.epochs}_{FLAGS.train_examples}"
+    recipe = "_".join(str(FLAGS[name].value) for name in studies.RECIPE)
     return folder / "tickets" / f"{recipe}_{FLAGS.kernel_quantizer}_{FLAGS.sparsity}_{kind}_{seed}.mpt"
 
 

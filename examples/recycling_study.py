@@ -80,16 +80,31 @@ def results(runs):
     return table
 
 
-def print_table(table):
-    for name, title, show in (
-        ("accuracy", "Test accuracy (%), mean ± standard deviation", studies.mean_and_deviation),
-        ("ticket_bytes", "Ticket (bytes), mean", lambda values: f"{np.mean(values):,.0f}"),
-    ):
+def print_tables(table):
+    def show(title, cell):
         print(f"\n{title}, {FLAGS.seeds} seeds\n\n| algorithm | method |", *(f"{s} |" for s in FLAGS.sparsities))
         print("|---|---|" + "---|" * len(FLAGS.sparsities))
         for (algorithm, method), rows in table.items():
-            cells = ([float(row[name]) for row in rows.get(s, [])] for s in FLAGS.sparsities)
-            print(f"| {algorithm} | {method} |", *(f"{show(values) if values else ''} |" for values in cells))
+            cells = (
+                cell(rows[s], table.get((algorithm, "plain"), {}).get(s)) if s in rows else "" for s in FLAGS.sparsities
+            )
+            print(f"| {algorithm} | {method} |", *(f"{text} |" for text in cells))
+
+    def values(rows, name):
+        return np.array([float(row[name]) for row in rows])
+
+    def difference(rows, plain):
+        """Of runs with the same seed, which differ less than those of several seeds."""
+        if plain is None or rows is plain or [row["seed"] for row in rows] != [row["seed"] for row in plain]:
+            return ""
+        return studies.mean_and_deviation(values(rows, "accuracy") - values(plain, "accuracy"))
+
+    show(
+        "Test accuracy (%), mean ± standard deviation",
+        lambda rows, _: studies.mean_and_deviation(values(rows, "accuracy")),
+    )
+    show("Difference to plain with the same seed (points), mean ± standard deviation", difference)
+    show("Ticket (bytes), mean", lambda rows, _: f"{values(rows, 'ticket_bytes').mean():,.0f}")
 
 
 def draw(table, folder):
@@ -123,7 +138,7 @@ def main(_):
             runs.add(setting, found)
             print(*setting.values(), found, flush=True)
     table = results(runs)
-    print_table(table)
+    print_tables(table)
     draw(table, folder)
 
 

@@ -17,6 +17,7 @@ flags.DEFINE_string("data_dir", None, "Of CIFAR-10: see examples/cifar10.py.")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
 flags.DEFINE_float("width", 0.25, "Factor on filters and units of the network.", lower_bound=0)
 flags.DEFINE_enum("network", "conv2", ["conv2", "conv4"], "Architecture, one of keras_mpt.zoo.")
+flags.DEFINE_bool("scale_fan", True, "Scale kernels by the fraction kept, so that kept weights preserve variance.")
 flags.DEFINE_integer("epochs", 10, "Number of epochs of a run.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.1, "Of SGD with momentum 0.9, at the start of the cosine decay.")
@@ -24,7 +25,8 @@ flags.DEFINE_float("weight_decay", 1e-4, "L2 inside the gradient, of the scores.
 flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
 flags.DEFINE_string("output_dir", None, "Where runs.csv, statistics and figures go; finished runs are not repeated.")
 flags.mark_flag_as_required("output_dir")
-_RECIPE = ("data", "train_examples", "width", "network", "epochs", "batch_size", "learning_rate", "weight_decay")
+RECIPE = ("data", "train_examples", "width", "network", "scale_fan", "epochs", "batch_size", "learning_rate")
+RECIPE += ("weight_decay",)
 
 
 class DigitBatches(cifar10.TrainingBatches):
@@ -62,7 +64,9 @@ def load():
 def build(data, **arguments):
     """Return the network for the data; `arguments` go to its function in keras_mpt.zoo."""
     make = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
-    return make(input_shape=data["test"][0].shape[1:], width=FLAGS.width, **arguments)
+    kernels = keras_mpt.initializers.KaimingNormal(scale_fan=FLAGS.scale_fan)
+    shape = data["test"][0].shape[1:]
+    return make(input_shape=shape, width=FLAGS.width, kernel_initializer=kernels, **arguments)
 
 
 def train(model, data, seed, callbacks):
@@ -128,7 +132,7 @@ class Runs:
 
 
 def _recipe():
-    return {name: FLAGS[name].value for name in _RECIPE}
+    return {name: FLAGS[name].value for name in RECIPE}
 
 
 def _texts(values):
