@@ -29,7 +29,11 @@ LIGHT = ("MobileNet", "MobileNetV2")
 
 
 def family(name):
-    return pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow])
+    marks = [] if name in LIGHT else [pytest.mark.slow]
+    if name == "NASNetMobile":
+        missing = keras.backend.backend() == "torch"
+        marks.append(pytest.mark.skipif(missing, reason="Keras does not have it on PyTorch"))
+    return pytest.param(name, marks=marks)
 
 
 def built(name):
@@ -78,7 +82,8 @@ def test_trained_stripped_saved_and_loaded(name, tmp_path):
     x, labels = images(name), np.arange(6)
     model = built(name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1), loss)
+    eager = name != "MobileNet"  # tracing or compiling a search for each of 200 layers takes minutes
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=eager)
     separable = [layer.name for layer in model.layers if isinstance(layer, keras.layers.SeparableConv2D)]
     twin = to_mpt(model, 0.5, seed=0, skip=separable)
     calibrate(twin, x)
