@@ -54,7 +54,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     provenance = _json_dict(provenance)
     model_config = config.describe(model, custom_classes)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
-    for name, layer in _walk(model):
+    for name, layer in walk(model):
         entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
         if isinstance(layer, MPTLayer):
             entry["kernel"], more, originals[name] = kernels.encode(layer, name, scores, table)
@@ -87,7 +87,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     def verify(file):
         written = Ticket.read(file)
         loaded = _build(written, table, False, custom_classes)
-        for (name, ours), (_, theirs) in zip(_walk(model), _walk(loaded), strict=True):
+        for (name, ours), (_, theirs) in zip(walk(model), walk(loaded), strict=True):
             same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
             if name in originals:
                 before, after = originals[name], written._kernel(name, table)
@@ -160,20 +160,20 @@ def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         config.check_model(model)
         _check_shapes(model, ticket)
-        unknown = set(ticket.layers) - {name for name, _ in _walk(model)}
+        unknown = set(ticket.layers) - {name for name, _ in walk(model)}
         if unknown:
             raise ValueError(f"the model has no layers {sorted(unknown)}")
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
-        share([layer for _, layer in _walk(model) if isinstance(layer, MPTLayer)])
+        share([layer for _, layer in walk(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
 
 
 def _check_shapes(model, ticket):
     """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
-    for name, layer in _walk(model):
+    for name, layer in walk(model):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
@@ -198,7 +198,7 @@ def _entry_shapes(entry):
 
 def _fill(model, ticket, base, trainable):
     """Assign everything in the ticket to the model's variables, after decoding all of it."""
-    layers = _walk(model)
+    layers = walk(model)
     variables = {name: ticket._variables(name) for name, _ in layers}
     mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
     decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
@@ -206,12 +206,11 @@ def _fill(model, ticket, base, trainable):
         if scores is not None and np.isnan(scores).any():
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
-            scores = np.where(kernel.mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
-            decoded[name] = kernel, scores
-    for names in _one_threshold(mpt):
+            decoded[name] = kernel, start_scores(kernel.mask)
+    for names in one_threshold(mpt):
         mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
         scores = np.concatenate([decoded[name][1].ravel() for name in names])
-        if not np.array_equal(_top(scores, np.count_nonzero(mask)), mask):
+        if not np.array_equal(top_mask(scores, np.count_nonzero(mask)), mask):
             raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
@@ -219,10 +218,16 @@ def _fill(model, ticket, base, trainable):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     for name, layer in mpt.items():
-        _fill_kernel(layer, *decoded.pop(name), ticket.layers[name]["kernel"]["scale"], trainable)
+        kernel, scores = decoded.pop(name)
+        fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
 
 
-def _one_threshold(mpt):
+def start_scores(mask):
+    """Return scores of a mask (bool) whose ranking is not known: a search may start from them."""
+    return np.where(mask, np.float32(_KEPT_SCORE), np.float32(_REMOVED_SCORE))
+
+
+def one_threshold(mpt):
     """Return the names of the MPT layers in lists, those that share a rule in the order in which ties are kept."""
     together = {}
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
@@ -230,15 +235,22 @@ def _one_threshold(mpt):
     return list(together.values())
 
 
-def _fill_kernel(layer, kernel, scores, scale, trainable):
-    frozen = kernel.frozen
+def fill_kernel(layer, frozen, mask, scores, scale, trainable):
+    """Give a built MPT layer a kernel and scores that make its mask; see `load_ticket` for `trainable`.
+
+    Args:
+        layer: The layer.
+        frozen, mask, scores: Arrays of the kernel's shape, float32, bool and float32.
+        scale: Alpha of a layer with `ScaledSign`, else None.
+        trainable: Whether the search for a mask can go on.
+    """
     if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
-        alpha = np.abs(frozen[kernel.mask], dtype=np.float64).mean() if kernel.mask.any() else scale
+        alpha = np.abs(frozen[mask], dtype=np.float64).mean() if mask.any() else scale
         frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
-    layer.quota.assign(np.count_nonzero(kernel.mask))
+    layer.quota.assign(np.count_nonzero(mask))
     layer.scores.assign(scores)
-    layer.threshold.assign(_threshold(scores, np.count_nonzero(kernel.mask)))
+    layer.threshold.assign(_threshold(scores, np.count_nonzero(mask)))
     layer.trainable = trainable
     if scale is not None:
         layer.kernel_quantizer = ScaledSign(None if trainable else scale)
@@ -250,7 +262,7 @@ def _threshold(scores, kept):
     return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
 
 
-def _top(scores, kept):
+def top_mask(scores, kept):
     """Return the mask that `TopK` makes of these scores: ties keep the lower index."""
     keys, threshold = np.abs(scores).ravel().view(np.int32), _threshold(scores, kept)
     mask = keys > threshold
@@ -258,7 +270,7 @@ def _top(scores, kept):
     return mask.reshape(scores.shape)
 
 
-def _walk(model):
+def walk(model):
     """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
     found, seen = [], set()
 
