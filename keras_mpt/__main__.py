@@ -83,9 +83,7 @@ def _import(options):
         sparsity = masks.GlobalTopK(sparsity)
     given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
     arguments = {name: value for name, value in given.items() if value is not None}
-    model = convert.from_pytorch(
-        options.checkpoint, options.model, sparsity, options.layout, trainable=options.scores, **arguments
-    )
+    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
     path = pathlib.Path(options.checkpoint)
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))

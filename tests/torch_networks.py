@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+TYPES = {"biprop": "SubnetConv", "global": "GlobalSubnetConv"}
+
 
 class Published:
     """A network of one of the papers, with its state dict.
@@ -105,6 +107,17 @@ class Published:
             return weights * mask
         number = mask.sum() if self.flavour == "global" else int(self.kept * mask.numel())
         return torch.sign(weights) * ((weights.abs() * mask).sum() / number) * mask
+
+
+def checkpoint(net, arch=None, wrapped=False):
+    """What the published training code saves: the state dict, fields beside it, and the state of an optimizer."""
+    state = {f"module.{key}" if wrapped else key: value for key, value in net.state.items()}
+    groups = [{"lr": 0.1, "momentum": 0.9, "params": [0]}]
+    optimizer = {"state": {0: {"momentum_buffer": torch.ones(2, 2)}}, "param_groups": groups}
+    fields = {"state_dict": state, "optimizer": optimizer, "epoch": 3, "best_acc1": 0.5}
+    if net.flavour in TYPES:
+        fields |= {"prune_rate": net.kept, "conv_type": TYPES[net.flavour]}
+    return fields | ({"arch": arch} if arch else {})
 
 
 def _top(scores, removed):
