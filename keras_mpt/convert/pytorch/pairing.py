@@ -20,12 +20,13 @@ def check_model(model, quantizers, epsilon):
         quantizers: Classes, one of which the MPT layers must have as kernel quantizer.
         epsilon: Of batch normalization.
     """
-    if not isinstance(model, keras.Model) or not model.built or not hasattr(model, "operations"):
+    functional = isinstance(model, keras.Sequential) or hasattr(model, "operations")
+    if not isinstance(model, keras.Model) or not model.built or not functional:
         raise ValueError(
             f"`model` must be the name of a network, or a built functional or Sequential model. Received: {model!r}"
         )
-    layers = walk(model)
-    for path, layer in layers:
+    layers = _with_weights(model)
+    for path, layer in layers.items():
         if isinstance(layer, MPTLayer) and type(layer.kernel_quantizer) not in quantizers:
             raise ValueError(
                 f"`model` must have the kernel quantizer {' or '.join(c.__name__ for c in quantizers)}. "
@@ -44,13 +45,18 @@ def check_model(model, quantizers, epsilon):
             )
         if getattr(layer, "data_format", None) == "channels_first":
             raise ValueError(f"`model` must have channels last. Received: layer {path!r} with channels first")
-    if not any(isinstance(layer, MPTLayer) for _, layer in layers):
+    if not any(isinstance(layer, MPTLayer) for layer in layers.values()):
         raise ValueError(f"`model` must have layers of keras_mpt. Received: {model.name!r} without one")
+
+
+def _with_weights(model):
+    """Return the layers with weights by their paths; random generators, such as that of dropout, are none."""
+    return {path: layer for path, layer in walk(model) if layer.weights}
 
 
 def pair(model, modules):
     """Return `(layer, module)` by the paths of all layers with weights; `modules` are names by path."""
-    layers = dict(walk(model))
+    layers = _with_weights(model)
     if set(layers) != set(modules):
         raise ValueError(
             "`mapping` must have the layers with weights and no others. "
