@@ -1,7 +1,10 @@
-"""Command line: `python -m keras_mpt inspect FILE` and `python -m keras_mpt convert TICKET OUT`."""
+"""Command line: `python -m keras_mpt inspect FILE`, `python -m keras_mpt convert TICKET OUT` and
+`python -m keras_mpt import CHECKPOINT OUT`."""
 
 import argparse
 import gzip
+import hashlib
+import pathlib
 import sys
 
 from keras_mpt.tickets import Ticket
@@ -24,6 +27,17 @@ def main(arguments=None):
     convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
     convert.add_argument("--benchmark", action="store_true", help="time it on this machine")
     convert.set_defaults(run=_convert)
+    importing = commands.add_parser("import", help="make a ticket of a PyTorch checkpoint")
+    importing.add_argument("checkpoint")
+    importing.add_argument("out")
+    importing.add_argument("--model", help="network of the zoo, such as resnet18_mpt; default: what the file says")
+    importing.add_argument("--sparsity", type=float, help="fraction removed; default: what the file says")
+    importing.add_argument("--layout", default="auto", help="biprop, hidden_networks or lottery_jackpots")
+    importing.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
+    importing.add_argument("--input_quantizer", help="approx_sign for binary activations; default: what the file says")
+    importing.add_argument("--input_shape", type=int, nargs=3, metavar=("HEIGHT", "WIDTH", "CHANNELS"))
+    importing.add_argument("--scores", action="store_true", help="store scores and whole kernels, too")
+    importing.set_defaults(run=_import)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -57,6 +71,22 @@ def _convert(options):
         for threads in (1, 2):
             milliseconds = 1e3 * convert.latency(report.path, options.target, threads)
             print(f"Latency    {milliseconds:.2f} ms for one sample here, {threads} thread{'s' * (threads > 1)}")
+
+
+def _import(options):
+    from keras_mpt import convert, masks, save_ticket
+
+    sparsity = options.sparsity
+    if options.global_threshold:
+        if sparsity is None:
+            raise ValueError("--global_threshold needs --sparsity.")
+        sparsity = masks.GlobalTopK(sparsity)
+    given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
+    path = pathlib.Path(options.checkpoint)
+    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
-"""Conversion to files that run on phones: larq-compute-engine and TensorFlow Lite."""
+"""Conversion to files that run on phones, larq-compute-engine and TensorFlow Lite, and from and to PyTorch's."""
 
 from keras_mpt.convert.latency import latency
 from keras_mpt.convert.lce import to_lce
+from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.tflite import to_tflite
 
-__all__ = ["ConversionError", "Report", "latency", "to_lce", "to_tflite"]
+__all__ = [
+    "CheckpointError",
+    "ConversionError",
+    "Report",
+    "from_pytorch",
+    "latency",
+    "to_lce",
+    "to_pytorch_state_dict",
+    "to_tflite",
+]

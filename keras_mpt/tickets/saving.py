@@ -56,7 +56,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     provenance = _json_dict(provenance)
     model_config = config.describe(model, custom_classes)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
-    for name, layer in _owners(model):
+    for name, layer in owners(model):
         entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
         if isinstance(layer, MPTLayer):
             entry["kernel"], more, originals[name] = kernels.encode(layer, name, scores, table)
@@ -89,7 +89,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     def verify(file):
         written = Ticket.read(file)
         loaded = _build(written, table, False, custom_classes)
-        for (name, ours), (_, theirs) in zip(_owners(model), _owners(loaded), strict=True):
+        for (name, ours), (_, theirs) in zip(owners(model), owners(loaded), strict=True):
             same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
             if name in originals:
                 before, after = originals[name], written._kernel(name, table)
@@ -163,20 +163,20 @@ def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         config.check_model(model)
         _check_shapes(model, ticket)
-        unknown = set(ticket.layers) - {name for name, _ in _owners(model)}
+        unknown = set(ticket.layers) - {name for name, _ in owners(model)}
         if unknown:
             raise ValueError(f"the model has no layers {sorted(unknown)}")
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
-        share([layer for _, layer in _owners(model) if isinstance(layer, MPTLayer)])
+        share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
 
 
 def _check_shapes(model, ticket):
     """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
-    for name, layer in _owners(model):
+    for name, layer in owners(model):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
@@ -201,7 +201,7 @@ def _entry_shapes(entry):
 
 def _fill(model, ticket, base, trainable):
     """Assign everything in the ticket to the model's variables, after decoding all of it."""
-    layers = _owners(model)
+    layers = owners(model)
     variables = {name: ticket._variables(name) for name, _ in layers}
     mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
     decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
@@ -210,10 +210,10 @@ def _fill(model, ticket, base, trainable):
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
             decoded[name] = kernel, first_scores(kernel.mask)
-    for names in _one_threshold(mpt):
+    for names in one_threshold(mpt):
         mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
         scores = np.concatenate([decoded[name][1].ravel() for name in names])
-        if not np.array_equal(_top(scores, np.count_nonzero(mask)), mask):
+        if not np.array_equal(top_mask(scores, np.count_nonzero(mask)), mask):
             raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
@@ -221,10 +221,11 @@ def _fill(model, ticket, base, trainable):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     for name, layer in mpt.items():
-        _fill_kernel(layer, *decoded.pop(name), ticket.layers[name]["kernel"]["scale"], trainable)
+        kernel, scores = decoded.pop(name)
+        fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
 
 
-def _one_threshold(mpt):
+def one_threshold(mpt):
     """Return the names of the MPT layers whose masks are made of scores, in lists: those that share a rule together, in
     the order in which ties are kept."""
     together = {}
@@ -235,19 +236,26 @@ def _one_threshold(mpt):
     return list(together.values())
 
 
-def _fill_kernel(layer, kernel, scores, scale, trainable):
-    frozen = kernel.frozen
+def fill_kernel(layer, frozen, mask, scores, scale, trainable):
+    """Give a built MPT layer a kernel and scores that make its mask; see `load_ticket` for `trainable`.
+
+    Args:
+        layer: The layer.
+        frozen, mask, scores: Arrays of the kernel's shape, float32, bool and float32.
+        scale: Alpha of a layer with `ScaledSign`, else None.
+        trainable: Whether the search for a mask can go on.
+    """
     if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
-        alpha = np.abs(frozen[kernel.mask], dtype=np.float64).mean() if kernel.mask.any() else scale
+        alpha = np.abs(frozen[mask], dtype=np.float64).mean() if mask.any() else scale
         frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
-    layer.mask.assign(layer, kernel.mask, scores)
+    layer.mask.assign(layer, mask, scores)
     layer.trainable = trainable
     if scale is not None:
         layer.kernel_quantizer = ScaledSign(None if trainable else scale)
 
 
-def _top(scores, kept):
+def top_mask(scores, kept):
     """Return the mask that `TopK` makes of these scores: ties keep the lower index."""
     keys, threshold = np.abs(scores).ravel().view(np.int32), smallest_kept(scores, kept)
     mask = keys > threshold
@@ -255,7 +263,7 @@ def _top(scores, kept):
     return mask.reshape(scores.shape)
 
 
-def _owners(model):
+def owners(model):
     """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
     return [
         (path, layer)

@@ -1,0 +1,114 @@
+"""Kernels and vectors of a Keras layer as PyTorch has them, and back.
+
+A convolution is `(outputs, inputs, height, width)` there and `(height, width, inputs, outputs)` here. A dense layer is
+a 1x1 convolution `(outputs, inputs, 1, 1)` there; a linear layer's `(outputs, inputs)` is taken, too. Where feature
+maps are flattened in front of it, its inputs are in the order channels, height, width there, and height, width,
+channels here.
+"""
+
+import math
+
+import keras
+
+DENSE = (keras.layers.Dense,)
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+def kernel_from_torch(layer, array, shape):
+    """Return a kernel of PyTorch's as the layer's `shape`.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    expected = torch_shape(layer, shape)
+    if array.shape != expected and not (isinstance(layer, DENSE) and array.shape == expected[:2]):
+        raise ValueError(f"must have shape {expected} for layer {layer.name!r}. Received: shape {array.shape}")
+    if isinstance(layer, DENSE):
+        return _channels_last(array.reshape(expected[:2]), flattened(layer)).T
+    if isinstance(layer, DEPTHWISE):
+        return array.reshape(shape[-2:] + expected[2:]).transpose(*range(2, len(shape)), 0, 1)
+    return array.transpose(*range(2, len(shape)), 1, 0)
+
+
+def kernel_to_torch(layer, array):
+    """Return a kernel of the layer as PyTorch has it."""
+    expected = torch_shape(layer, array.shape)
+    if isinstance(layer, DENSE):
+        return _channels_first(array.T, flattened(layer)).reshape(expected)
+    if isinstance(layer, DEPTHWISE):
+        return array.transpose(-2, -1, *range(array.ndim - 2)).reshape(expected)
+    return array.transpose(-1, -2, *range(array.ndim - 2))
+
+
+def torch_shape(layer, shape):
+    """Return the shape that PyTorch's kernel has for the layer's `shape`."""
+    if isinstance(layer, DENSE):
+        return (shape[1], shape[0], 1, 1)
+    if isinstance(layer, DEPTHWISE):
+        return (shape[-2] * shape[-1], 1, *shape[:-2])
+    return (shape[-1], shape[-2], *shape[:-2])
+
+
+def vector_from_torch(layer, array, shape):
+    """Return a bias, or a parameter or statistic of batch normalization, of PyTorch's as the layer has it."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"must have shape {tuple(shape)} for layer {layer.name!r}. Received: shape {array.shape}")
+    return _channels_last(array[None], _order(layer))[0]
+
+
+def vector_to_torch(layer, array):
+    return _channels_first(array[None], _order(layer))[0]
+
+
+def _order(layer):
+    return flattened(layer) if isinstance(layer, keras.layers.BatchNormalization) else None
+
+
+def _channels_last(rows, shape):
+    if shape is None:
+        return rows
+    *sides, channels = shape
+    return rows.reshape(-1, channels, math.prod(sides)).transpose(0, 2, 1).reshape(rows.shape)
+
+
+def _channels_first(rows, shape):
+    if shape is None:
+        return rows
+    *sides, channels = shape
+    return rows.reshape(-1, math.prod(sides), channels).transpose(0, 2, 1).reshape(rows.shape)
+
+
+def flattened(layer):
+    """Return the shape (without the batch) of the feature maps whose flattened entries a layer gets, None if it gets
+    feature maps, or a vector that never was one.
+
+    Raises:
+        ValueError: It cannot be told.
+    """
+    if not layer._inbound_nodes:
+        raise ValueError(f"must go to a functional or Sequential model. Received: layer {layer.name!r} elsewhere")
+    tensor = layer._inbound_nodes[0].input_tensors[0]
+    while len(tensor.shape) == 2:
+        operation, index, _ = tensor._keras_history
+        inputs = operation._inbound_nodes[index].input_tensors
+        shapes = {tuple(x.shape[1:]) for x in inputs}
+        if not inputs or isinstance(operation, DENSE):
+            return None
+        if shapes == {tuple(tensor.shape[1:])}:  # entry by entry
+            tensor = inputs[0]
+            continue
+        shape = shapes.pop()
+        if shapes or None in shape:
+            break
+        if math.prod(shape) == tensor.shape[1]:
+            return shape
+        if shape[-1] == tensor.shape[1]:  # pooled
+            return None
+        break
+    else:
+        return None
+    raise ValueError(
+        f"goes to layer {layer.name!r}, of which the order of the inputs cannot be told: between flattening and the "
+        f"layer there is {operation.name!r}"
+    )

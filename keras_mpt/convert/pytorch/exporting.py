@@ -1,0 +1,167 @@
+"""Keras models to PyTorch state dicts."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
+from keras_mpt.layers import MPTLayer
+from keras_mpt.masks import GlobalTopK
+from keras_mpt.masks.rule import first_scores
+from keras_mpt.models import mpt_layers
+from keras_mpt.quantizers import Identity, ScaledSign
+from keras_mpt.tickets.saving import one_threshold, top_mask
+
+_ROUNDING = 1e-6  # of alpha, which is a float sum
+
+
+def to_pytorch_state_dict(model, layout="auto", *, mapping=None):
+    """Return a state dict with which the published PyTorch code computes what a model does.
+
+    It holds frozen weights and scores, and PyTorch's counters of batches as 0. With `"biprop"` and `"hidden_networks"`
+    the mask comes from the scores and the fraction kept, `1 - sparsity`, which must be given to that code; that this
+    makes the model's masks is checked. `from_pytorch` of the result has the same masks and outputs. It has the same
+    scores and weights too, except that equal scores at the cut become 1 and 0.99, and that weights are scaled by a
+    constant where the published code divides alpha's sum by another number than that of the kept weights.
+
+    Args:
+        model: A functional or Sequential model, such as `load_ticket` returns.
+        layout: `"biprop"`, `"hidden_networks"`, `"lottery_jackpots"` (whose files have the masks, so that any
+            will do; weights of a `"scaled_sign"` kernel become plus or minus alpha), or `"auto"` for the first where
+            the kernels are `"scaled_sign"`, the second where they are not.
+        mapping: For a model that is none of the zoo, as for `from_pytorch`. Dense layers become 1x1 convolutions.
+
+    Returns:
+        Dict of `torch.Tensor`, float32, for `load_state_dict`.
+
+    Raises:
+        ValueError: An argument is not as described, or `layout` has no way to make these masks.
+        ImportError: There is no PyTorch.
+
+    Example:
+
+    >>> torch.save({"state_dict": to_pytorch_state_dict(model), "prune_rate": 0.2}, "resnet18.pth")
+    """
+    import torch
+
+    pairing.check_model(model, [ScaledSign, Identity], pairing.EPSILON)
+    layout = _layout(model, layout)
+    modules = networks.modules_of(model) if mapping is None else dict(mapping)
+    layers = pairing.pair(model, modules)
+    mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
+    tickets = (_with_masks if layout.stored else _with_scores)(mpt, _masks(mpt), layout)
+    state = {}
+    for path, (layer, module) in layers.items():
+        entries = tickets.get(path, {}) | _others(layer)
+        state |= {f"{module}.{name}": array for name, array in entries.items()}
+    return {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
+
+
+def _layout(model, name):
+    scaled = {type(layer.kernel_quantizer) is ScaledSign for layer in mpt_layers(model)}
+    if name == "auto" and len(scaled) == 1:
+        return layouts.LAYOUTS["biprop" if scaled.pop() else "hidden_networks"]
+    layout = layouts.LAYOUTS.get(name)
+    if layout is None or not layout.stored and scaled != {layout.scaled}:
+        raise ValueError(
+            f"`layout` must be one of {['auto', *layouts.LAYOUTS]}, the first two for kernels that are all "
+            f"'scaled_sign' or all not ('lottery_jackpots' for any). Received: layout={name!r}"
+        )
+    return layout
+
+
+def _others(layer):
+    """Return what a layer has beside a ticket's kernel."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        learned = {"weight": layer.gamma, "bias": layer.beta}
+        found = {name: variable for name, variable in learned.items() if variable is not None}
+        found |= {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
+        vectors = {name: arrays.vector_to_torch(layer, _numpy(variable)) for name, variable in found.items()}
+        return vectors | {"num_batches_tracked": np.int64(0)}
+    kernel = {} if isinstance(layer, MPTLayer) else {"weight": arrays.kernel_to_torch(layer, _numpy(layer.kernel))}
+    return kernel | ({"bias": arrays.vector_to_torch(layer, _numpy(layer.bias))} if layer.use_bias else {})
+
+
+def _masks(mpt):
+    """Return the masks (bool) of the MPT layers, as their rules make them, in Keras' order."""
+    masks = {}
+    for paths in one_threshold(mpt):
+        scores = [_numpy(mpt[path].scores) for path in paths]
+        kept = sum(int(mpt[path].quota) for path in paths)
+        flat = top_mask(np.concatenate([array.ravel() for array in scores]), kept)
+        for path, array in zip(paths, scores, strict=True):
+            masks[path], flat = flat[: array.size].reshape(array.shape), flat[array.size :]
+    return masks
+
+
+def _with_masks(mpt, masks, layout):
+    """Return the entries of a layout whose files have the masks."""
+    entries = {}
+    for path, layer in mpt.items():
+        weights = _in_torch(layer, layer.frozen_kernel)
+        if type(layer.kernel_quantizer) is ScaledSign:
+            weights = np.float32(_alpha(layer, masks[path])) * np.sign(weights)
+        mask = arrays.kernel_to_torch(layer, masks[path].astype(np.float32))
+        entries[path] = {"weight": weights, layout.scores: _in_torch(layer, layer.scores), layout.stored: mask}
+    return entries
+
+
+def _with_scores(mpt, masks, layout):
+    """Return the entries of a layout whose code makes the masks of scores."""
+    rule = _rule(mpt)
+    wanted = {path: arrays.kernel_to_torch(layer, masks[path]) for path, layer in mpt.items()}
+    scores = {path: _in_torch(layer, layer.scores) for path, layer in mpt.items()}
+    if _differ(rule.masks(scores), wanted):
+        scores = {path: first_scores(mask) for path, mask in wanted.items()}
+        differ = _differ(rule.masks(scores), wanted)
+        if differ:
+            raise ValueError(
+                f"`layout` {layout.name!r} has no way to make the masks of layers {differ}, whose code keeps the "
+                f"fraction {rule.kept}: use layout='lottery_jackpots', which has the masks themselves."
+            )
+    entries = {}
+    for path, layer in mpt.items():
+        weights = _in_torch(layer, layer.frozen_kernel)
+        if layout.scaled:
+            divisor = rule.divisor(masks[path])
+            theirs = layouts.alpha(weights, wanted[path], divisor) if divisor else 0.0
+            ours = _alpha(layer, masks[path])
+            if not theirs and ours:
+                raise ValueError(
+                    f"`layout` {layout.name!r} has no alpha for layer {path!r}, which keeps too few weights."
+                )
+            if abs(theirs - ours) > _ROUNDING * ours:
+                weights = weights * np.float32(ours / theirs)
+        entries[path] = {"weight": weights, layout.scores: scores[path]}
+    return entries
+
+
+def _rule(mpt):
+    rules = {id(layer.mask): layer.mask for layer in mpt.values()}
+    (*_, last) = rules.values()
+    if isinstance(last, GlobalTopK) and len(rules) == 1:
+        return layouts.Global(layouts.removed(last.sparsity))
+    sparsities = sorted({rule.sparsity for rule in rules.values()})
+    if len(sparsities) > 1 or any(isinstance(rule, GlobalTopK) for rule in rules.values()):
+        raise ValueError(
+            "`model` must have one sparsity, or one threshold, for all layers, for the published code has; or use "
+            f"layout='lottery_jackpots', which has the masks themselves. Received: sparsities {sparsities}"
+        )
+    return layouts.Layerwise(layouts.removed(last.sparsity))
+
+
+def _differ(masks, wanted):
+    return [path for path in wanted if not np.array_equal(masks[path], wanted[path])]
+
+
+def _alpha(layer, mask):
+    number, mask = np.count_nonzero(mask), ops.convert_to_tensor(mask.astype(np.float32))
+    return float(ops.convert_to_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, mask, number)))
+
+
+def _in_torch(layer, variable):
+    return arrays.kernel_to_torch(layer, _numpy(variable))
+
+
+def _numpy(variable):
+    return np.array(ops.convert_to_numpy(ops.cast(variable, "float32")))

@@ -1,0 +1,176 @@
+"""PyTorch checkpoints to Keras models."""
+
+import keras
+import numpy as np
+
+from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, reading
+from keras_mpt.convert.pytorch.reading import CheckpointError
+from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
+from keras_mpt.layers import MPTLayer
+from keras_mpt.masks.rule import first_scores
+from keras_mpt.quantizers import Identity, ScaledSign
+from keras_mpt.tickets.saving import fill_kernel, one_threshold, top_mask
+
+
+def from_pytorch(
+    path_or_state_dict,
+    model=None,
+    sparsity=None,
+    layout="auto",
+    *,
+    mapping=None,
+    trainable=False,
+    epsilon=pairing.EPSILON,
+    **arguments,
+):
+    """Return the Keras model of a ticket that PyTorch code saved: Biprop's, Edge-Popup's or Lottery Jackpots'.
+
+    Masks are the checkpoint's bit for bit; docs/from-pytorch.md has the names and conventions. Files are read without
+    running what they say. Each key must belong to a layer and each layer must find its keys, in the right shapes, or
+    nothing is imported.
+
+    Args:
+        path_or_state_dict: A file of `torch.save`, or a dict of tensors or numpy arrays, or a dict that has one at
+            `"state_dict"`. Of what is beside it there, `prune_rate` (the fraction **kept**), `conv_type` and `arch` are
+            used, and `module.` in front of all keys is left out.
+        model: Name of a network of the zoo, such as `"resnet18_mpt"`; a built functional or Sequential model to fill;
+            or None for the network that the checkpoint says.
+        sparsity: Fraction of the weights **removed**, where the checkpoint does not say; a `keras_mpt.masks.GlobalTopK`
+            for one threshold over all layers.
+        layout: `"biprop"`, `"hidden_networks"` (Edge-Popup), `"lottery_jackpots"`, or `"auto"`, which raises an error
+            where the checkpoint may be of either of the first two.
+        mapping: For a model that is none of the zoo: dict from the path of each layer with weights (its name, or
+            `"block/conv1"` in a nested model) to what PyTorch calls it.
+        trainable: Whether the search for a mask can go on: then alpha is computed anew from the kept weights, which are
+            scaled by a constant, where needed, so that it comes out as the checkpoint's.
+        epsilon: Of the checkpoint's batch normalization. The model's must be the same.
+        **arguments: Of the network of the zoo, such as `input_shape`, `width`, and `input_quantizer="approx_sign"` for
+            binary activations; what is left out is taken from the checkpoint. Binary activations leave no trace in the
+            keys of a ResNet, so they must be asked for if there is no `arch`.
+
+    Returns:
+        A `keras.Model` with the checkpoint's outputs. Scores are the checkpoint's where they make its mask by the rule
+        of `TopK`, otherwise 1 for kept and 0.99 for removed weights (equal scores at the cut, masks that the scores do
+        not make).
+
+    Raises:
+        ValueError: An argument is not as described. A given model is untouched.
+        CheckpointError: The file cannot be read, or is of another network. It is a ValueError.
+        ImportError: Reading a file needs PyTorch.
+
+    Example:
+
+    >>> model = keras_mpt.convert.from_pytorch("model_best.pth", "resnet18_mpt", sparsity=0.8, layout="biprop")
+    >>> keras_mpt.save_ticket(model, "resnet18.mpt")
+    """
+    checkpoint = reading.read(path_or_state_dict)
+    layout = layouts.find_layout(layout, checkpoint)
+    rule = layouts.find_rule(layout, checkpoint, sparsity)
+    if model is None or isinstance(model, str):
+        if mapping is not None:
+            raise ValueError("`mapping` must be left out for a network of the zoo.")
+        sparsity = _stored_sparsity(checkpoint, layout) if rule is None else rule.sparsity
+        model = networks.build(model, checkpoint, layout, sparsity, arguments)
+    elif arguments:
+        raise TypeError(f"from_pytorch() takes {sorted(arguments)} for a network of the zoo only.")
+    pairing.check_model(model, [ScaledSign if layout.scaled else Identity], epsilon)
+    modules = networks.modules_of(model) if mapping is None else dict(mapping)
+    layers = pairing.pair(model, modules)
+    pairing.check_keys(checkpoint, layers, layout)
+    values = {path: _Values(checkpoint, layer, module) for path, (layer, module) in layers.items()}
+    tickets = _tickets(checkpoint, layers, values, layout, rule)
+    vectors = {path: _vectors(layer, values[path]) for path, (layer, _) in layers.items()}
+
+    for path, (layer, _) in layers.items():
+        for variable, array in vectors[path]:
+            variable.assign(array)
+        if path in tickets:
+            fill_kernel(layer, *tickets[path], trainable)
+    check_signs_of_zero(model, checkpoint.name)
+    return model
+
+
+def _stored_sparsity(checkpoint, layout):
+    """Return the fraction removed of all weights that have masks."""
+    masks = [array for key, array in checkpoint.arrays.items() if key.endswith(f".{layout.stored}")]
+    size = sum(mask.size for mask in masks)
+    kept = sum(np.count_nonzero(mask) for mask in masks)
+    if not kept:
+        raise CheckpointError(
+            f"{checkpoint.name} has {len(masks)} masks '*.{layout.stored}' that keep no weight at all."
+        )
+    return (size - kept) / size
+
+
+class _Values:
+    """The arrays of one layer in Keras' order."""
+
+    def __init__(self, checkpoint, layer, module):
+        self._checkpoint, self._layer, self._module = checkpoint, layer, module
+
+    def raw(self, name):
+        return self._checkpoint.arrays[f"{self._module}.{name}"]
+
+    def kernel(self, name, array=None):
+        """Return what has the shape of the kernel; `array` instead of the checkpoint's own."""
+        return self._converted(arrays.kernel_from_torch, name, array, pairing.kernel_variable(self._layer))
+
+    def vector(self, name, variable):
+        return self._converted(arrays.vector_from_torch, name, None, variable)
+
+    def _converted(self, convert, name, array, variable):
+        array = self.raw(name) if array is None else array
+        try:
+            converted = convert(self._layer, array, tuple(variable.shape))
+        except ValueError as error:
+            raise CheckpointError(f"{self._checkpoint.name}: {self._module + '.' + name!r} {error}.") from error
+        return np.ascontiguousarray(converted, bool if array.dtype == bool else np.float32)
+
+
+def _vectors(layer, values):
+    """Return pairs of a variable and its array, of all that does not belong to a ticket."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        names = {
+            "weight": layer.gamma,
+            "bias": layer.beta,
+            "running_mean": layer.moving_mean,
+            "running_var": layer.moving_variance,
+        }
+        return [(v, values.vector(name, v)) for name, v in names.items() if v is not None]
+    kernel = [] if isinstance(layer, MPTLayer) else [(layer.kernel, values.kernel("weight"))]
+    return kernel + ([(layer.bias, values.vector("bias", layer.bias))] if layer.use_bias else [])
+
+
+def _tickets(checkpoint, layers, values, layout, rule):
+    """Return `(frozen kernel, mask, scores, alpha)` by the paths of the MPT layers."""
+    mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
+    frozen = {path: values[path].kernel("weight") for path in mpt}
+    scores = {path: values[path].kernel(layout.scores) for path in mpt}
+    if rule is None:
+        raw = {path: _stored(checkpoint, values[path], layout) for path in mpt}
+    else:
+        raw = rule.masks({path: values[path].raw(layout.scores) for path in mpt})
+    masks = {path: values[path].kernel(layout.stored or layout.scores, raw[path]) for path in mpt}
+    for paths in one_threshold(mpt):
+        wanted = np.concatenate([masks[path].ravel() for path in paths])
+        given = np.concatenate([scores[path].ravel() for path in paths])
+        if not np.array_equal(top_mask(given, np.count_nonzero(wanted)), wanted):
+            scores |= {path: first_scores(masks[path]) for path in paths}
+    alphas = dict.fromkeys(mpt)
+    if layout.scaled:
+        for path in mpt:
+            divisor = rule.divisor(masks[path])
+            if not divisor:
+                raise CheckpointError(
+                    f"{checkpoint.name}: alpha of layer {path!r} is no number there: its {masks[path].size} weights "
+                    f"give the divisor 0 at the fraction {rule.kept} kept."
+                )
+            alphas[path] = layouts.alpha(frozen[path], masks[path], divisor)
+    return {path: (frozen[path], masks[path], scores[path], alphas[path]) for path in mpt}
+
+
+def _stored(checkpoint, values, layout):
+    mask = values.raw(layout.stored)
+    if not np.isin(mask, (0, 1)).all():
+        raise CheckpointError(f"{checkpoint.name}: masks must be 0 and 1. Received: others at '*.{layout.stored}'")
+    return mask.astype(bool)

@@ -1,0 +1,173 @@
+"""The published formats: which keys a layer has, and how mask and alpha come from them.
+
+All arrays here are in PyTorch's order, for it decides between equal scores. With `kept` the fraction k of the weights
+that is kept (the files' `prune_rate`), S the scores, W the weights and n their number:
+
+- `"biprop"` (Diffenderfer & Kailkhura 2021, arXiv:2103.09377): kernel `alpha * sign(W) * M`, `sign(0) = 0`. M drops the
+  first `int((1 - k) * n)` weights of the layer in ascending order of `|S|`; `alpha = sum(|W| * M) / int(k * n)`. Where
+  that divisor is not the number of ones in M, alpha is not the mean of the magnitudes.
+- `"biprop"` with one threshold for all layers (Diffenderfer et al. 2021, arXiv:2106.09129): with N scores in all layers
+  together, M keeps those `|S|` that are larger than the one at place `int((1 - k) * N)` in ascending order, and alpha
+  is the mean of the magnitudes.
+- `"hidden_networks"` (Edge-Popup, Ramanujan et al. 2020, arXiv:1911.13299): kernel `W * M` with the first M.
+- `"lottery_jackpots"` (Zhang et al. 2023, arXiv:2104.08700): kernel `W * M`; W was trained, and M is in the file.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_mpt.convert.pytorch.reading import CheckpointError
+from keras_mpt.masks import GlobalTopK
+
+_GLOBAL = "GlobalSubnetConv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A published format.
+
+    Attributes:
+        name: Of the format.
+        scores: What a layer's scores are called.
+        stored: What its mask is called, None if the mask comes from the scores.
+        scaled: Whether kept weights are plus or minus alpha.
+    """
+
+    name: str
+    scores: str
+    stored: str | None
+    scaled: bool
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("biprop", "scores", None, True),
+        Layout("hidden_networks", "scores", None, False),
+        Layout("lottery_jackpots", "mask", "b_mask", False),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layerwise:
+    """Each layer keeps the fraction `kept` of its weights."""
+
+    kept: float
+
+    def masks(self, scores):
+        """Return the masks (bool) of a dict of scores."""
+        return {name: self._mask(array) for name, array in scores.items()}
+
+    def _mask(self, scores):
+        mask = np.ones(scores.size, bool)
+        order = np.argsort(np.abs(scores).ravel(), kind="stable")
+        mask[order[: int((1 - self.kept) * scores.size)]] = False  # floats, as published: 1 - 0.8 is under 0.2
+        return mask.reshape(scores.shape)
+
+    def divisor(self, mask):
+        """Return what the sum of the kept magnitudes is divided by."""
+        return int(self.kept * mask.size)
+
+    @property
+    def sparsity(self):
+        """What the networks of the zoo call it."""
+        return removed(self.kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+    """All layers together keep the fraction `kept` of their weights."""
+
+    kept: float
+
+    def masks(self, scores):
+        magnitudes = np.sort(np.concatenate([np.abs(array).ravel() for array in scores.values()]))
+        threshold = magnitudes[int((1 - self.kept) * magnitudes.size) - 1]
+        return {name: np.abs(array) > threshold for name, array in scores.items()}
+
+    def divisor(self, mask):
+        return int(np.count_nonzero(mask))
+
+    @property
+    def sparsity(self):
+        return GlobalTopK(removed(self.kept))
+
+
+def removed(kept):
+    """Return the fraction removed where `kept` stays, or the other way round; 0.9 and 0.1 belong to each other."""
+    return round(1 - kept, 12)
+
+
+def find_layout(name, checkpoint):
+    """Return the `Layout` of a name, for `"auto"` the one that a checkpoint can only have.
+
+    Raises:
+        ValueError: There is no such layout, or the checkpoint does not say which it is.
+    """
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    if name != "auto":
+        raise ValueError(f"`layout` must be one of {['auto', *LAYOUTS]}. Received: layout={name!r}")
+    ends = {key.rpartition(".")[2] for key in checkpoint.arrays}
+    if "b_mask" in ends:
+        return LAYOUTS["lottery_jackpots"]
+    if "scores" not in ends:
+        raise CheckpointError(
+            f"{checkpoint.name} holds neither scores nor masks ({len(checkpoint.arrays)} keys, such as "
+            f"{sorted(checkpoint.arrays)[:3]}): it is an ordinary network, not a ticket."
+        )
+    if checkpoint.conv_type is not None or "BinAct" in (checkpoint.arch or ""):
+        return LAYOUTS["biprop"]  # Edge-Popup's code has no binary activations and does not write the type
+    raise CheckpointError(
+        f"{checkpoint.name} may be Biprop's or Edge-Popup's, whose keys are the same: pass layout='biprop' (kept "
+        "weights are plus or minus alpha) or layout='hidden_networks' (they have their own values)."
+    )
+
+
+def find_rule(layout, checkpoint, sparsity):
+    """Return how masks come from scores, None where they are stored.
+
+    Args:
+        layout: A `Layout`.
+        checkpoint: A `Checkpoint`.
+        sparsity: The fraction removed, a `GlobalTopK` of it for one threshold over all layers, or None for what the
+            checkpoint says.
+
+    Raises:
+        ValueError: It is not said, or said twice and differently, or the masks came about in another way.
+    """
+    if layout.stored is not None:
+        if sparsity is not None:
+            raise ValueError(f"`sparsity` must be left out: the masks are in the file. Received: {sparsity=}")
+        return None
+    if checkpoint.conv_type not in (None, "SubnetConv", _GLOBAL):
+        raise CheckpointError(
+            f"{checkpoint.name} has convolutions of type {checkpoint.conv_type!r}: only the masks of 'SubnetConv' and "
+            f"{_GLOBAL!r} follow from the scores."
+        )
+    shared = isinstance(sparsity, GlobalTopK)
+    if shared and checkpoint.conv_type not in (None, _GLOBAL):
+        raise ValueError(f"`sparsity` must not be a GlobalTopK: {checkpoint.name} says {checkpoint.conv_type!r}.")
+    fraction = sparsity.sparsity if shared else sparsity
+    if fraction is not None and not (isinstance(fraction, (int, float)) and 0 <= fraction < 1):
+        raise ValueError(f"`sparsity` must be the fraction removed, in [0, 1). Received: {sparsity=}")
+    kept = checkpoint.prune_rate if fraction is None else removed(fraction)
+    if kept is None:
+        raise ValueError(
+            f"`sparsity` must be given: {checkpoint.name} does not say how many weights are kept. It is the fraction "
+            "removed, 1 minus the `prune_rate` of the run."
+        )
+    if checkpoint.prune_rate is not None and abs(kept - checkpoint.prune_rate) > 1e-9:
+        raise ValueError(
+            f"`sparsity` must be left out or 1 - {checkpoint.prune_rate!r}, the fraction kept that {checkpoint.name} "
+            f"says. Received: {sparsity=}"
+        )
+    kept = kept if checkpoint.prune_rate is None else checkpoint.prune_rate
+    return Global(kept) if shared or checkpoint.conv_type == _GLOBAL else Layerwise(kept)
+
+
+def alpha(weights, mask, divisor):
+    """Return `sum(|W| * M) / divisor` as the float32 number it is, summed in float64."""
+    return float(np.float32(np.abs(weights[mask], dtype=np.float64).sum() / divisor))
