@@ -7,7 +7,7 @@ import hashlib
 import pathlib
 import sys
 
-from keras_mpt.tickets import Ticket
+from keras_mpt.tickets import Ticket, save_ticket
 
 
 def main(arguments=None):
@@ -74,7 +74,7 @@ def _convert(options):
 
 
 def _import(options):
-    from keras_mpt import convert, masks, save_ticket
+    from keras_mpt import convert, masks
 
     sparsity = options.sparsity
     if options.global_threshold:
