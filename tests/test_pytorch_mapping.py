@@ -91,7 +91,7 @@ def test_explicit_mapping():
         from_pytorch(state, own_model(), 0.5, width=2, **settings)
     with pytest.raises(ValueError, match="kernel quantizer Identity. Received: layer 'conv' with ScaledSign"):
         from_pytorch(state, own_model(kernel_quantizer="scaled_sign"), 0.5, **settings)
-    with pytest.raises(ValueError, match="epsilon of the checkpoint's batch normalization, 0.001"):
+    with pytest.raises(ValueError, match="epsilon of PyTorch's batch normalization, 0.001"):
         from_pytorch(state, own_model(), 0.5, epsilon=1e-3, **settings)
 
 

@@ -15,7 +15,7 @@ from keras_mpt.tickets.saving import one_threshold, top_mask
 _ROUNDING = 1e-6  # of alpha, which is a float sum
 
 
-def to_pytorch_state_dict(model, layout="auto", *, mapping=None):
+def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing.EPSILON):
     """Return a state dict with which the published PyTorch code computes what a model does.
 
     It holds frozen weights and scores, and PyTorch's counters of batches as 0. With `"biprop"` and `"hidden_networks"`
@@ -30,6 +30,7 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None):
             will do; weights of a `"scaled_sign"` kernel become plus or minus alpha), or `"auto"` for the first where
             the kernels are `"scaled_sign"`, the second where they are not.
         mapping: For a model that is none of the zoo, as for `from_pytorch`. Dense layers become 1x1 convolutions.
+        epsilon: Of batch normalization there. The model's must be the same.
 
     Returns:
         Dict of `torch.Tensor`, float32, for `load_state_dict`.
@@ -44,7 +45,7 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None):
     """
     import torch
 
-    pairing.check_model(model, [ScaledSign, Identity], pairing.EPSILON)
+    pairing.check_model(model, [ScaledSign, Identity], epsilon)
     layout = _layout(model, layout)
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)

@@ -40,7 +40,8 @@ def from_pytorch(
         layout: `"biprop"`, `"hidden_networks"` (Edge-Popup), `"lottery_jackpots"`, or `"auto"`, which raises an error
             where the checkpoint may be of either of the first two.
         mapping: For a model that is none of the zoo: dict from the path of each layer with weights (its name, or
-            `"block/conv1"` in a nested model) to what PyTorch calls it.
+            `"block/conv1"` in a nested model) to what PyTorch calls it. What such a model computes between these layers
+            cannot be checked: compare some outputs.
         trainable: Whether the search for a mask can go on: then alpha is computed anew from the kept weights, which are
             scaled by a constant, where needed, so that it comes out as the checkpoint's.
         epsilon: Of the checkpoint's batch normalization. The model's must be the same.
@@ -55,7 +56,8 @@ def from_pytorch(
 
     Raises:
         ValueError: An argument is not as described. A given model is untouched.
-        CheckpointError: The file cannot be read, or is of another network. It is a ValueError.
+        CheckpointError: The file cannot be read, or is of another network (a given model is untouched then, too), or
+            its signs of zero would matter. It is a ValueError.
         ImportError: Reading a file needs PyTorch.
 
     Example:

@@ -35,7 +35,7 @@ def check_model(model, quantizers, epsilon):
         if isinstance(layer, keras.layers.BatchNormalization):
             if not np.isclose(layer.epsilon, epsilon, rtol=1e-6, atol=0):
                 raise ValueError(
-                    f"`model` must have the epsilon of the checkpoint's batch normalization, {epsilon}. "
+                    f"`model` must have the epsilon of PyTorch's batch normalization, {epsilon}. "
                     f"Received: layer {path!r} with epsilon={layer.epsilon}"
                 )
         elif not isinstance(layer, _KERNELS):
