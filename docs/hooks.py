@@ -3,6 +3,7 @@
 - A page may link to a file outside docs/, such as `../zoo/README.md`, as it must to work in the repository, too. That
   file becomes a part of the site, at its path in the repository, and so does what it links to in turn.
 - A notebook of docs/notebooks becomes a page, with the outputs it was saved with.
+- The cards of the zoo's tickets are added to the navigation.
 - A public name that is missing from the API pages is a warning, which `mkdocs build --strict` takes for an error.
   mkdocstrings leaves out what has no docstring.
 """
@@ -21,6 +22,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("mkdocs.hooks.keras_mpt")
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config):
+    """Add the zoo's cards to the navigation."""
+    zoo = next(section["Zoo"] for section in config.nav if "Zoo" in section)
+    presets = json.loads((ROOT / "zoo/presets.json").read_text(encoding="utf-8"))
+    zoo += [{preset["name"]: f"zoo/{preset['name']}.md"} for preset in presets]
+    return config
 
 
 def on_files(files, config):
