@@ -59,7 +59,7 @@ bench: $(VENV)/.dev
 
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
 docs: $(VENV)/.dev
-	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or table or links"
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
 
 figures: $(VENV)/.dev

@@ -231,13 +231,16 @@ def test_public_names_are_documented():
     assert not missing
 
 
-def test_the_reference_has_a_page_for_each_module():
+def test_the_reference_has_each_name():
     pages = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
-    for name in {name.rsplit(".", 1)[0] for name, _ in public()}:
-        assert f"::: {name}\n" in pages
+    for name, _ in public():
+        assert f"::: {name}\n" in pages or f"::: {name.rsplit('.', 1)[0]}\n" in pages, name
+
+
+def test_each_page_is_in_the_navigation():
     mkdocs = (ROOT / "mkdocs.yml").read_text()
     for page in DOCS.rglob("*.md"):
-        assert f": {page.relative_to(DOCS)}\n" in mkdocs, "each page is in the navigation"
+        assert f": {page.relative_to(DOCS)}\n" in mkdocs, page
 
 
 def test_the_table_of_builders_is_that_of_their_signature():
