@@ -5,6 +5,7 @@
 #   make test                     style, then the tests on TensorFlow, JAX and PyTorch
 #   make test PYTEST_ARGS=-x      further arguments for pytest
 #   make test BACKENDS=jax        on one backend only
+#   make docs                     the documentation, as site/index.html
 #
 # On Linux the registry's PyTorch brings several gigabytes of CUDA packages. Its CPU build is enough here:
 #   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -24,7 +25,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format bench clean distclean
+.PHONY: help demo test test-all lint format bench docs figures notebooks clean distclean
 
 help:
 	@echo "make demo      train a small ticket and show what came out"
@@ -33,6 +34,7 @@ help:
 	@echo "make lint      check style only"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make bench     time a training step"
+	@echo "make docs      build the documentation into site/; figures, notebooks: draw and run those in it anew"
 	@echo "make clean     remove caches and build products (distclean: the virtual environment too)"
 
 demo: $(VENV)/.demo
@@ -55,8 +57,21 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(VENV_PYTHON) -m benchmarks.step_time $(BENCH_ARGS)
 
+# Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
+docs: $(VENV)/.dev
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+
+figures: $(VENV)/.dev
+	@set -e; for script in kernel split file_size search; do \
+		KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/figures/$$script.py; \
+	done
+
+notebooks: $(VENV)/.dev
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/notebooks/run.py
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
@@ -80,7 +95,7 @@ $(VENV)/.demo: setup.py constraints.txt | $(VENV_PYTHON)
 
 $(VENV)/.dev: setup.py constraints.txt | $(VENV_PYTHON)
 	@echo "Installing all backends and the tests' packages into $(VENV) (some minutes the first time)"
-	$(INSTALL) --editable ".[all,examples,dev]"
+	$(INSTALL) --editable ".[all,examples,docs,dev]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV_PYTHON):

@@ -48,7 +48,7 @@ RUNTIME = {
 # What working on the project needs.
 PROJECT = {
     "examples": ["matplotlib", "pillow", "scikit-learn"],
-    "docs": ["mkdocs-material", "mkdocstrings[python]"],
+    "docs": ["ipykernel", "matplotlib", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "nbclient"],
     "dev": [
         "build",
         "hypothesis",

@@ -93,7 +93,8 @@ def overlap(first, second):
     """Compare the masks of two networks of one architecture, layer by layer and as a whole.
 
     Args:
-        first, second: Models, tickets, paths of tickets, or dicts of masks; see `masks`.
+        first: Model, ticket, path of a ticket, or dict of masks; see `masks`.
+        second: Likewise.
 
     Returns:
         A `Comparison`.

@@ -48,7 +48,8 @@ def score_correlation(first, second):
     """Return Pearson's correlation of the magnitudes |S| of two models' scores, by which masks are chosen.
 
     Args:
-        first, second: Built models of one architecture.
+        first: Built model.
+        second: One of the same architecture.
 
     Returns:
         Dict from the first one's paths of layers to floats in [-1, 1]; NaN where all magnitudes are equal.

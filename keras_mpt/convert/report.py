@@ -43,7 +43,8 @@ class Report(Tabular):
         target: `"larq-compute-engine"` or `"TensorFlow Lite"`.
         layers: A `Layer` for each layer with a kernel.
         operations: How often each kind of operation is in the file.
-        bytes, gzip: Size of the file, raw and compressed.
+        bytes: Size of the file.
+        gzip: Its size compressed.
         runtimes: Names of what the file was run in: those that are installed.
         samples: How many samples it was run on.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.

@@ -27,12 +27,15 @@ class Preset:
         default: Whether it is that.
         arguments: What the function is called with, JSON data.
         sha256: Of the ticket file, in hex.
-        mean, std: Of the pixels of each channel, in [0, 1]; see `preprocess`.
+        mean: Of the pixels of each channel, in [0, 1]; see `preprocess`.
+        std: Standard deviation of these.
         classes: Names of the classes, in the order of the logits.
         data: What it was trained and tested on.
         recipe: The command that trained it.
         accuracy: Of the ticket file on the whole test set, a fraction.
-        epochs, seed, trained: How long, from which seed, on what and when it was trained.
+        epochs: How long it was trained.
+        seed: Of the network.
+        trained: On what and when it was trained, in words.
         golden: Logits of `golden_images()`, as a list of lists.
     """
 

@@ -1,0 +1,286 @@
+"""What the pages say runs: code blocks, commands, links, notebooks, and the reference has every public name."""
+
+import functools
+import inspect
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mpt
+
+pytestmark = pytest.mark.tensorflow_only
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [*DOCS.rglob("*.md"), *(ROOT / "zoo").glob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("*.md")]
+)
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+EPOCHS = 2  # of trainings on other pages than "Your first ticket"
+
+
+def blocks(name, *languages):
+    return [code for language, code in BLOCK.findall((ROOT / name).read_text("utf-8")) if language in languages]
+
+
+def sequential():
+    """A trained Keras model, as the pages about one's own model take it."""
+    kl = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            kl.Conv2D(4, 3, strides=4, activation="relu", name="conv"),
+            kl.BatchNormalization(name="norm"),
+            kl.Conv2D(8, 3, activation="relu", name="second"),
+            kl.GlobalAveragePooling2D(name="pool"),
+            kl.Dense(10, name="logits"),
+        ]
+    )
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data(), verbose=0)
+    return model
+
+
+def ticket():
+    model = keras_mpt.models.to_mpt(sequential(), seed=0)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def data():
+    return np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32"), np.arange(8)
+
+
+# What a page takes for granted, before its n-th block
+GIVEN = {
+    ("README.md", 1): {"model": sequential},
+    ("docs/deployment.md", 0): {"model": ticket},
+    ("docs/guides/recycling.md", 0): {"model": ticket},
+    ("docs/guides/jackpots.md", 0): {"model": sequential},
+}
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A folder of its own, with the published tickets; short trainings, and a small Conv-4, but for published ones."""
+    fit, conv4 = keras.Model.fit, keras_mpt.zoo.conv4_mpt
+
+    def short_fit(self, *args, epochs=1, **kwargs):
+        return fit(self, *args, epochs=min(epochs, EPOCHS), **{**kwargs, "verbose": 0})
+
+    def small_conv4(**arguments):
+        return conv4(**({} if "weights" in arguments else {"width": 0.1}), **arguments)
+
+    monkeypatch.setattr(keras.Model, "fit", functools.wraps(fit)(short_fit))
+    monkeypatch.setattr(keras_mpt.zoo, "conv4_mpt", small_conv4)
+    in_folder(monkeypatch, tmp_path)
+
+
+def in_folder(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    (folder / "zoo").symlink_to(ROOT / "zoo")
+
+
+def run_python(name, **namespace):
+    images, labels = data()
+    namespace = {"keras": keras, "keras_mpt": keras_mpt, "images": images, "labels": labels, **namespace}
+    for i, code in enumerate(blocks(name, "python")):
+        namespace.update({key: make() for key, make in GIVEN.get((name, i), {}).items()})
+        if "os.environ" in code:  # which is read when packages are imported
+            subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        else:
+            exec(compile(code, f"{name}, block {i}", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if blocks(n, "python") and n != "docs/first-ticket.md"])
+def test_python_blocks_run(name, small):
+    if "larq." in "".join(blocks(name, "python")):
+        pytest.importorskip("tf_keras")
+    if "to_lce" in "".join(blocks(name, "python")):
+        pytest.importorskip("larq_compute_engine")
+    run_python(name)
+
+
+def test_first_ticket_is_as_good_as_promised(monkeypatch, tmp_path, capsys):
+    in_folder(monkeypatch, tmp_path)
+    namespace = run_python("docs/first-ticket.md", images=None, labels=None)
+    assert 0.96 < namespace["accuracy"]
+    assert np.abs(namespace["difference"]).max() == 0
+    assert np.array_equal(namespace["first"].frozen_kernel, namespace["random_weights"])
+    assert "144 of 288" in capsys.readouterr().out
+    for command in commands("docs/first-ticket.md"):
+        run_command(command)
+
+
+def commands(name):
+    languages = ["bash"] if name.startswith("docs/") else ["bash", ""]
+    lines = "".join(blocks(name, *languages)).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run_command(words):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True, env=environment)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if commands(n)])
+def test_commands_exist(name):
+    for words in commands(name):
+        while "=" in words[0]:  # variables of the environment
+            words = words[1:]
+        check = CHECKS.get(words[0].removeprefix(".venv/bin/"))
+        assert check, f"cannot tell whether this command works: {words}"
+        check(words[1:])
+
+
+def check_make(words):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {word for word in words if "=" not in word} <= set(targets)
+
+
+def check_pip(words):
+    for extras in re.findall(r"\.\[(.*?)\]", " ".join(words)):
+        assert all(
+            re.search(rf'^    "{extra}":', (ROOT / "setup.py").read_text(), re.MULTILINE) for extra in extras.split(",")
+        )
+
+
+def check_python(words):
+    """A script or module has the flags that are given to it; the command line of keras_mpt understands them."""
+    if words[:2] == ["-m", "keras_mpt"]:
+        from keras_mpt.__main__ import main
+
+        with pytest.raises(SystemExit) as stop:  # of --help, which comes after the check of what is before it
+            main([*words[2:], "--help"])
+        assert stop.value.code == 0
+        return
+    if words[0] == "-m":
+        assert words[1] in ("venv", "pytest") or (ROOT / f"{words[1].replace('.', '/')}.py").exists()
+        return
+    script = next(
+        p for p in (ROOT / words[0], ROOT / "examples/edge" / words[0], ROOT / "zoo" / words[0]) if p.exists()
+    )
+    source = "".join(path.read_text() for path in script.parent.glob("*.py"))
+    for flag in (word.split("=")[0] for word in words[1:] if word.startswith("--")):
+        assert re.search(rf"(DEFINE_\w+\(\s*\"|\"--){flag[2:]}\"", source), f"{script} has no flag {flag}"
+
+
+def check_file(words):
+    assert words[0].startswith(".venv/")
+
+
+def unchecked(words):
+    """A command of another program, which no test here can know about."""
+
+
+CHECKS = {"make": check_make, "pip": check_pip, "python": check_python, "python3.11": check_python}
+CHECKS |= {"source": check_file, "export": unchecked, "adb": unchecked}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    path = ROOT / name
+    for target in LINK.findall(BLOCK.sub("", path.read_text("utf-8"))):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        if name.startswith("docs/") and linked.suffix == ".md" and linked.parent.name == "notebooks":
+            linked = linked.with_suffix(".ipynb")
+        assert linked.exists(), f"{name} links to {target}"
+        if anchor and "api/" not in target:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+def public():
+    """Yield the public names as `("layers.MPTDense", object)`."""
+    for name in keras_mpt.__all__:
+        module = getattr(keras_mpt, name)
+        if inspect.ismodule(module):
+            exported = getattr(module, "__all__", None) or [
+                name
+                for name, value in vars(module).items()
+                if getattr(value, "__module__", None) == module.__name__ and name[0] != "_"
+            ]
+            yield from ((f"{module.__name__}.{key}", getattr(module, key)) for key in exported)
+
+
+def is_code(value):
+    return callable(value) or isinstance(value, property)
+
+
+def test_public_names_are_documented():
+    missing = []
+    for name, value in public():
+        members = {name: value}
+        if inspect.isclass(value):
+            own = [key for key in vars(value) if key[0] != "_" and not hasattr(keras.layers.Conv2D, key)]
+            members |= {f"{name}.{key}": getattr(value, key) for key in own}
+        missing += [key for key, member in members.items() if is_code(member) and not inspect.getdoc(member)]
+    assert not missing
+
+
+def test_the_reference_has_each_name():
+    pages = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    for name, _ in public():
+        assert f"::: {name}\n" in pages or f"::: {name.rsplit('.', 1)[0]}\n" in pages, name
+
+
+def test_each_page_is_in_the_navigation():
+    mkdocs = (ROOT / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert f": {page.relative_to(DOCS)}\n" in mkdocs, page
+
+
+def test_the_table_of_builders_is_that_of_their_signature():
+    table = (DOCS / "api/zoo.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    for name in keras_mpt.zoo.__all__:
+        builder = getattr(keras_mpt.zoo, name)
+        if name.endswith("_mpt"):
+            parameters = inspect.signature(builder).parameters
+            assert list(rows) == list(parameters)
+            for argument, parameter in parameters.items():
+                shown = repr(parameter.default).replace("'", '"')
+                assert "differs" in rows[argument] or shown in rows[argument], (name, argument)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient").NotebookClient
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(path, as_version=4)
+    assert all(cell.outputs or cell.source.endswith(";") or "=" in cell.source for cell in code_cells(notebook))
+    assert path.stat().st_size < 300_000
+    client(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["kernel", "split", "file_size", "search"])
+def test_figures_are_drawn(script, tmp_path):
+    command = [sys.executable, str(DOCS / "figures" / f"{script}.py"), str(tmp_path)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png")) and [*tmp_path.iterdir()]
