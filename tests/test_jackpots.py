@@ -20,7 +20,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 @pytest.fixture(scope="module")
 def trained():
     keras.utils.set_random_seed(0)
-    block = keras.Sequential([keras.layers.Conv2D(8, 3, name="conv"), keras.layers.BatchNormalization()], name="block")
+    block = keras.Sequential(
+        [keras.layers.Conv2D(8, 3, name="conv"), keras.layers.BatchNormalization(name="norm")], name="block"
+    )
     layers = [keras.layers.Conv2D(8, 3, padding="same", name="stem"), block, keras.layers.ReLU()]
     layers += [keras.layers.Flatten(), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(2, name="top")]
     model = keras.Sequential([keras.Input(X.shape[1:]), *layers])
@@ -106,6 +108,20 @@ def test_a_ticket_refers_to_the_pretrained_network_or_stands_alone(trained, with
     if with_base:
         with pytest.raises(keras_mpt.TicketError, match="`base`"):
             keras_mpt.load_ticket(tmp_path / "jackpot.mpt")
+
+
+def test_a_searched_jackpot_goes_to_pytorch_and_back(trained):
+    pytest.importorskip("torch")
+    jackpot = compiled(to_jackpot(trained, 0.8))
+    jackpot.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=[ShortRestriction(3)])
+    names = ["stem", "block/conv", "block/norm", "hidden", "top"]
+    settings = {"mapping": {name: name.replace("/", ".") for name in names}, "epsilon": 1e-3}
+    state = keras_mpt.convert.to_pytorch_state_dict(jackpot, "lottery_jackpots", **settings)
+    mask = numpy(mpt_layers(jackpot)[0].subnet_mask)
+    np.testing.assert_array_equal(state["stem.b_mask"].numpy().transpose(2, 3, 1, 0), mask)
+    fresh = to_jackpot(trained, 0.5)
+    keras_mpt.convert.from_pytorch(state, fresh, **settings)
+    np.testing.assert_array_equal(numpy(fresh(X)), numpy(jackpot(X)))
 
 
 @settings(deadline=None, max_examples=30)

@@ -10,7 +10,6 @@ from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import one_threshold, top_mask
 
 _ROUNDING = 1e-6  # of alpha, which is a float sum
 
@@ -50,7 +49,8 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
     mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
-    tickets = (_with_masks if layout.stored else _with_scores)(mpt, _masks(mpt), layout)
+    masks = {path: _numpy(layer.subnet_mask) != 0 for path, layer in mpt.items()}
+    tickets = (_with_masks if layout.stored else _with_scores)(mpt, masks, layout)
     state = {}
     for path, (layer, module) in layers.items():
         entries = tickets.get(path, {}) | _others(layer)
@@ -81,18 +81,6 @@ def _others(layer):
         return vectors | {"num_batches_tracked": np.int64(0)}
     kernel = {} if isinstance(layer, MPTLayer) else {"weight": arrays.kernel_to_torch(layer, _numpy(layer.kernel))}
     return kernel | ({"bias": arrays.vector_to_torch(layer, _numpy(layer.bias))} if layer.use_bias else {})
-
-
-def _masks(mpt):
-    """Return the masks (bool) of the MPT layers, as their rules make them, in Keras' order."""
-    masks = {}
-    for paths in one_threshold(mpt):
-        scores = [_numpy(mpt[path].scores) for path in paths]
-        kept = sum(int(mpt[path].quota) for path in paths)
-        flat = top_mask(np.concatenate([array.ravel() for array in scores]), kept)
-        for path, array in zip(paths, scores, strict=True):
-            masks[path], flat = flat[: array.size].reshape(array.shape), flat[array.size :]
-    return masks
 
 
 def _with_masks(mpt, masks, layout):
