@@ -47,9 +47,9 @@ flags.DEFINE_string("weights", "imagenet", "Of --application: imagenet, a file, 
 flags.DEFINE_integer("epochs", 30, "Number of epochs of a search.", lower_bound=1)
 flags.DEFINE_integer("stop_after", None, "End after this epoch of a search; called again, the script goes on.")
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "At the start of the cosine decay.")
+flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the start of the cosine decay.")
 flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient.")
-flags.DEFINE_integer("seed", 0, "Determines the base network, random masks, shuffling and augmentation.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and CIFAR-10's order and crops.", lower_bound=0)
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "See examples/cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
@@ -103,7 +103,7 @@ def base_network(data, folder):
 
 def start(base, sparsity, method):
     """Return the jackpot before its search."""
-    model = to_jackpot(base, sparsity, rates=FLAGS.rates, seed=FLAGS.seed)
+    model = to_jackpot(base, sparsity, rates=FLAGS.rates)
     if method == "random":
         random = np.random.default_rng(FLAGS.seed)
         for layer in mpt_layers_by_path(model).values():
@@ -136,10 +136,16 @@ def layer_at(model, path):
     return model
 
 
+def finished(method, folder):
+    """Return whether a run is done: its ticket is written last, fine-tuning has none."""
+    if method != "finetuned":
+        return (folder / "ticket.mpt").exists()
+    return len(training.read_log(folder)) == FLAGS.epochs
+
+
 def run(base, data, method, sparsity, folder):
     """Do what is missing of a run."""
-    log = training.read_log(folder)
-    if len(log) == (1 if method == "magnitude" else FLAGS.epochs):
+    if finished(method, folder):
         return
     model, (batches, validation) = start(base, float(sparsity), method), data
     if method == "magnitude":
@@ -164,7 +170,7 @@ def run(base, data, method, sparsity, folder):
             prepare=prepare,
             **validation,
         )
-    if method != "finetuned":
+    if method == "magnitude" or method != "finetuned" and len(training.read_log(folder)) == FLAGS.epochs:
         keras_mpt.save_ticket(model, folder / "ticket.mpt", base=base)
 
 
@@ -221,6 +227,10 @@ def main(_):
     unknown = set(FLAGS.methods) - set(_METHODS)
     if unknown:
         raise app.UsageError(f"--methods must be of {', '.join(_METHODS)}. Received: {', '.join(sorted(unknown))}")
+    for sparsity in FLAGS.sparsities:
+        keras_mpt.masks.TopK(float(sparsity))  # complains about a bad one before the long trainings
+    if FLAGS.application and not hasattr(keras.applications, FLAGS.application):
+        raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
     folder, data = pathlib.Path(FLAGS.output_dir), load_data()
     base = base_network(data, folder / "dense")
@@ -228,7 +238,7 @@ def main(_):
     for (method, sparsity), place in folders.items():
         print(f"\n{method} at {sparsity}", flush=True)
         run(base, data, method, sparsity, place)
-    if all(len(curve(place)) == (1 if m == "magnitude" else FLAGS.epochs) for (m, _), place in folders.items()):
+    if all(finished(method, place) for (method, _), place in folders.items()):
         print_tables(base, data, folders)
         draw(folders, folder / "accuracy.png")
 

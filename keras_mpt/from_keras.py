@@ -1,7 +1,6 @@
 """Ordinary Keras models to models of MPT layers."""
 
 import difflib
-import inspect
 import warnings
 
 import keras
@@ -11,7 +10,8 @@ from keras import ops
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
-from keras_mpt.masks import GlobalTopK
+from keras_mpt.masks import GlobalTopK, MaskRule
+from keras_mpt.masks.rule import largest
 from keras_mpt.ops import kept_count
 from keras_mpt.traversal import walk
 
@@ -178,6 +178,8 @@ def _chosen(leaves, only, skip):
 def _named(argument, which, layers_by_path):
     """Return the paths of the layers that an argument means."""
     found = set()
+    if not isinstance(which, (str, type, list, tuple, set)):
+        raise ValueError(f"`{argument}` must be a list of paths and classes of layers. Received: {which!r}")
     for item in [which] if isinstance(which, (str, type)) else which:
         if isinstance(item, str):
             paths = [path for path in layers_by_path if path == item or path.startswith(f"{item}/")]
@@ -200,7 +202,12 @@ def _unknown(argument, item, paths):
 
 def _rules(chosen, sparsity, mask):
     """Return the arguments of each layer that say how many weights stay."""
-    if hasattr(mask, "add_weights") and not inspect.isclass(mask):
+    if mask is GlobalTopK or isinstance(mask, GlobalTopK) and mask.layers:
+        raise ValueError(
+            "`mask` must be a GlobalTopK object of this model's own, such as GlobalTopK(0.9). Received: "
+            + ("the class" if mask is GlobalTopK else f"one of layers {[layer.name for layer in mask.layers]}")
+        )
+    if isinstance(mask, MaskRule):
         if sparsity is not None:
             raise ValueError(f"`sparsity` must be left out where `mask` is a rule. Received: {sparsity=}, {mask=}")
         return dict.fromkeys(chosen, {"mask": mask})
@@ -245,13 +252,6 @@ def _start_at_magnitudes(twins):
         mask = largest(magnitudes, kept_count(magnitudes.size, group[0].sparsity))
         for twin, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
             twin.mask.assign(twin, part.reshape(twin.scores.shape))
-
-
-def largest(magnitudes, kept):
-    """Return the mask of so many largest entries of a vector; equal ones: those that come first."""
-    mask = np.zeros(magnitudes.size, bool)
-    mask[np.argsort(-magnitudes, kind="stable")[:kept]] = True
-    return mask
 
 
 def _check_pretrained(chosen, leaves):

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from keras_mpt.from_keras import convertible_layers, largest, to_mpt
+from keras_mpt.from_keras import convertible_layers, to_mpt
 from keras_mpt.masks import Restricted
-from keras_mpt.ops import kept_count
+from keras_mpt.masks.rule import largest
+from keras_mpt.ops import kept_count, sparsity_of
 
 _RATES = ("global", "uniform")
 
 
-def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None, seed=None):
+def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
     """Return a pretrained model as the start of the search for a lottery jackpot: its largest weights, all frozen.
 
     Kernels are those of `model`, masks are those of magnitude pruning (`masks.Restricted`), scores start at 1.0 and
@@ -26,14 +27,14 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None, seed=None):
         sparsity: Fraction of the weights of the converted layers removed, in `[0, 1)`.
         rates: `"global"`: the largest weights of all layers together, so that layers differ in sparsity; `"uniform"`:
             those of each layer.
-        skip: Paths and classes of layers that are not pruned; None: the last layer that could be, the classifier.
-        seed: See `to_mpt`; it determines nothing that the search depends on.
+        skip: Paths and classes of layers that are not pruned; None: the last layer that could be, which is the
+            classifier if `model` has one.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: As for `to_mpt`; or a layer would keep no weight.
+        ValueError: As for `to_mpt`; or a layer would keep no weight, or `skip` is left out with several outputs.
 
     Example:
 
@@ -45,9 +46,12 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None, seed=None):
         raise ValueError(f"`rates` must be one of {_RATES}. Received: rates={rates!r}")
     if skip is None:
         skip = list(convertible_layers(model))[-1:]
+        if len(model.outputs) > 1:
+            raise ValueError(f"`skip` must be given for several outputs. Received: a model of {len(model.outputs)}")
     if rates == "global":
         sparsity = magnitude_sparsity(sparsity)
-    return to_mpt(model, sparsity, kernel="pretrained", mask=Restricted, skip=skip, seed=seed)
+    # whatever the seed draws is replaced
+    return to_mpt(model, sparsity, kernel="pretrained", mask=Restricted, skip=skip, seed=0)
 
 
 def magnitude_sparsity(sparsity):
@@ -74,13 +78,13 @@ def magnitude_sparsity(sparsity):
         magnitudes = np.concatenate([np.abs(kernel).ravel() for kernel in kernels.values()])
         mask = largest(magnitudes, kept_count(magnitudes.size, sparsity))
         parts = zip(kernels, np.split(mask, ends[:-1]), strict=True)
-        removed = {path: np.count_nonzero(~part) / part.size for path, part in parts}
-        empty = [path for path, fraction in removed.items() if fraction == 1]
+        removed = {path: (np.count_nonzero(~part), part.size) for path, part in parts}
+        empty = [path for path, (count, size) in removed.items() if count == size]
         if empty:
             raise ValueError(
                 f"`sparsity` must leave each layer a weight; `skip` these layers, or use one sparsity for all. "
                 f"Received: {sparsity=}, which keeps none of {', '.join(empty)}"
             )
-        return removed
+        return {path: sparsity_of(size - count, size) for path, (count, size) in removed.items()}
 
     return of_layers

@@ -35,6 +35,14 @@ def kept_count(size, sparsity):
     return kept
 
 
+def sparsity_of(kept, size):
+    """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
+
+    It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
+    """
+    return 0.0 if kept == size else (size - kept + 0.5) / size
+
+
 def magnitude_bits(scores):
     """Return the bits of `|scores|` as int32: the same order as the magnitudes, exact down to subnormals.
 
@@ -87,7 +95,7 @@ def entropy_bits(size, kept):
 
 
 @_compiled_once
-def search_threshold(keys, kept, start):
+def search_threshold(keys, kept, start, size=None):
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
 
     The search encloses the wanted count between two thresholds, interpolates between them and stops as soon as a
@@ -99,13 +107,14 @@ def search_threshold(keys, kept, start):
             >= 0 (see `magnitude_bits`).
         kept: int32 scalar, how many keys shall be kept, from 1 to all.
         start: int32 scalar, where to begin; it changes the number of passes, never the result.
+        size: int32 scalar, how many keys there are but for those < 0, which count for nothing; None: all.
 
     Returns:
         `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
         straddle the cut, `threshold` is the smallest kept key and `count > kept`.
     """
     parts = keys if isinstance(keys, (list, tuple)) else [keys]
-    size = sum(math.prod(part.shape) for part in parts)
+    size = sum(math.prod(part.shape) for part in parts) if size is None else size
     kept = ops.cast(kept, "int32")
 
     def enclose(threshold, low, low_count, high, high_count, passes):
@@ -152,10 +161,10 @@ def search_threshold(keys, kept, start):
 
 
 @_compiled_once
-def sort_threshold(keys, kept, start):
+def sort_threshold(keys, kept, start, size=None):
     """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
 
-    Arguments and result are those of `search_threshold`; `start` is not used.
+    Arguments and result are those of `search_threshold`; `start` and `size` are not used.
     """
     parts = keys if isinstance(keys, (list, tuple)) else [keys]
     ordered = ops.sort(ops.concatenate([ops.reshape(part, (-1,)) for part in parts]))
@@ -196,7 +205,7 @@ def mask_at(keys, kept, threshold, count):
         keys: int32 tensor of any shape.
         kept: int32 scalar, the number of ones.
         threshold: int32 scalar from `search_threshold` or `sort_threshold`.
-        count: int32 scalar, the number of keys >= `threshold` (more, if negative keys were counted too).
+        count: int32 scalar, the number of keys >= `threshold`.
 
     Returns:
         float32 tensor of the shape of `keys` with exactly `kept` ones. If a key stands for a NaN score, all NaN: no
@@ -216,7 +225,7 @@ def mask_at(keys, kept, threshold, count):
         needed = kept - ops.sum(ops.cast(above, "int32"))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
         ends = ops.cumsum(ops.sum(ops.cast(tie, "int32"), axis=1))
-        cut = ops.minimum(ops.sum(ops.cast(ops.less_equal(ends, needed), "int32")), rows.shape[0] - 1)
+        cut = ops.sum(ops.cast(ops.less_equal(ends, needed), "int32"))
         in_cut_row = ops.cumsum(ops.cast(ops.take(tie, cut, axis=0), "int32"))
         room = needed - ops.take(ends, cut) + in_cut_row[-1]
         row = ops.expand_dims(ops.arange(rows.shape[0], dtype="int32"), 1)
@@ -254,7 +263,7 @@ def mask_of_largest(x, among, kept, select, start):
     keys = ops.where(among, keys, -1)
 
     def some():
-        threshold, count = select(keys, kept, start)
+        threshold, count = select(keys, kept, start, _count(ops.greater_equal(keys, 0)))
         return mask_at(keys, kept, threshold, count), threshold
 
     def none():

@@ -253,8 +253,64 @@ def test_nan_scores_are_not_saved(tmp_path):
     model = network()
     layer = mpt_layers(model)[0]
     layer.scores.assign(np.full(layer.scores.shape, np.nan))
-    with pytest.raises(ValueError, match="NaN"):
-        model.save(tmp_path / "model.keras")
+    for action in (
+        lambda: model.save(tmp_path / "model.keras"),
+        lambda: keras_mpt.save_ticket(model, tmp_path / "model.mpt"),
+        lambda: layer.mask.set_sparsity(layer, 0.5),
+    ):
+        mask = numpy(layer.stored_mask)
+        with pytest.raises(ValueError, match="NaN"):
+            action()
+        np.testing.assert_array_equal(numpy(layer.stored_mask), mask)
+
+
+def test_a_layer_that_is_called_twice_swaps_once_a_step():
+    shared = MPTDense(32, mask=Restricted(0.5), kernel_quantizer=None, seed=1)
+    inputs = keras.Input((32,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    scores = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    mask = np.random.default_rng(1).permutation(np.arange(1024) < 512).reshape(32, 32)
+    shared.mask.assign(shared, mask, scores)
+    shared.swap_rate.assign(0.5)
+    for _ in range(2):
+        model.train_on_batch(np.ones((4, 32)), np.ones((4, 32)))
+        mask = next_mask(scores, mask, 512, 0.5)
+        np.testing.assert_array_equal(numpy(shared.subnet_mask), mask)
+
+
+def test_frozen_layers_and_frozen_tickets_keep_their_masks(tmp_path):
+    model = network()
+    fit(model, ShortRestriction(3), epochs=2)
+    keras_mpt.save_ticket(model, tmp_path / "model.mpt", scores=True)
+    loaded = keras_mpt.load_ticket(tmp_path / "model.mpt")
+    model.trainable = False
+    for frozen in (model, loaded):
+        masks = [numpy(layer.subnet_mask) for layer in mpt_layers(frozen)]
+        frozen.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        fit(frozen, epochs=1)
+        for layer, mask in zip(mpt_layers(frozen), masks, strict=True):
+            np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
+
+
+@pytest.mark.parametrize("mask, scores, message", [
+    (np.full(SHAPE, 0.5), None, "`mask` must be zeros and ones"),
+    (np.ones((2, 2)), None, "`mask` must be zeros and ones"),
+    (np.ones(SHAPE), np.ones(3), "`scores` must be numbers of shape"),
+    (np.ones(SHAPE), np.full(SHAPE, np.nan), "`scores` must be numbers of shape"),
+])  # fmt: skip
+def test_bad_masks_leave_the_layer_as_it_was(mask, scores, message):
+    layer = layer_with(np.ones(SHAPE, np.float32), np.arange(20).reshape(SHAPE) < 8)
+    before = [numpy(weight) for weight in layer.weights]
+    with pytest.raises(ValueError, match=message):
+        layer.mask.assign(layer, mask, scores)
+    for weight, value in zip(layer.weights, before, strict=True):
+        np.testing.assert_array_equal(numpy(weight), value)
+
+
+def test_recycling_is_refused():
+    with pytest.raises(ValueError, match="masks.Restricted, whose kernels are pretrained"):
+        fit(network(), keras_mpt.callbacks.IterativeWeightRecycling(0.1, 1))
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -19,6 +19,7 @@ from keras_mpt.ops import (
     mask_at,
     search_threshold,
     sort_threshold,
+    sparsity_of,
     straight_through,
 )
 
@@ -164,6 +165,13 @@ def test_the_worst_case_is_bounded(kept, monkeypatch):
 def test_scores_must_be_float32(dtype):
     with pytest.raises(TypeError, match=f"scores.*dtype={dtype}"):
         magnitude_bits(ops.ones((3,), dtype))
+
+
+@example(size=102_760_448, share=0.5438)
+@given(size=st.integers(1, 2**31), share=st.floats(0, 1))
+def test_sparsity_of_a_count_gives_that_count(size, share):
+    kept = max(1, round(share * size))
+    assert kept_count(size, sparsity_of(kept, size)) == kept
 
 
 @settings(deadline=None)

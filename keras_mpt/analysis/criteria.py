@@ -6,9 +6,8 @@ from keras import ops
 
 from keras_mpt.analysis.sources import masks, numpy
 from keras_mpt.masks import Restricted
+from keras_mpt.masks.rule import largest
 from keras_mpt.models import mpt_layers_by_path
-
-CRITERIA = ("magnitude", "snip", "taylor", "random")
 
 
 def criteria_masks(model, batches, loss, seed=0):
@@ -62,7 +61,7 @@ def criteria_masks(model, batches, loss, seed=0):
         "random": {path: random.random(kernel.shape) for path, kernel in kernels.items()},
     }
     return {
-        name: {path: _largest(values, np.count_nonzero(chosen[path])) for path, values in layers.items()}
+        name: {path: largest(values, np.count_nonzero(chosen[path])) for path, values in layers.items()}
         for name, layers in importance.items()
     }
 
@@ -81,13 +80,14 @@ def _products(model, batches, loss):
                 "`model` must have the rule masks.Restricted in all its MPT layers, whose scores have the gradient "
                 f"W * g. Received: layer {path!r} with {layer.mask!r}"
             )
-    for layer in copy._flatten_layers(include_self=False, recursive=True):
-        if not layer._flatten_layers(include_self=False, recursive=False) and layer not in layers.values():
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     for layer in layers.values():
         layer.trainable, layer.scores.regularizer = True, None
-        if layer.bias is not None:
-            layer.bias.trainable = False
+    scores = {id(layer.scores) for layer in layers.values()}
+    for variable in copy.trainable_variables:
+        variable.trainable = id(variable) in scores
     copy.compile(keras.optimizers.SGD(1.0), loss, jit_compile=keras.backend.backend() == "jax")
     for inputs, targets in batches:
         for layer in layers.values():
@@ -95,10 +95,3 @@ def _products(model, batches, loss):
             layer.mask.assign(layer, everything, np.zeros(layer.scores.shape, np.float32))
         copy.train_on_batch(inputs, targets)
         yield {path: -numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}
-
-
-def _largest(values, count):
-    """Return the mask of the largest values; of equal ones those with the lower flat index."""
-    mask = np.zeros(values.size, bool)
-    mask[np.argsort(-values.ravel(), kind="stable")[:count]] = True
-    return mask.reshape(values.shape)

@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+from keras import ops
 
 from keras_mpt.models import mpt_layers
 
@@ -21,12 +22,16 @@ class CheckScores(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        steps = {layer.name: int(layer.nan_steps) for layer in mpt_layers(self.model)}
+        steps = {layer.name: _count(layer.nan_steps) for layer in mpt_layers(self.model)}
         diverged = sorted((name for name in steps if steps[name]), key=steps.get, reverse=True)
         if diverged:
             listed = ", ".join(f"{name!r} ({steps[name]} steps)" for name in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
-        empty = {layer.name: int(getattr(layer, "empty_steps", 0)) for layer in mpt_layers(self.model)}
+        empty = {layer.name: _count(getattr(layer, "empty_steps", 0)) for layer in mpt_layers(self.model)}
         if any(empty.values()):
             listed = ", ".join(f"{name!r} (for {empty[name]} steps)" for name in empty if empty[name])
             warnings.warn(f"After epoch {epoch + 1} no weight is kept in layers {listed}.", stacklevel=2)
+
+
+def _count(variable):
+    return int(ops.convert_to_numpy(variable))  # a variable of several replicas is no int

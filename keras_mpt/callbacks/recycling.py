@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform
+from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 
 _INDEX_BITS = 32
@@ -74,6 +75,12 @@ class _KernelChange(keras.callbacks.Callback):
             raise ValueError(
                 f"{type(self).__name__} needs a model with MPT layers that are trained. Received: {self.model.name!r} "
                 f"with {len(mpt_layers(self.model))} MPT layers, none of them trainable"
+            )
+        stored = [layer.name for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]
+        if stored:
+            raise ValueError(
+                f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
+                f"Received: layers {stored} with masks.Restricted, whose kernels are pretrained"
             )
         self._first_epoch = True
 

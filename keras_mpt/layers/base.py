@@ -214,7 +214,7 @@ class MPTLayer:
         """
         if self.built:
             self.mask.settle(self)
-            if int(self.nan_steps) > 0:
+            if int(ops.convert_to_numpy(self.nan_steps)) > 0:
                 raise ValueError(f"The scores of layer {self.name!r} must be numbers to be saved. Received: NaN")
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 

@@ -9,7 +9,7 @@ from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
-from keras_mpt.ops import current_trace, has_nan, kept_count, magnitude_bits, mask_at, split_kept
+from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
 _COPIED = weakref.WeakValueDictionary()  # of each config, the rule that the layers of the last copy share
 
@@ -52,7 +52,6 @@ class GlobalTopK(MaskRule):
         self._expected = size
         self._sizes = {}  # of the layers, as they were built
         self._in_use = False
-        self._found = weakref.WeakKeyDictionary()  # by the call of a model in which it was found
 
     @property
     def layers(self):
@@ -127,28 +126,18 @@ class GlobalTopK(MaskRule):
         return mask_at(keys, kept[place], threshold, counts[place]), kept[place]
 
     def _find(self, layer):
-        """Return the threshold and what `split_kept` makes of it, searched for once in each call of a model.
-
-        Keras has an object for each call: a `StatelessScope` (the training step of JAX), in which a changed score is
-        another tensor, or else the context of the outermost layer's call, in which no score changes.
-        """
+        """Return the threshold and what `split_kept` makes of it."""
         if not global_state.get_global_attribute("symbolic_scope"):
             self._check_complete(layer)
             self._in_use = True
-        call = global_state.get_global_attribute("stateless_scope")
-        call = call or global_state.get_global_attribute("current_call_ctx")
-        trace, scores = current_trace(), [other.scores.value for other in self.layers]
-        if call in self._found:
-            found, found_trace, found_scores = self._found[call]
-            if trace == found_trace and all(a is b for a, b in zip(scores, found_scores, strict=True)):
-                return found
-        keys = [magnitude_bits(other.scores) for other in self.layers]
-        kept = sum(ops.convert_to_tensor(other.quota) for other in self.layers)
-        threshold, count = SELECTORS[self.selector](keys, kept, ops.convert_to_tensor(layer.threshold))
-        found = threshold, *split_kept(keys, kept, threshold, count)
-        if call is not None:
-            self._found[call] = found, trace, scores
-        return found
+
+        def find():
+            keys = [magnitude_bits(other.scores) for other in self.layers]
+            kept = sum(ops.convert_to_tensor(other.quota) for other in self.layers)
+            threshold, count = SELECTORS[self.selector](keys, kept, ops.convert_to_tensor(layer.threshold))
+            return threshold, *split_kept(keys, kept, threshold, count)
+
+        return self._once(None, [other.scores for other in self.layers], find)
 
     def _check_complete(self, layer):
         built = sum(self._sizes.values())

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
-from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
+from keras_mpt.ops import INFINITY_BITS, has_nan, magnitude_bits, mask_of_largest
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
@@ -20,8 +20,10 @@ class Restricted(MaskRule):
 
     Gradient: `dL/dS = dL/dkernel * W` for every entry, kept or not, without the sign of S that other rules have.
 
-    The mask changes in training only, before the forward pass, by the scores that the step before has left. A layer
-    that was never trained and got no mask from `assign` has T.
+    The mask changes in training only, before the forward pass, by the scores that the step before has left; not that of
+    a layer that is not `trainable`. Each forward pass in training makes swaps: with gradient accumulation there are
+    several for each change of the scores. A layer that was never trained and got no mask from `assign` has T. Files of
+    Keras hold mask and rate, tickets the mask.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", section 3, arXiv:2104.08700. The
     published code rounds the rate itself up, to 1; this is the formula of the paper.
@@ -50,15 +52,21 @@ class Restricted(MaskRule):
         layer.swap_rate = layer.add_weight(name="swap_rate", shape=(), dtype="float32", initializer="ones", **settings)
 
     def set_sparsity(self, layer, sparsity):
-        """Let a built layer keep another number of weights from now on: the weakest go, or the strongest come."""
+        """Let a built layer keep another number of weights from now on: the weakest go, or the strongest come.
+
+        Raises:
+            ValueError: A score is NaN; the layer is untouched.
+        """
+        if bool(has_nan(magnitude_bits(layer.scores))):
+            raise ValueError(f"The scores of layer {layer.name!r} must be numbers for another mask. Received: NaN")
         super().set_sparsity(layer, sparsity)
-        if int(layer.mask_is_stored):
+        if int(ops.convert_to_numpy(layer.mask_is_stored)):
             layer.stored_mask.assign(ops.cast(self._swapped(layer, self._wanted(layer)[0], rate=0.0), "uint8"))
 
     def assign(self, layer, mask, scores=None):
         """Give a built layer a mask to go on from, which is stored; see `MaskRule`. Any scores will do."""
         super().assign(layer, mask, scores)
-        layer.stored_mask.assign(np.asarray(mask, "uint8"))
+        layer.stored_mask.assign(np.asarray(mask).astype("uint8"))
         layer.mask_is_stored.assign(1)
 
     def settle(self, layer):
@@ -77,21 +85,21 @@ class Restricted(MaskRule):
             training: Whether to make swaps, store the mask, and count the steps with NaN scores, for which the mask is
                 all NaN and the stored one stays.
         """
-        kept, stored = ops.convert_to_tensor(layer.quota), ops.equal(layer.mask_is_stored, 1)
+        if training and layer.trainable:
+            return self._once(layer, [layer.scores], lambda: self._step(layer))
+        stored = ops.equal(layer.mask_is_stored, 1)
+        mask = ops.cond(stored, lambda: _stored(layer), lambda: self._wanted(layer)[0])
+        return mask, ops.convert_to_tensor(layer.quota)
 
-        def last():
-            return ops.cast(ops.convert_to_tensor(layer.stored_mask), "float32")
-
-        if not training:
-            return ops.cond(stored, last, lambda: self._wanted(layer)[0]), kept
-        wanted, threshold = self._wanted(layer)
+    def _step(self, layer):
+        stored, (wanted, threshold) = ops.equal(layer.mask_is_stored, 1), self._wanted(layer)
         mask = ops.cond(stored, lambda: self._swapped(layer, wanted, layer.swap_rate), lambda: wanted)
         invalid = has_nan(magnitude_bits(layer.scores))
-        layer.stored_mask.assign(ops.cast(ops.where(invalid, last(), mask), "uint8"))
+        layer.stored_mask.assign(ops.cast(ops.where(invalid, _stored(layer), mask), "uint8"))
         layer.mask_is_stored.assign(ops.where(invalid, layer.mask_is_stored, 1))
         layer.threshold.assign(threshold)
         layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
-        return ops.where(invalid, float("nan"), mask), kept
+        return ops.where(invalid, float("nan"), mask), ops.convert_to_tensor(layer.quota)
 
     def _wanted(self, layer):
         """Return the mask of the largest scores, and the threshold."""
@@ -116,8 +124,13 @@ class Restricted(MaskRule):
         made = ops.minimum(ops.cast(made, "int32"), swaps)
 
         def strongest():
-            coming, _ = mask_of_largest(scores, gains, made + gained - swaps, select, 0)
-            going, _ = mask_of_largest(-scores, losses, made + lost - swaps, select, 0)
-            return ops.cast(ops.convert_to_tensor(layer.stored_mask), "float32") + coming - going
+            threshold = ops.convert_to_tensor(layer.threshold)  # gains are above it, losses below
+            coming, _ = mask_of_largest(scores, gains, made + gained - swaps, select, threshold)
+            going, _ = mask_of_largest(-scores, losses, made + lost - swaps, select, INFINITY_BITS - threshold)
+            return _stored(layer) + coming - going
 
         return ops.cond(ops.equal(made, swaps), lambda: wanted, strongest)
+
+
+def _stored(layer):
+    return ops.cast(ops.convert_to_tensor(layer.stored_mask), "float32")

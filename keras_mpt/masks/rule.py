@@ -1,12 +1,14 @@
 """What every mask rule has."""
 
 import math
+import weakref
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
-from keras_mpt.ops import kept_count, search_threshold, sort_threshold
+from keras_mpt.ops import current_trace, kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
@@ -32,6 +34,7 @@ class MaskRule:
         if selector not in SELECTORS:
             raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
         self.sparsity, self.selector = float(sparsity), selector
+        self._found = weakref.WeakKeyDictionary()  # by the call of a model in which it was found
 
     def add_weights(self, layer, shape):
         """Create the layer's variables `quota` (number of ones), `threshold` (a hint) and `nan_steps`."""
@@ -51,12 +54,25 @@ class MaskRule:
 
         Args:
             layer: A built MPT layer.
-            mask: Boolean array of the kernel's shape.
+            mask: Array of zeros and ones, or booleans, of the kernel's shape.
             scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
                 The rule must make the mask of them, unless it stores masks.
+
+        Raises:
+            ValueError: Shapes or values are not as described; the layer is untouched.
         """
-        if scores is None:
-            scores = first_scores(mask)
+        shape, mask = tuple(layer.scores.shape), np.asarray(mask)
+        if mask.shape != shape or not np.isin(mask, (0, 1)).all():
+            raise ValueError(
+                f"`mask` must be zeros and ones of shape {shape} for layer {layer.name!r}. Received: shape "
+                f"{mask.shape}, values {np.unique(mask)[:4]}"
+            )
+        scores = first_scores(mask != 0) if scores is None else np.asarray(scores, np.float32)
+        if scores.shape != shape or np.isnan(scores).any():
+            raise ValueError(
+                f"`scores` must be numbers of shape {shape} for layer {layer.name!r}. Received: shape {scores.shape}, "
+                f"{np.count_nonzero(np.isnan(scores))} NaN"
+            )
         kept = np.count_nonzero(mask)
         layer.quota.assign(kept)
         layer.scores.assign(scores)
@@ -76,6 +92,29 @@ class MaskRule:
 
     def __call__(self, layer, training=False):
         raise NotImplementedError
+
+    def _once(self, key, scores, find):
+        """Return what `find()` returns, which is called once in each call of a model unless the scores change.
+
+        Keras has an object for each call: a `StatelessScope` (the training step of JAX), in which a changed score is
+        another tensor, or else the context of the outermost layer's call, in which no score changes.
+
+        Args:
+            key: Whose call of `find` it is, a layer or None.
+            scores: List of the layers' variables.
+            find: Function without arguments.
+        """
+        call = global_state.get_global_attribute("stateless_scope")
+        call = call or global_state.get_global_attribute("current_call_ctx")
+        if call is None:
+            return find()
+        trace, values = current_trace(), [variable.value for variable in scores]
+        found, last_trace, last_values = self._found.get(call, {}).get(key, (None, None, ()))
+        if last_values and trace == last_trace and all(a is b for a, b in zip(values, last_values, strict=True)):
+            return found
+        found = find()
+        self._found.setdefault(call, {})[key] = found, trace, values
+        return found
 
     def get_config(self):
         return {"sparsity": self.sparsity, "selector": self.selector}
@@ -103,6 +142,17 @@ def add_integer(layer, name, value=0):
 def first_scores(mask):
     """Return scores that make a mask, and from which a search can start: 1.0 where it is true, else 0.99."""
     return np.where(mask, np.float32(_KEPT_SCORE), np.float32(_PRUNED_SCORE))
+
+
+def largest(values, kept):
+    """Return the mask of the `kept` largest entries of an array; of equal ones those with the lower flat index."""
+    flat = values.ravel()
+    if not kept:
+        return np.zeros(values.shape, bool)
+    cut = np.partition(flat, -kept)[-kept]
+    mask = flat > cut
+    mask[np.flatnonzero(flat == cut)[: kept - np.count_nonzero(mask)]] = True
+    return mask.reshape(values.shape)
 
 
 def smallest_kept(scores, kept):

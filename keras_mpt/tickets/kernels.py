@@ -54,7 +54,7 @@ def encode(layer, name, whole, base):
         ValueError: A score is NaN, or a frozen weight is not finite.
     """
     frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
-    if not np.isfinite(mask).all():
+    if np.isnan(_numpy(layer.scores)).any():
         raise ValueError(f"The scores of layer {layer.name!r} must be numbers to be saved. Received: NaN")
     if not np.isfinite(frozen).all():
         raise ValueError(f"The frozen kernel of layer {layer.name!r} must be finite. Received: infinity or NaN")

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import GlobalTopK, Restricted, share
-from keras_mpt.masks.rule import first_scores, smallest_kept
+from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
@@ -213,7 +213,7 @@ def _fill(model, ticket, base, trainable):
     for names in one_threshold(mpt):
         mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
         scores = np.concatenate([decoded[name][1].ravel() for name in names])
-        if not np.array_equal(top_mask(scores, np.count_nonzero(mask)), mask):
+        if not np.array_equal(largest(np.abs(scores), np.count_nonzero(mask)), mask):
             raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
@@ -253,14 +253,6 @@ def fill_kernel(layer, frozen, mask, scores, scale, trainable):
     layer.trainable = trainable
     if scale is not None:
         layer.kernel_quantizer = ScaledSign(None if trainable else scale)
-
-
-def top_mask(scores, kept):
-    """Return the mask that `TopK` makes of these scores: ties keep the lower index."""
-    keys, threshold = np.abs(scores).ravel().view(np.int32), smallest_kept(scores, kept)
-    mask = keys > threshold
-    mask[np.flatnonzero(keys == threshold)[: kept - np.count_nonzero(mask)]] = True
-    return mask.reshape(scores.shape)
 
 
 def owners(model):

@@ -7,9 +7,9 @@ from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, readin
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks.rule import first_scores
+from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import fill_kernel, one_threshold, top_mask
+from keras_mpt.tickets.saving import fill_kernel, one_threshold
 
 
 def from_pytorch(
@@ -156,7 +156,7 @@ def _tickets(checkpoint, layers, values, layout, rule):
     for paths in one_threshold(mpt):
         wanted = np.concatenate([masks[path].ravel() for path in paths])
         given = np.concatenate([scores[path].ravel() for path in paths])
-        if not np.array_equal(top_mask(given, np.count_nonzero(wanted)), wanted):
+        if not np.array_equal(largest(np.abs(given), np.count_nonzero(wanted)), wanted):
             scores |= {path: first_scores(masks[path]) for path in paths}
     alphas = dict.fromkeys(mpt)
     if layout.scaled:
