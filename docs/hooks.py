@@ -58,7 +58,7 @@ def on_page_markdown(markdown, page, config, files):
         opening, target, closing = match.groups()
         if ":" in target:
             return match[0]
-        site = resolved(source, target).removeprefix("docs/")
+        site = re.sub(r"\.ipynb$", ".md", resolved(source, target).removeprefix("docs/"))
         return opening + os.path.relpath(site, os.path.dirname(uri) or ".") + closing
 
     return outside_code(markdown, lambda text: LINK.sub(relinked, text))

@@ -202,8 +202,6 @@ def test_links_lead_somewhere(name):
             continue
         file, _, anchor = target.partition("#")
         linked = (path.parent / file).resolve() if file else path
-        if name.startswith("docs/") and linked.suffix == ".md" and linked.parent.name == "notebooks":
-            linked = linked.with_suffix(".ipynb")
         assert linked.exists(), f"{name} links to {target}"
         if anchor and "api/" not in target:
             titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
@@ -269,13 +267,9 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     client = pytest.importorskip("nbclient").NotebookClient
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
-    assert all(cell.outputs or cell.source.endswith(";") or "=" in cell.source for cell in code_cells(notebook))
+    assert any(cell.get("outputs") for cell in notebook.cells)
     assert path.stat().st_size < 300_000
     client(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 @pytest.mark.slow

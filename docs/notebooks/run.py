@@ -26,7 +26,8 @@ def is_log(output):
 def run(path):
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        settings = {"kernel_name": "python3", "coalesce_streams": True}
+        NotebookClient(notebook, **settings, resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
