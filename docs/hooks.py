@@ -58,7 +58,7 @@ def on_page_markdown(markdown, page, config, files):
         opening, target, closing = match.groups()
         if ":" in target:
             return match[0]
-        site = resolved(source, target).removeprefix("docs/")
+        site = re.sub(r"\.ipynb$", ".md", resolved(source, target).removeprefix("docs/"))
         return opening + os.path.relpath(site, os.path.dirname(uri) or ".") + closing
 
     return outside_code(markdown, lambda text: LINK.sub(relinked, text))
@@ -121,7 +121,7 @@ def _output(data):
     if "image/png" in data:
         return f'<img alt="output of the cell above" src="data:image/png;base64,{data["image/png"].strip()}">'
     if "text/html" in data:
-        return f'<div class="md-typeset__scrollwrap">{data["text/html"]}</div>'
+        return f'<div style="overflow-x: auto">{data["text/html"]}</div>'
     return f"```text\n{data['text/plain'].rstrip()}\n```"
 
 

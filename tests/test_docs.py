@@ -56,6 +56,12 @@ def ticket():
     return model
 
 
+def digits_ticket():
+    """Save a ticket as "Your first ticket" does, of a small network that was not trained."""
+    layers = [keras.Input((8, 8, 1)), keras_mpt.layers.MPTConv2D(8, 3, seed=0), keras.layers.Flatten()]
+    return keras_mpt.save_ticket(keras.Sequential([*layers, keras_mpt.layers.MPTDense(10, seed=1)]), "digits.mpt")
+
+
 def data():
     return np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32"), np.arange(8)
 
@@ -63,7 +69,7 @@ def data():
 # What a page takes for granted, before its n-th block
 GIVEN = {
     ("README.md", 1): {"model": sequential},
-    ("docs/deployment.md", 0): {"model": ticket},
+    ("docs/deployment.md", 0): {"ticket": digits_ticket},
     ("docs/guides/recycling.md", 0): {"model": ticket},
     ("docs/guides/jackpots.md", 0): {"model": sequential},
 }
@@ -108,6 +114,7 @@ def test_python_blocks_run(name, small):
         pytest.importorskip("tf_keras")
     if "to_lce" in "".join(blocks(name, "python")):
         pytest.importorskip("larq_compute_engine")
+        pytest.importorskip("ai_edge_litert")
     run_python(name)
 
 
@@ -195,8 +202,6 @@ def test_links_lead_somewhere(name):
             continue
         file, _, anchor = target.partition("#")
         linked = (path.parent / file).resolve() if file else path
-        if name.startswith("docs/") and linked.suffix == ".md" and linked.parent.name == "notebooks":
-            linked = linked.with_suffix(".ipynb")
         assert linked.exists(), f"{name} links to {target}"
         if anchor and "api/" not in target:
             titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
@@ -262,13 +267,9 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     client = pytest.importorskip("nbclient").NotebookClient
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
-    assert all(cell.outputs or cell.source.endswith(";") or "=" in cell.source for cell in code_cells(notebook))
+    assert any(cell.get("outputs") for cell in notebook.cells)
     assert path.stat().st_size < 300_000
     client(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """`to_mpt`: ordinary Keras models become ones of MPT layers, and nothing else about them changes."""
 
-import pathlib
 import warnings
 
 import keras
@@ -17,7 +16,6 @@ from keras_mpt import layers
 from keras_mpt.masks import GlobalTopK, TopK
 from keras_mpt.models import mpt_layers, mpt_layers_by_path, summary, to_mpt
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONVERTIBLE = {
     keras.layers.Dense: layers.MPTDense,
     keras.layers.Conv1D: layers.MPTConv1D,
@@ -522,10 +520,3 @@ def test_pretrained_tickets_hold_masks_beside_their_base(tmp_path):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
     with pytest.raises(keras_mpt.TicketError, match="pass that as `base`"):
         keras_mpt.load_ticket(tmp_path / "jackpot.mpt")
-
-
-def test_readme_example(tmp_path, monkeypatch):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model\n")[1]
-    code = section.split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(code, {"keras": keras, "keras_mpt": keras_mpt, "model": trained(sequential())})

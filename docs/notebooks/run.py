@@ -2,10 +2,11 @@
 
     python docs/notebooks/run.py [NAME ...]
 
-What a runtime logs (stderr) and when a cell ran is left out, so that files change only where results do.
+What runtimes log and when a cell ran is left out, so that files change only where results do.
 """
 
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -15,14 +16,22 @@ from nbclient import NotebookClient
 FOLDER = pathlib.Path(__file__).parent
 
 
+def is_log(output):
+    """Return whether TensorFlow wrote this; in a session with a prompt it logs to stdout, too."""
+    return output.get("name") == "stderr" or re.match(
+        "(INFO|WARNING):tensorflow|Saved artifact", output.get("text", "")
+    )
+
+
 def run(path):
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        settings = {"kernel_name": "python3", "coalesce_streams": True}
+        NotebookClient(notebook, **settings, resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not is_log(output)]
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, path)
 
