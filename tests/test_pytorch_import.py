@@ -70,6 +70,9 @@ LONG_CASES = {
     "VGG-Small 1.25 1/1": ("vgg_small_mpt", SIGN, nets.vgg_small(1.25, True), IMAGE, "biprop", 0.25, {"images": 8}),
     "ResNet-18 of full width": ("resnet18_mpt", {}, nets.resnet(R18, 1.0), IMAGE, "biprop", 0.2, {"images": 8}),
 }
+QUICK = set(CASES)
+if keras.backend.backend() == "jax":  # which compiles each operation of each shape
+    QUICK = {"Conv-2", "Conv-4 Edge-Popup", "Conv-6 global"}
 CASES |= LONG_CASES
 
 
@@ -115,7 +118,7 @@ def masks_in_torch(model, net):
     return {name: stored[f"{name}.b_mask"] for name in net.masks}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG_CASES else ()) for n in CASES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
 def test_imported_networks_equal_pytorchs(name):
     net = published(name)
     model = imported(name, net)
