@@ -121,7 +121,7 @@ def _output(data):
     if "image/png" in data:
         return f'<img alt="output of the cell above" src="data:image/png;base64,{data["image/png"].strip()}">'
     if "text/html" in data:
-        return f'<div style="overflow-x: auto">{data["text/html"]}</div>'
+        return f"<div>{data['text/html']}</div>"
     return f"```text\n{data['text/plain'].rstrip()}\n```"
 
 
