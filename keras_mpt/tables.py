@@ -35,10 +35,15 @@ class Table:
         return "\n".join([title, rule, *lines[:2], rule, *lines[2:-1], rule, lines[-1], rule, *facts])
 
     def _repr_html_(self):
-        rows = [[html.escape(cell).replace("  ", "&emsp;") for cell in row] for row in [self.header, *self.rows]]
-        table = "".join(f'<tr><td style="text-align: left">{"</td><td>".join(row)}</td></tr>' for row in rows)
-        facts = "".join(f"<br>{html.escape(label)}: {html.escape(value)}" for label, value in self.facts)
-        return f"<table>{table}</table><p><b>{html.escape(self.title)}</b>{facts}</p>"
+        def row(cells, tag):
+            cells = [html.escape(cell).replace("  ", "&emsp;") for cell in cells]
+            return f'<tr><{tag} style="text-align: left">{f"</{tag}><{tag}>".join(cells)}</{tag}></tr>'
+
+        rows = row(self.header, "th") + "".join(row(cells, "td") for cells in self.rows)
+        facts = "<br>".join(
+            html.escape(": ".join(filter(None, (label.strip(" :"), value)))) for label, value in self.facts
+        )
+        return f"<p><b>{html.escape(self.title)}</b></p><table>{rows}</table><p>{facts}</p>"
 
 
 class Tabular:
