@@ -121,12 +121,12 @@ def main():
     for row in rows:
         print(f"batch {row['batch']:4}  {row['name']:28}{row['milliseconds']:9.1f} ms{row['ratio to dense']:8.3f}")
     name = f"step_time_{backend}{'_xla' if jit_compile and backend == 'tensorflow' else ''}.json"
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "keras": keras.__version__}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "keras": keras.__version__}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps({"machine": machine, **vars(arguments), "rows": rows}, indent=1) + "\n")
 
 
-def _processor():
+def processor():
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())

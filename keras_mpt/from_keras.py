@@ -130,7 +130,7 @@ def to_mpt(
             if kernel == "pretrained":
                 twin.frozen_kernel.assign(_kernel(layer))
             if layer.use_bias:
-                twin.bias.assign(layer.bias)
+                twin.bias.assign(_numpy(layer.bias))  # a copy: JAX frees the buffer of the one that is trained
         elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
             copy_state(layer, twin)
     if kernel == "pretrained":

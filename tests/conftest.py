@@ -19,3 +19,18 @@ def session():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+# To save time, other backends than TensorFlow leave to `make test-all` what does no tensor arithmetic of its own, and
+# JAX, which compiles each operation anew for each shape, the networks that are compared with PyTorch's.
+_ELSEWHERE_SLOW = ["test_ticket_coding", "test_ticket_document", "test_ticket_fuzz", "test_ticket_safety"]
+_SLOW = {
+    "jax": [*_ELSEWHERE_SLOW, "test_zoo_torch", "test_pytorch_document"],
+    "torch": _ELSEWHERE_SLOW,
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in _SLOW.get(keras.backend.backend(), ()):
+            item.add_marker(pytest.mark.slow)

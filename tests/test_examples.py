@@ -102,6 +102,7 @@ def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
 
 
+@pytest.mark.tensorflow_only  # for its five trainings, none of which depends on the backend
 def test_jackpots_of_a_dense_network(data, tmp_path):
     train(data, tmp_path / "dense", "--epochs=1", "--dense", "--learning_rate=0.01")
     flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]

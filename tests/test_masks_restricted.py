@@ -18,6 +18,7 @@ from keras_mpt.models import mpt_layers
 from keras_mpt.ops import mask_of_largest, search_threshold, sort_threshold
 
 SHAPE = (4, 5)
+EXAMPLES = 4 if keras.backend.backend() == "jax" else 15  # JAX compiles each eager step
 
 
 def largest(values, among, count):
@@ -66,7 +67,7 @@ def draws(data):
 
 
 @pytest.mark.parametrize("select", [search_threshold, sort_threshold])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=2 * EXAMPLES)
 @given(data=st.data())
 def test_largest_by_value_is_that_of_one_sort(select, data):
     scores, among = draws(data)
@@ -82,7 +83,7 @@ def test_largest_by_value_is_that_of_one_sort(select, data):
 
 
 @pytest.mark.parametrize("selector", ["search", "sort"])
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data(), rate=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32))
 def test_a_step_makes_the_strongest_swaps(selector, data, rate):
     scores, mask = draws(data)
@@ -96,7 +97,7 @@ def test_a_step_makes_the_strongest_swaps(selector, data, rate):
         assert int(kept) == int(layer.kept) == mask.sum()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data(), sparsity=st.floats(0, 0.96), rate=st.floats(0, 1, width=32))
 def test_another_sparsity_is_exact_at_once_and_swaps_nothing_more(data, sparsity, rate):
     scores, mask = draws(data)
@@ -176,7 +177,7 @@ def test_training_follows_the_transcription_step_by_step(rate):
     for layer in layers:
         layer.swap_rate.assign(rate)
     masks = [numpy(layer.subnet_mask) == 1 for layer in layers]
-    for step in range(12):
+    for step in range(6):
         scores = [numpy(layer.scores) for layer in layers]
         model.train_on_batch(X[step % 4 * 8 :][:8], Y[step % 4 * 8 :][:8])
         expected = [next_mask(s, m, m.sum(), rate) for s, m in zip(scores, masks, strict=True)]
@@ -185,7 +186,7 @@ def test_training_follows_the_transcription_step_by_step(rate):
             np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
             np.testing.assert_array_equal(numpy(layer.kernel), numpy(layer.frozen_kernel) * mask)
         masks = expected
-    assert swaps > 20
+    assert swaps > 10
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras' PyTorch backend has no steps_per_execution")

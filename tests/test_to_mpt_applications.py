@@ -25,7 +25,7 @@ FAMILIES = {
     "VGG16": (32, 0),
     "Xception": (71, 34),
 }
-LIGHT = ("MobileNet",)
+LIGHT = ("MobileNet",) if keras.backend.backend() == "tensorflow" else ()
 
 
 def family(name):

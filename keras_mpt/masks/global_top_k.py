@@ -99,8 +99,9 @@ class GlobalTopK(MaskRule):
     def settle(self, layer):
         """Bring up to date what goes into a file; the other layers, whose turn comes next, need not search again."""
         super().settle(layer)
+        threshold = int(ops.convert_to_numpy(layer.threshold))  # not one buffer for all, which JAX would free twice
         for other in self.layers:
-            other.threshold.assign(ops.convert_to_tensor(layer.threshold))
+            other.threshold.assign(threshold)
 
     def kept(self, layer):
         """Return the number of ones in a built layer's mask, an int32 scalar."""

@@ -87,16 +87,18 @@ class Restricted(MaskRule):
         """
         if training and layer.trainable:
             return self._once(layer, [layer.scores], lambda: self._step(layer))
-        stored = ops.equal(layer.mask_is_stored, 1)
+        stored = _is_stored(layer)
         mask = ops.cond(stored, lambda: _stored(layer), lambda: self._wanted(layer)[0])
         return mask, ops.convert_to_tensor(layer.quota)
 
     def _step(self, layer):
-        stored, (wanted, threshold) = ops.equal(layer.mask_is_stored, 1), self._wanted(layer)
-        mask = ops.cond(stored, lambda: self._swapped(layer, wanted, layer.swap_rate), lambda: wanted)
+        stored, (wanted, threshold) = _is_stored(layer), self._wanted(layer)
+        mask = ops.cond(
+            stored, lambda: self._swapped(layer, wanted, ops.convert_to_tensor(layer.swap_rate)), lambda: wanted
+        )
         invalid = has_nan(magnitude_bits(layer.scores))
         layer.stored_mask.assign(ops.cast(ops.where(invalid, _stored(layer), mask), "uint8"))
-        layer.mask_is_stored.assign(ops.where(invalid, layer.mask_is_stored, 1))
+        layer.mask_is_stored.assign(ops.where(invalid, ops.convert_to_tensor(layer.mask_is_stored), 1))
         layer.threshold.assign(threshold)
         layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
         return ops.where(invalid, float("nan"), mask), ops.convert_to_tensor(layer.quota)
@@ -134,3 +136,7 @@ class Restricted(MaskRule):
 
 def _stored(layer):
     return ops.cast(ops.convert_to_tensor(layer.stored_mask), "float32")
+
+
+def _is_stored(layer):
+    return ops.equal(ops.convert_to_tensor(layer.mask_is_stored), 1)
