@@ -17,6 +17,7 @@ import keras
 
 import keras_mpt
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import entropy_bits
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 NETWORKS = {
@@ -34,7 +35,7 @@ def entropy(model):
     bits, counted = 0.0, set()
     for layer in mpt_layers(model):
         size, kept = math.prod(layer.frozen_kernel.shape), int(layer.kept)
-        bits -= sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
+        bits += entropy_bits(size, kept)
         counted |= {id(v) for v in layer.variables}
     return math.ceil(bits / 8) + sum(4 * math.prod(v.shape) for v in model.variables if id(v) not in counted)
 

@@ -7,6 +7,7 @@ import pathlib
 import cifar10
 import keras
 import numpy as np
+import training
 from absl import flags
 
 import keras_mpt
@@ -79,15 +80,9 @@ def train(model, data, seed, callbacks):
         callbacks: Of Keras.
     """
     batches = data["batches"](*data["train"], FLAGS.batch_size, seed)
-    rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, FLAGS.epochs * len(batches))
-    model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    for layer in keras_mpt.models.mpt_layers(model):
-        layer.scores.regularizer = keras.regularizers.L2(FLAGS.weight_decay / 2)
+    rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * len(batches))
+    training.compile_for(model, keras.optimizers.SGD(rate, momentum=0.9))
+    training.add_weight_decay(model, FLAGS.weight_decay)
     model.fit(batches, epochs=FLAGS.epochs, shuffle=False, callbacks=callbacks, verbose=0)
     return model.evaluate(*data["test"], batch_size=500, verbose=0)[1]
 

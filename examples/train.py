@@ -85,8 +85,8 @@ def build_model(steps):
         optimizer = keras.optimizers.Adam(rate)
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=FLAGS.momentum)
-    jit_compile = FLAGS.jit_compile or keras.backend.backend() == "jax"
-    training.compile_for(model, optimizer, jit_compile=jit_compile, steps_per_execution=FLAGS.steps_per_execution)
+    settings = {"jit_compile": FLAGS.jit_compile, "steps_per_execution": FLAGS.steps_per_execution}
+    training.compile_for(model, optimizer, **settings)
     return model
 
 

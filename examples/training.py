@@ -21,11 +21,11 @@ class Checkpoint(keras.callbacks.Callback):
         os.replace(unfinished, self.path)
 
 
-def compile_for(model, optimizer, **settings):
-    """Compile a classifier that returns logits."""
-    settings.setdefault("jit_compile", keras.backend.backend() == "jax")
+def compile_for(model, optimizer, jit_compile=False, **settings):
+    """Compile a classifier that returns logits; JAX always compiles the step."""
+    jit_compile = jit_compile or keras.backend.backend() == "jax"
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], **settings)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile, **settings)
 
 
 def cosine(learning_rate, steps, warmup_steps=0):

@@ -7,6 +7,7 @@ import hashlib
 import pathlib
 import sys
 
+from keras_mpt.files import replacing
 from keras_mpt.tickets import Ticket, save_ticket
 
 
@@ -65,7 +66,8 @@ def _convert(options):
     print(report)
     if options.gzip:
         packed = report.path.with_name(f"{report.path.name}.gz")
-        packed.write_bytes(gzip.compress(report.path.read_bytes(), 9, mtime=0))
+        with replacing(packed) as unfinished:
+            unfinished.write_bytes(gzip.compress(report.path.read_bytes(), 9, mtime=0))
         print(f"Compressed {packed}: {packed.stat().st_size:,} bytes")
     if options.benchmark:
         for threads in (1, 2):

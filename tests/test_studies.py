@@ -33,7 +33,7 @@ def test_recycling_study(tmp_path):
     assert (tmp_path / "runs.csv").read_text().startswith(first)
     found = [(row["seed"], row["method"]) for row in rows(tmp_path)]
     assert sorted(found) == [(seed, method) for seed in "01" for method in ("ablation", "mixed", "plain")]
-    (line,) = (line for line in printed.splitlines() if line.startswith("| Biprop | mixed |") and "±" in line)
+    line, _difference = [line for line in printed.splitlines() if line.startswith("| Biprop | mixed |") and "±" in line]
     accuracies = [100 * float(row["accuracy"]) for row in rows(tmp_path) if row["method"] == "mixed"]
     assert f"{sum(accuracies) / 2:.2f} ± {abs(accuracies[0] - accuracies[1]) / 2**0.5:.2f}" in line
     assert (tmp_path / "accuracy.png").exists() and (tmp_path / "churn_Biprop_mixed_0.5_0.png").exists()
