@@ -77,13 +77,23 @@ def _bitcast_int32(x):
     raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
 
 
-def _compiled_once(function):
-    """Let JAX compile `function` once per shape also in eager use, where each loop would be compiled at each call."""
-    if keras.backend.backend() != "jax":
-        return function
-    import jax
+def _traced_once(function):
+    """Let TensorFlow trace and optimize `function` once for all layers of a model, JAX once per shape.
 
-    return jax.jit(function)
+    To do it anew for each of many layers takes minutes; in eager use, JAX would compile it at each call.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        not_inlined = {"_noinline": True}
+        traced = tf.function(function, autograph=False, reduce_retracing=True, experimental_attributes=not_inlined)
+        return lambda *tensors: traced(*tf.nest.map_structure(tf.convert_to_tensor, tensors))  # they may be variables
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
 
 
 def entropy_bits(size, kept):
@@ -94,7 +104,6 @@ def entropy_bits(size, kept):
     return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
 
 
-@_compiled_once
 def search_threshold(keys, kept, start, size=None):
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
 
@@ -113,10 +122,21 @@ def search_threshold(keys, kept, start, size=None):
         `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
         straddle the cut, `threshold` is the smallest kept key and `count > kept`.
     """
-    parts = keys if isinstance(keys, (list, tuple)) else [keys]
-    size = sum(math.prod(part.shape) for part in parts) if size is None else size
-    kept = ops.cast(kept, "int32")
+    keys = _flat(keys)
+    return _search(keys, *_integers(kept, start, sum(math.prod(part.shape) for part in keys) if size is None else size))
 
+
+def _flat(keys):
+    """Return a list of flat tensors: a trace for one serves for all lengths."""
+    return [ops.reshape(part, (-1,)) for part in (keys if isinstance(keys, (list, tuple)) else [keys])]
+
+
+def _integers(*numbers):
+    return [ops.convert_to_tensor(number, dtype="int32") for number in numbers]
+
+
+@_traced_once
+def _search(parts, kept, start, size):
     def enclose(threshold, low, low_count, high, high_count, passes):
         """Count at `threshold` and move one end of the bracket there: count(low) >= kept > count(high)."""
         count = sum(_count(ops.greater_equal(part, threshold)) for part in parts)
@@ -153,26 +173,27 @@ def search_threshold(keys, kept, start, size=None):
         threshold = ops.clip(threshold, low + 1, high - 1)
         return enclose(threshold, low, low_count, high, high_count, passes)
 
-    start = ops.clip(ops.cast(start, "int32"), 1, INFINITY_BITS)
-    zero, all_keys, top = (ops.convert_to_tensor(value, dtype="int32") for value in (0, size, _TOP))
-    bracket = enclose(start, zero, all_keys, top, zero, zero)
+    zero, top = _integers(0, _TOP)
+    bracket = enclose(ops.clip(start, 1, INFINITY_BITS), zero, size, top, zero, zero)
     low, low_count, *_ = ops.while_loop(unfinished, narrow, bracket)
     return low, low_count
 
 
-@_compiled_once
 def sort_threshold(keys, kept, start, size=None):
     """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
 
     Arguments and result are those of `search_threshold`; `start` and `size` are not used.
     """
-    parts = keys if isinstance(keys, (list, tuple)) else [keys]
-    ordered = ops.sort(ops.concatenate([ops.reshape(part, (-1,)) for part in parts]))
-    threshold = ops.take(ordered, ops.shape(ordered)[0] - ops.cast(kept, "int32"))
+    return _sort(_flat(keys), *_integers(kept))
+
+
+@_traced_once
+def _sort(parts, kept):
+    ordered = ops.sort(ops.concatenate(parts))
+    threshold = ops.take(ordered, ops.shape(ordered)[0] - kept)
     return threshold, _count(ops.greater_equal(ordered, threshold))
 
 
-@_compiled_once
 def split_kept(keys, kept, threshold, count):
     """Split the number of kept keys over several tensors; of equal keys at the cut those of earlier tensors stay.
 
@@ -183,6 +204,11 @@ def split_kept(keys, kept, threshold, count):
     Returns:
         `(kept, count)`, int32 vectors with an entry for each tensor, for its own `mask_at`.
     """
+    return _split(_flat(keys), *_integers(kept, threshold, count))
+
+
+@_traced_once
+def _split(keys, kept, threshold, count):
     counts = ops.stack([_count(ops.greater_equal(part, threshold)) for part in keys])
 
     def clear_cut():
@@ -191,13 +217,12 @@ def split_kept(keys, kept, threshold, count):
     def tied():
         above = ops.stack([_count(ops.greater(part, threshold)) for part in keys])
         ties = counts - above
-        room = ops.cast(kept, "int32") - ops.sum(above) - (ops.cumsum(ties) - ties)  # that earlier ties leave
+        room = kept - ops.sum(above) - (ops.cumsum(ties) - ties)  # that earlier ties leave
         return above + ops.clip(room, 0, ties)
 
-    return ops.cond(ops.equal(count, ops.cast(kept, "int32")), clear_cut, tied), counts
+    return ops.cond(ops.equal(count, kept), clear_cut, tied), counts
 
 
-@_compiled_once
 def mask_at(keys, kept, threshold, count):
     """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
 
@@ -211,16 +236,19 @@ def mask_at(keys, kept, threshold, count):
         float32 tensor of the shape of `keys` with exactly `kept` ones. If a key stands for a NaN score, all NaN: no
         mask would be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
-    kept = ops.cast(kept, "int32")
+    rows = ops.reshape(keys, (-1, keys.shape[-1]))
+    return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count)), keys.shape)
 
+
+@_traced_once
+def _mask_of_rows(rows, kept, threshold, count):
     def invalid():
-        return ops.full(keys.shape, float("nan"), dtype="float32")
+        return ops.full_like(rows, float("nan"), dtype="float32")
 
     def clear_cut():
-        return ops.cast(ops.greater_equal(keys, threshold), "float32")
+        return ops.cast(ops.greater_equal(rows, threshold), "float32")
 
     def tied():
-        rows = ops.reshape(keys, (-1, keys.shape[-1]))
         above, tie = ops.greater(rows, threshold), ops.equal(rows, threshold)
         needed = kept - ops.sum(ops.cast(above, "int32"))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
@@ -228,15 +256,15 @@ def mask_at(keys, kept, threshold, count):
         cut = ops.sum(ops.cast(ops.less_equal(ends, needed), "int32"))
         in_cut_row = ops.cumsum(ops.cast(ops.take(tie, cut, axis=0), "int32"))
         room = needed - ops.take(ends, cut) + in_cut_row[-1]
-        row = ops.expand_dims(ops.arange(rows.shape[0], dtype="int32"), 1)
+        row = ops.expand_dims(ops.arange(ops.shape(rows)[0], dtype="int32"), 1)
         fits = ops.where(ops.equal(row, cut), ops.less_equal(in_cut_row, room), ops.less(row, cut))
         stays = ops.logical_or(above, ops.logical_and(tie, fits))
-        return ops.reshape(ops.cast(stays, "float32"), keys.shape)
+        return ops.cast(stays, "float32")
 
     def valid():
         return ops.cond(ops.equal(count, kept), clear_cut, tied)
 
-    return ops.cond(has_nan(keys), invalid, valid)
+    return ops.cond(has_nan(rows), invalid, valid)
 
 
 def mask_of_largest(x, among, kept, select, start):

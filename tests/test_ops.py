@@ -122,6 +122,24 @@ def test_another_count_needs_no_recompilation(mode):
     assert len(traces) == 1
 
 
+@contextlib.contextmanager
+def interpreted():
+    """Run traced functions step by step."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(True)
+        yield
+        tf.config.run_functions_eagerly(False)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        with jax.disable_jit():
+            yield
+    else:
+        yield
+
+
 def passes(scores, kept, start, monkeypatch):
     """Return (number of counting passes, found threshold)."""
     counted = []
@@ -132,12 +150,7 @@ def passes(scores, kept, start, monkeypatch):
         counted.extend([1] if int(np.prod(x.shape)) == whole else [])
         return plain_sum(x, *args, **kwargs)
 
-    interpreted = contextlib.nullcontext()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        interpreted = jax.disable_jit()
-    with monkeypatch.context() as patch, interpreted:
+    with monkeypatch.context() as patch, interpreted():
         patch.setattr(ops, "sum", counting_sum)
         keys = magnitude_bits(ops.convert_to_tensor(scores))
         threshold, _ = search_threshold(keys, ops.convert_to_tensor(kept), ops.convert_to_tensor(start))
