@@ -1,48 +1,100 @@
-"""The networks that are timed: ResNet-18 for 32x32 images, in Keras and in plain PyTorch."""
+"""The networks that are timed, for 32x32 images: tickets of the zoo, and the same in plain PyTorch.
+
+The PyTorch layers follow the published description: frozen weights, a mask from the scores at each forward pass,
+straight-through gradient to the scores.
+"""
 
 import keras
+import numpy as np
 
 import keras_mpt
+from keras_mpt.models import mpt_layers
 
-BLOCKS = [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]  # filters, stride
-
-
-def keras_resnet18(sparsity=0.8, selector="search", seed=0):
-    """Return ResNet-18-CIFAR as MPT-1/32: 11.2 M weights, batch normalization without trainable parameters."""
-    mask = keras_mpt.masks.TopK(sparsity, selector)
-    seeds = keras_mpt.initializers.layer_seeds(seed)
-
-    def settings():
-        return {"seed": next(seeds), "mask": mask}
-
-    def conv(x, filters, size, stride):
-        x = keras_mpt.layers.MPTConv2D(filters, size, strides=stride, padding="same", **settings())(x)
-        return keras.layers.BatchNormalization(center=False, scale=False)(x)
-
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.ReLU()(conv(inputs, 64, 3, 1))
-    for filters, stride in BLOCKS:
-        shortcut = conv(x, filters, 1, stride) if stride > 1 else x
-        x = keras.layers.ReLU()(conv(x, filters, 3, stride))
-        x = keras.layers.ReLU()(keras.layers.Add()([conv(x, filters, 3, 1), shortcut]))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras_mpt.layers.MPTDense(10, **settings())(x))
+NETWORKS = {
+    "resnet18": ("ResNet-18, 80 %", lambda: keras_mpt.zoo.resnet18_mpt(sparsity=0.8, seed=0)),
+    "vgg_small": ("VGG-Small, 95 %", lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.95, seed=0)),
+    "conv4": ("Conv-4, 50 %", lambda: keras_mpt.zoo.conv4_mpt(sparsity=0.5, seed=0)),
+}
+_RESNET18 = [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]  # filters, stride
 
 
-def torch_resnet18(select):
-    """Return the same network in plain PyTorch; `select` None trains the weights, else a mask function of |scores|.
+def ticket(name, selector="search", dtype=None):
+    """Return a network of the zoo, its selector and dtype policy changed."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype or before)
+    try:
+        model = NETWORKS[name][1]()
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in mpt_layers(model):
+        layer.mask.selector = selector
+    return model
 
-    The layers follow the published description: frozen signed weights, a mask from the scores at each forward pass,
-    straight-through gradient to the scores.
+
+def data(batch):
+    """Return random images and labels."""
+    random = np.random.default_rng(0)
+    return random.normal(size=(batch, 32, 32, 3)).astype("float32"), random.integers(0, 10, batch)
+
+
+def in_torch(name, select):
+    """Return the network in plain PyTorch.
+
+    Args:
+        name: Of NETWORKS.
+        select: Function of (|scores|, fraction kept) that returns a mask; None trains the weights.
     """
+    from torch import nn
+
+    conv = _conv_class(select, kept=1 - NETWORKS[name][1]().layers[-1].sparsity)
+
+    def norm(filters):
+        return nn.BatchNorm2d(filters, affine=False)
+
+    class Block(nn.Module):
+        def __init__(self, inputs, filters, stride):
+            super().__init__()
+            self.first = nn.Sequential(conv(inputs, filters, 3, stride, 1), norm(filters), nn.ReLU())
+            self.second = nn.Sequential(conv(filters, filters, 3, 1, 1), norm(filters))
+            self.shortcut = nn.Identity()
+            if stride > 1:
+                self.shortcut = nn.Sequential(conv(inputs, filters, 1, stride), norm(filters))
+
+        def forward(self, x):
+            return nn.functional.relu(self.second(self.first(x)) + self.shortcut(x))
+
+    layers, inputs = [], 3
+    if name == "resnet18":
+        layers, inputs = [conv(3, 64, 3, 1, 1), norm(64), nn.ReLU()], 64
+        for filters, stride in _RESNET18:
+            layers.append(Block(inputs, filters, stride))
+            inputs = filters
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), conv(512, 10, 1), nn.Flatten())
+    widths, normed = ([128, 256, 512], True) if name == "vgg_small" else ([64, 128], False)
+    for filters in widths:
+        for pooled in (False, True):
+            layers.append(conv(inputs, filters, 3, 1, 1))
+            layers += [nn.MaxPool2d(2)] if pooled and normed else []
+            layers += [norm(filters)] if normed else []
+            layers.append(nn.ReLU())
+            layers += [nn.MaxPool2d(2)] if pooled and not normed else []
+            inputs = filters
+    inputs *= (32 // 2 ** len(widths)) ** 2
+    layers += [nn.Flatten(), nn.Unflatten(1, (inputs, 1, 1))]
+    for units in [] if normed else [256, 256]:
+        layers += [conv(inputs, units, 1), nn.ReLU()]
+        inputs = units
+    return nn.Sequential(*layers, conv(inputs, 10, 1), nn.Flatten())
+
+
+def _conv_class(select, kept):
     import torch
     from torch import nn
-    from torch.nn import functional
 
     class Biprop(torch.autograd.Function):
         @staticmethod
         def forward(ctx, scores, weight):
-            mask = select(scores.abs(), 0.2)
+            mask = select(scores.abs(), kept)
             ctx.save_for_backward(scores, weight)
             pruned = weight * mask
             return pruned.sign() * (pruned.abs().sum() / mask.sum())
@@ -63,33 +115,9 @@ def torch_resnet18(select):
 
         def forward(self, x):
             weight = self.weight if select is None else Biprop.apply(self.scores, self.weight)
-            return functional.conv2d(x, weight, None, self.stride, self.padding)
+            return nn.functional.conv2d(x, weight, None, self.stride, self.padding)
 
-    class Block(nn.Module):
-        def __init__(self, inputs, filters, stride):
-            super().__init__()
-            self.first = nn.Sequential(Conv(inputs, filters, 3, stride, 1), nn.BatchNorm2d(filters, affine=False))
-            self.second = nn.Sequential(Conv(filters, filters, 3, 1, 1), nn.BatchNorm2d(filters, affine=False))
-            self.shortcut = nn.Identity()
-            if stride > 1:
-                self.shortcut = nn.Sequential(Conv(inputs, filters, 1, stride), nn.BatchNorm2d(filters, affine=False))
-
-        def forward(self, x):
-            return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
-
-    inputs, blocks = 64, []
-    for filters, stride in BLOCKS:
-        blocks.append(Block(inputs, filters, stride))
-        inputs = filters
-    return nn.Sequential(
-        Conv(3, 64, 3, 1, 1),
-        nn.BatchNorm2d(64, affine=False),
-        nn.ReLU(),
-        *blocks,
-        nn.AdaptiveAvgPool2d(1),
-        Conv(512, 10, 1),
-        nn.Flatten(),
-    )
+    return Conv
 
 
 def mask_by_sort(magnitudes, kept):

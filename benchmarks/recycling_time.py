@@ -6,21 +6,16 @@ A training pays it every few epochs. All contestants run in one process in inter
 Writes `benchmarks/results/recycling_time.json` and prints a table.
 """
 
-import json
-import os
-import pathlib
 import statistics
-import time
 
 import keras
 import numpy as np
 
 from benchmarks import networks
-from benchmarks.step_time import processor
+from benchmarks.rounds import interleaved, ratio, save
 from keras_mpt.callbacks import IteRand, IterativeWeightRecycling
 from keras_mpt.models import mpt_layers
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 ROUNDS = 5
 
 
@@ -38,7 +33,7 @@ def full_sort(model):
 
 
 def main():
-    model = networks.keras_resnet18()
+    model = networks.ticket("resnet18")
     model.compile("sgd", "mse")
     contestants = {"full sort": lambda: full_sort(model)}
     for callback in (
@@ -50,19 +45,12 @@ def main():
         callback.set_model(model)
         callback.on_train_begin()
         contestants[name] = lambda callback=callback: callback.on_epoch_begin(1)
-    for change in contestants.values():
-        change()  # the first time prepares operations
-    seconds = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
-        for name, change in contestants.items():
-            start = time.perf_counter()
-            change()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = interleaved(contestants, ROUNDS)
     rows = [
         {
             "name": name,
             "seconds": statistics.median(times),
-            "ratio to full sort": statistics.median(a / b for a, b in zip(times, seconds["full sort"], strict=True)),
+            "ratio to full sort": ratio(times, seconds["full sort"]),
         }
         for name, times in seconds.items()
     ]
@@ -70,9 +58,7 @@ def main():
     print(f"ResNet-18, {weights:,} weights, {keras.backend.backend()}")
     for row in rows:
         print(f"{row['name']:36}{row['seconds']:8.2f} s{row['ratio to full sort']:8.2f}")
-    machine = {"processor": processor(), "cores": os.cpu_count(), "keras": keras.__version__}
-    content = {"machine": machine, "backend": keras.backend.backend(), "rounds": ROUNDS, "rows": rows}
-    (RESULTS / "recycling_time.json").write_text(json.dumps(content, indent=1) + "\n")
+    save("recycling_time", {"backend": keras.backend.backend(), "rounds": ROUNDS, "rows": rows})
 
 
 if __name__ == "__main__":

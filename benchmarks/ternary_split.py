@@ -8,15 +8,13 @@ size, operations and time (medians of interleaved rounds; on x86 its kernels are
 `benchmarks/results/ternary_split.json`.
 """
 
-import json
-import pathlib
 import statistics
-import time
 
 import keras
 import numpy as np
 from keras import ops
 
+from benchmarks.rounds import interleaved, save
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.lce import LarqComputeEngine, signs
 
@@ -57,18 +55,12 @@ def main():
         error = float(np.abs(target.run(content, sample) - model.predict(sample, verbose=0)).max())
         rows[name] = {"bytes": len(content), "operations": File(content).operations(), "error": error}
         invokers[name] = target.invoker(content, sample, 1)
-    seconds = {name: [] for name in rows}
-    for _ in range(ROUNDS):
-        for name, invoke in invokers.items():
-            start = time.perf_counter()
-            invoke()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = interleaved(invokers, ROUNDS)
     for name, row in rows.items():
         row["milliseconds"] = 1e3 * statistics.median(seconds[name])
         print(f"{name:20}{row['bytes']:10,} bytes{row['milliseconds']:8.1f} ms  error {row['error']:.1e}")
         print(f"{'':20}{row['operations']}")
-    results = pathlib.Path(__file__).parent / "results" / "ternary_split.json"
-    results.write_text(json.dumps(rows, indent=1) + "\n")
+    save("ternary_split", {"rounds": ROUNDS, "rows": rows})
 
 
 if __name__ == "__main__":

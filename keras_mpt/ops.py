@@ -104,7 +104,54 @@ def entropy_bits(size, kept):
     return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
 
 
-def search_threshold(keys, kept, start, size=None):
+def top_k_mask(keys, kept, start, select):
+    """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
+
+    One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
+
+    Args:
+        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`).
+        kept: int32 scalar, the number of ones, from 1 to all.
+        start: int32 scalar, the last step's threshold; it changes the work, never the result.
+        select: `search_threshold` or `sort_threshold`.
+
+    Returns:
+        `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones; the threshold, an
+        int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the mask is all NaN: none would
+        be right, a compiled step cannot raise, and a NaN loss is seen at once.
+    """
+    rows = ops.reshape(keys, (-1, keys.shape[-1]))
+    kept, start = _integers(kept, start)
+    start = _within_keys(start)
+    mask_at_start, count_at_start, invalid = _first_pass(rows, start)
+
+    def search():
+        threshold, count = select(keys, kept, start, count_at_start=count_at_start)
+        return _mask_of_rows(rows, kept, threshold, count), threshold
+
+    def valid():
+        return ops.cond(ops.equal(count_at_start, kept), lambda: (mask_at_start, start), search)
+
+    mask, threshold = ops.cond(invalid, lambda: (_all_nan(rows), start), valid)
+    return ops.reshape(mask, keys.shape), threshold, invalid
+
+
+@_traced_once
+def _first_pass(rows, start):
+    mask = ops.cast(ops.greater_equal(rows, start), "float32")
+    count = ops.sum(ops.cast(ops.sum(mask, axis=-1), "int32"))  # float32 counts a row exactly, but not 2**24 keys
+    return mask, count, has_nan(rows)
+
+
+def _all_nan(rows):
+    return ops.full_like(rows, float("nan"), dtype="float32")
+
+
+def _within_keys(threshold):
+    return ops.clip(threshold, 1, INFINITY_BITS)
+
+
+def search_threshold(keys, kept, start, size=None, count_at_start=None):
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
 
     The search encloses the wanted count between two thresholds, interpolates between them and stops as soon as a
@@ -117,13 +164,17 @@ def search_threshold(keys, kept, start, size=None):
         kept: int32 scalar, how many keys shall be kept, from 1 to all.
         start: int32 scalar, where to begin; it changes the number of passes, never the result.
         size: int32 scalar, how many keys there are but for those < 0, which count for nothing; None: all.
+        count_at_start: int32 scalar, how many keys are >= `start`; None: they are counted.
 
     Returns:
         `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
         straddle the cut, `threshold` is the smallest kept key and `count > kept`.
     """
-    keys = _flat(keys)
-    return _search(keys, *_integers(kept, start, sum(math.prod(part.shape) for part in keys) if size is None else size))
+    keys, (start,) = _flat(keys), _integers(start)
+    start = _within_keys(start)
+    count_at_start = _counted(keys, start) if count_at_start is None else count_at_start
+    size = sum(math.prod(part.shape) for part in keys) if size is None else size
+    return _search(keys, *_integers(kept, start, count_at_start, size))
 
 
 def _flat(keys):
@@ -136,10 +187,14 @@ def _integers(*numbers):
 
 
 @_traced_once
-def _search(parts, kept, start, size):
-    def enclose(threshold, low, low_count, high, high_count, passes):
-        """Count at `threshold` and move one end of the bracket there: count(low) >= kept > count(high)."""
-        count = sum(_count(ops.greater_equal(part, threshold)) for part in parts)
+def _counted(parts, threshold):
+    return sum(_count(ops.greater_equal(part, threshold)) for part in parts)
+
+
+@_traced_once
+def _search(parts, kept, start, count_at_start, size):
+    def enclose(threshold, count, low, low_count, high, high_count, passes):
+        """Move one end of the bracket to `threshold`: count(low) >= kept > count(high)."""
         enough = ops.greater_equal(count, kept)
         return (
             ops.where(enough, threshold, low),
@@ -171,18 +226,19 @@ def _search(parts, kept, start, size):
         threshold = ops.where(enclosed, interpolated, extrapolated)
         threshold = ops.where(ops.less(passes, _GUIDED_PASSES), threshold, low + (high - low) // 2)
         threshold = ops.clip(threshold, low + 1, high - 1)
-        return enclose(threshold, low, low_count, high, high_count, passes)
+        count = sum(_count(ops.greater_equal(part, threshold)) for part in parts)
+        return enclose(threshold, count, low, low_count, high, high_count, passes)
 
     zero, top = _integers(0, _TOP)
-    bracket = enclose(ops.clip(start, 1, INFINITY_BITS), zero, size, top, zero, zero)
+    bracket = enclose(start, count_at_start, zero, size, top, zero, zero)
     low, low_count, *_ = ops.while_loop(unfinished, narrow, bracket)
     return low, low_count
 
 
-def sort_threshold(keys, kept, start, size=None):
+def sort_threshold(keys, kept, start, size=None, count_at_start=None):
     """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
 
-    Arguments and result are those of `search_threshold`; `start` and `size` are not used.
+    Arguments and result are those of `search_threshold`; those with defaults and `start` are not used.
     """
     return _sort(_flat(keys), *_integers(kept))
 
@@ -224,7 +280,7 @@ def _split(keys, kept, threshold, count):
 
 
 def mask_at(keys, kept, threshold, count):
-    """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
+    """Return the mask of the `kept` largest keys where the threshold is known; see `top_k_mask`.
 
     Args:
         keys: int32 tensor of any shape.
@@ -233,18 +289,16 @@ def mask_at(keys, kept, threshold, count):
         count: int32 scalar, the number of keys >= `threshold`.
 
     Returns:
-        float32 tensor of the shape of `keys` with exactly `kept` ones. If a key stands for a NaN score, all NaN: no
-        mask would be right, a compiled step cannot raise, and a NaN loss is seen at once.
+        float32 tensor of the shape of `keys` with exactly `kept` ones, all NaN if a key stands for a NaN score.
     """
     rows = ops.reshape(keys, (-1, keys.shape[-1]))
-    return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count)), keys.shape)
+    numbers = _integers(kept, threshold, count)
+    mask = ops.cond(has_nan(rows), lambda: _all_nan(rows), lambda: _mask_of_rows(rows, *numbers))
+    return ops.reshape(mask, keys.shape)
 
 
 @_traced_once
 def _mask_of_rows(rows, kept, threshold, count):
-    def invalid():
-        return ops.full_like(rows, float("nan"), dtype="float32")
-
     def clear_cut():
         return ops.cast(ops.greater_equal(rows, threshold), "float32")
 
@@ -261,10 +315,7 @@ def _mask_of_rows(rows, kept, threshold, count):
         stays = ops.logical_or(above, ops.logical_and(tie, fits))
         return ops.cast(stays, "float32")
 
-    def valid():
-        return ops.cond(ops.equal(count, kept), clear_cut, tied)
-
-    return ops.cond(has_nan(rows), invalid, valid)
+    return ops.cond(ops.equal(count, kept), clear_cut, tied)
 
 
 def mask_of_largest(x, among, kept, select, start):

@@ -16,11 +16,11 @@ from keras_mpt.ops import (
     INFINITY_BITS,
     kept_count,
     magnitude_bits,
-    mask_at,
     search_threshold,
     sort_threshold,
     sparsity_of,
     straight_through,
+    top_k_mask,
 )
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
@@ -44,9 +44,7 @@ def compiled(function, mode):
 
 
 def select(scores, kept, start, selector):
-    keys = magnitude_bits(scores)
-    threshold, count = SELECTORS[selector](keys, kept, start)
-    return mask_at(keys, kept, threshold, count)
+    return top_k_mask(magnitude_bits(scores), kept, start, SELECTORS[selector])[0]
 
 
 @functools.cache
@@ -172,6 +170,17 @@ def test_the_worst_case_is_bounded(kept, monkeypatch):
     for scores in (steps, np.r_[np.full(63, TINY), np.inf], np.r_[np.zeros(32), np.full(32, HUGE)]):
         for start in (0, INFINITY_BITS):
             assert passes(scores.astype(np.float32), kept, start, monkeypatch)[0] <= 41
+
+
+@pytest.mark.parametrize("select", SELECTORS.values(), ids=SELECTORS)
+def test_while_scores_stand_still_no_threshold_is_searched(select, rng, monkeypatch):
+    keys = magnitude_bits(ops.convert_to_tensor(rng.normal(size=(40, 50)).astype(np.float32)))
+    mask, threshold, _ = top_k_mask(keys, 600, 0, select)
+    selections = []
+    with interpreted():
+        again, *_ = top_k_mask(keys, 600, threshold, lambda *args, **kwargs: selections.append(args))
+    assert not selections
+    np.testing.assert_array_equal(ops.convert_to_numpy(again), ops.convert_to_numpy(mask))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule
-from keras_mpt.ops import has_nan, magnitude_bits, mask_at
+from keras_mpt.ops import magnitude_bits, top_k_mask
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
@@ -31,10 +31,10 @@ class TopK(MaskRule):
             layer: A built MPT layer.
             training: Whether to remember the threshold for the next step and count the steps with NaN scores.
         """
-        keys = magnitude_bits(layer.scores)
         kept, last_threshold = ops.convert_to_tensor(layer.quota), ops.convert_to_tensor(layer.threshold)
-        threshold, count = SELECTORS[self.selector](keys, kept, last_threshold)
+        select = SELECTORS[self.selector]
+        mask, threshold, invalid = top_k_mask(magnitude_bits(layer.scores), kept, last_threshold, select)
         if training:
             layer.threshold.assign(threshold)
-            layer.nan_steps.assign(ops.where(has_nan(keys), layer.nan_steps + 1, 0))
-        return mask_at(keys, kept, threshold, count), kept
+            layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
+        return mask, kept

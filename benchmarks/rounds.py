@@ -1,0 +1,72 @@
+"""How everything here is timed, and where results go."""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+import keras
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def interleaved(contestants, rounds, repeat=1, warm_up=1):
+    """Return {name: list of seconds, one for each round}.
+
+    All contestants take turns in one process, so that a drift of the machine's speed hits all alike.
+
+    Args:
+        contestants: {name: function without arguments}.
+        rounds: Number of turns.
+        repeat: Calls in a turn; its time is their mean.
+        warm_up: Calls of each before the first round, for compilation.
+    """
+    for run in contestants.values():
+        for _ in range(warm_up):
+            run()
+    seconds = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            for _ in range(repeat):
+                run()
+            seconds[name].append((time.perf_counter() - start) / repeat)
+    return seconds
+
+
+def ratio(seconds, base):
+    """Return the median over the rounds of the ratio of two contestants' times."""
+    return statistics.median(mine / other for mine, other in zip(seconds, base, strict=True))
+
+
+def save(name, content):
+    """Write `benchmarks/results/<name>.json`, with the machine."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
+
+
+def load(name):
+    """Return what was saved, None if nothing was."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def machine():
+    """Return what the results were measured on."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.split(": ")[1] for line in lines if line.startswith("model name"))
+    return {
+        "processor": next(named, platform.processor()),
+        "cores": os.cpu_count(),
+        "keras": keras.__version__,
+        **accelerators(),
+    }
+
+
+def accelerators():
+    """Return the GPUs that the backend uses, if any."""
+    devices = [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+    return {"accelerators": devices} if devices else {}
