@@ -7,19 +7,16 @@ independent entries, and 32 bits for each other variable. "zipped" is zlib at it
 web server would compress the file. Writes `benchmarks/results/file_size.json` and prints a table. Needs TensorFlow.
 """
 
-import json
 import math
 import pathlib
 import tempfile
 import zlib
 
-import keras
-
 import keras_mpt
+from benchmarks.rounds import save
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import entropy_bits
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 NETWORKS = {
     "Conv-4, 50 %": lambda: keras_mpt.zoo.conv4_mpt(sparsity=0.5, seed=0),
     "VGG-Small, 95 %": lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.95, seed=0),
@@ -75,8 +72,7 @@ def main():
     print(f"| network | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")
     for name, row in rows.items():
         print(f"| {name} | {' | '.join(f'{row[column]:,}' for column in columns)} |")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "file_size.json").write_text(json.dumps({"keras": keras.__version__, "bytes": rows}, indent=1) + "\n")
+    save("file_size", {"bytes": rows})
 
 
 if __name__ == "__main__":

@@ -68,5 +68,10 @@ def machine():
 
 def accelerators():
     """Return the GPUs that the backend uses, if any."""
-    devices = [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    else:
+        devices = [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
     return {"accelerators": devices} if devices else {}

@@ -1,10 +1,10 @@
 """Conversion to files that run on phones, larq-compute-engine and TensorFlow Lite, and from and to PyTorch's."""
 
-from keras_mpt.convert.latency import latency
 from keras_mpt.convert.lce import to_lce
 from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.tflite import to_tflite
+from keras_mpt.convert.timing import latency
 
 __all__ = [
     "CheckpointError",

@@ -1,5 +1,8 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
+import contextlib
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -90,7 +93,8 @@ class TensorFlowLite(Target):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if self._weights == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        content = converter.convert()
+        with _no_messages_of_keras():
+            content = converter.convert()
         if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
             file = File(content)
             exact_layers = [layer.name for layer, form in forms if form == "exact int8"]
@@ -141,6 +145,18 @@ class TensorFlowLite(Target):
         interpreter.resize_tensor_input(inputs["index"], shape)
         interpreter.allocate_tensors()
         return interpreter, inputs["index"], outputs["index"]
+
+
+@contextlib.contextmanager
+def _no_messages_of_keras():
+    """Keep off the terminal where Keras' export, a step of the conversion, puts its temporary files."""
+    interactive = keras.config.is_interactive_logging_enabled()
+    keras.config.disable_interactive_logging()
+    try:
+        yield
+    finally:
+        if interactive:
+            keras.config.enable_interactive_logging()
 
 
 def _rows(layer):

@@ -1,0 +1,183 @@
+"""Write the tables of README.md and docs/benchmarks.md anew from the result files, the zoo's presets and the logs.
+
+    python -m benchmarks.tables
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. tests/test_benchmarks.py compares what is there with
+what comes out here.
+"""
+
+import csv
+import json
+import re
+
+from benchmarks.rounds import RESULTS, load
+
+ROOT = RESULTS.parent.parent
+PAGES = ["README.md", "docs/benchmarks.md"]
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BACKENDS = {
+    "tensorflow": "TensorFlow",
+    "tensorflow_xla": "TensorFlow, XLA",
+    "jax": "JAX",
+    "torch": "PyTorch",
+}
+LOGS = {  # of examples/results
+    "dense, all weights trained": "conv4_dense",
+    "MPT-1/32, half of random weights chosen": "conv4_mpt32_s50",
+    "MPT-1/1, binary activations too": "conv4_mpt11_s50",
+}
+
+
+def markdown(header, rows):
+    """Return a table; cells are strings."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def rows_of(result):
+    return (load(result) or {"rows": []})["rows"]
+
+
+def cell(rows, column, form, **wanted):
+    """Return the formatted value of the first row that has what is wanted, or nothing."""
+    found = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    return form.format(found[0][column]) if found and column in found[0] else ""
+
+
+def step_time():
+    """Ratio of a ticket's training step to that of the dense network, on each backend."""
+    return _by_backend("step_time", "ratio to dense", "keras_mpt")
+
+
+def inference():
+    """Ratio of inference with MPT layers to that of the stripped model, on each backend."""
+    return _by_backend("inference", "ratio", "keras_mpt")
+
+
+def _by_backend(result, column, name):
+    results = {title: rows_of(f"{result}_{backend}") for backend, title in BACKENDS.items()}
+    results = {title: rows for title, rows in results.items() if rows}
+    cases = dict.fromkeys((row["network"], row["batch"]) for rows in results.values() for row in rows)
+    return markdown(
+        ["network", "batch", *results],
+        [
+            [network, str(batch)]
+            + [cell(rows, column, "{:.2f}", network=network, batch=batch, name=name) for rows in results.values()]
+            for network, batch in sorted(cases)
+        ],
+    )
+
+
+def throughput():
+    """Images per second of a training step, and how many times as fast as PyTorch with a full sort that is."""
+    rows = rows_of("step_time_tensorflow")
+    rows = [row for row in rows if "times as fast as full sort" in row]
+    cases = sorted(dict.fromkeys((row["network"], row["batch"]) for row in rows))
+    names = dict.fromkeys(row["name"] for row in rows)
+
+    def entry(name, network, batch):
+        wanted = {"name": name, "network": network, "batch": batch}
+        speed = cell(rows, "images per second", "{:.0f}", **wanted)
+        return f"{speed} ({cell(rows, 'times as fast as full sort', '{:.2f}', **wanted)})" if speed else ""
+
+    header = ["training", *(f"{network}, batch {batch}" for network, batch in cases)]
+    return markdown(header, [[name, *(entry(name, *case) for case in cases)] for name in names])
+
+
+def memory():
+    """Peak memory of a training step."""
+    rows = [{**row, "MB": row["peak bytes"] / 1e6} for row in rows_of("memory_tensorflow")]
+    batches = sorted({row["batch"] for row in rows})
+    variables = "bytes of variables per weight"
+
+    def entry(name, batch):
+        wanted = {"name": name, "batch": batch}
+        return f"{cell(rows, 'MB', '{:,.0f} MB', **wanted)}, {cell(rows, 'ratio to dense', '{:.2f}', **wanted)}"
+
+    return markdown(
+        ["ResNet-18, 80 %", *(f"batch {batch}" for batch in batches), variables],
+        [
+            [name, *(entry(name, batch) for batch in batches), cell(rows, variables, "{:.1f}", name=name)]
+            for name in dict.fromkeys(row["name"] for row in rows)
+        ],
+    )
+
+
+def growth():
+    """Milliseconds of a mask, and costs of a ticket, by the number of weights."""
+    rows = rows_of("growth_tensorflow")
+    ways = list(rows[0]["mask seconds"]) if rows else []
+    return markdown(
+        ["weights", *(f"{way}, ms" for way in ways), "ticket, bytes", "save, s", "load, s", "peak memory"],
+        [
+            [f"{row['weights']:,}", *(f"{1e3 * row['mask seconds'][way]:,.1f}" for way in ways)]
+            + [f"{row['file bytes']:,}", f"{row['save seconds']:.2f}", f"{row['load seconds']:.2f}"]
+            + [f"{row['load peak bytes'] / 1e6:,.0f} MB"]
+            for row in rows
+        ],
+    )
+
+
+def file_size():
+    """Bytes of a network in several formats."""
+    columns = {
+        "weights": "weights",
+        "float32 .keras": "float32 `.keras`",
+        "float32 .keras, zipped": "zipped",
+        "int8 .tflite": "int8 `.tflite`",
+        "int8 .tflite, zipped": "zipped",
+        "ticket": "ticket",
+        "entropy": "entropy",
+    }
+
+    def entry(row, key):
+        return f"**{row[key]:,}**" if key == "ticket" else f"{row[key]:,}"
+
+    rows = load("file_size")["bytes"].items()
+    return markdown(
+        ["network", *columns.values()], [[name, *(entry(row, key) for key in columns)] for name, row in rows]
+    )
+
+
+def zoo():
+    """The published tickets."""
+    presets = json.loads((ROOT / "zoo" / "presets.json").read_text(encoding="utf-8"))
+    rows = []
+    for preset in presets:
+        name, binary = preset["name"], preset["arguments"]["input_quantizer"] is not None
+        size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
+        cells = [f"[{name}](zoo/{name}.md)", preset["architecture"], "binary" if binary else "float"]
+        cells += [f"{1 - preset['arguments']['sparsity']:.0%}", str(preset["epochs"])]
+        rows.append([*cells, f"**{preset['accuracy']:.2%}**", f"{size:,} bytes"])
+    return markdown(["preset", "network", "activations", "kept", "epochs", "test accuracy of the file", "file"], rows)
+
+
+def training():
+    """The last epochs of the logs."""
+    rows = []
+    for title, name in LOGS.items():
+        with (ROOT / "examples" / "results" / f"{name}.csv").open(newline="") as file:
+            log = list(csv.DictReader(file))
+        last = log[-1]
+        rows.append([title, str(len(log)), f"{float(last['accuracy']):.2%}", f"{float(last['val_accuracy']):.2%}"])
+    return markdown(["run", "epochs", "training accuracy", "test accuracy (last epoch)"], rows)
+
+
+TABLES = {
+    table.__name__: table for table in (step_time, throughput, memory, inference, growth, file_size, zoo, training)
+}
+
+
+def written(text):
+    """Return a page with its tables written anew."""
+    return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
+
+
+def main():
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
