@@ -16,9 +16,10 @@ In all of them batch normalization and the classifier train, but for `magnitude`
 its checkpoint and, if a mask was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to
 `load_ticket`. Called again, the script goes on where it was. It prints a table of accuracies, how many epochs a search
 from the magnitude mask takes to be as good as one from random masks in the end, and the overlaps of the masks with
-those of pruning criteria, and draws the curves.
+those of pruning criteria, and puts the curves into `accuracy.csv` and `accuracy.png`.
 """
 
+import csv
 import pathlib
 
 import cifar10
@@ -206,6 +207,16 @@ def print_tables(base, data, folders):
             print(f"| {method} |", *(f"{overlap:.3f} |" for overlap in overlaps))
 
 
+def write(folders, path):
+    """Write all accuracies as one CSV file."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["method", "sparsity", "epoch", "test accuracy"])
+        for (method, sparsity), folder in folders.items():
+            first = 0 if method == "magnitude" else 1
+            rows.writerows([method, sparsity, epoch, f"{a:.2f}"] for epoch, a in enumerate(curve(folder), first))
+
+
 def draw(folders, path):
     figure = Figure(figsize=(5 * len(FLAGS.sparsities), 4), layout="constrained")
     panels = figure.subplots(1, len(FLAGS.sparsities), sharey=True, squeeze=False)[0]
@@ -240,6 +251,7 @@ def main(_):
         run(base, data, method, sparsity, place)
     if all(finished(method, place) for (method, _), place in folders.items()):
         print_tables(base, data, folders)
+        write(folders, folder / "accuracy.csv")
         draw(folders, folder / "accuracy.png")
 
 

@@ -122,6 +122,8 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     assert [len(rows[name]) for name in ("jackpot", "unrestricted", "random")] == [4, 4, 4]  # overlaps
     assert float(rows["jackpot"][0]) > float(rows["random"][0])  # with the mask of the magnitudes
     assert (tmp_path / "accuracy.png").exists()
+    written = [row.split(",")[0] for row in (tmp_path / "accuracy.csv").read_text().splitlines()[1:]]
+    assert sorted(written) == sorted(["magnitude", *2 * ["jackpot", "unrestricted", "random", "finetuned"]])
 
     base = keras.models.load_model(tmp_path / "dense" / "checkpoint.keras")
     found = keras_mpt.load_ticket(tmp_path / "jackpot_0.9" / "ticket.mpt", base=base)
