@@ -41,8 +41,8 @@ def several_steps(model, batch, jit_compile):
     keras_step(model, batch, jit_compile)
     model.steps_per_execution = STEPS
     batches = iter(tf.data.Dataset.from_tensors(networks.data(batch)).repeat())
-    train = model.make_train_function()
-    return lambda: float(train(batches)["loss"])
+    model.make_train_function()
+    return lambda: float(model.train_function(batches)["loss"])
 
 
 def torch_step(model, batch):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_mpt.ops import (
-    INFINITY_BITS,
     kept_count,
     magnitude_bits,
     search_threshold,
@@ -22,6 +21,7 @@ from keras_mpt.ops import (
     straight_through,
     top_k_mask,
 )
+from keras_mpt.ops.selection import INFINITY_BITS
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[keras.backend.backend()]

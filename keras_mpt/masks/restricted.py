@@ -5,7 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
-from keras_mpt.ops import INFINITY_BITS, has_nan, magnitude_bits, mask_of_largest
+from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
+from keras_mpt.ops.selection import INFINITY_BITS
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

@@ -1,46 +1,15 @@
-"""Pure tensor functions: exact selection of the largest magnitudes, straight-through gradients.
-
-Everything here works on every Keras backend, inside compiled steps (TensorFlow graph and XLA, JAX `jit`) and
-eagerly, and gives the same bits everywhere.
-"""
+"""Exact selection of the largest magnitudes, by counting passes over the bits of the scores."""
 
 import math
-import numbers
 
 import keras
 from keras import ops
 
+from keras_mpt.ops.backend import bitcast_int32, traced_once
+
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
 _GUIDED_PASSES = 9  # interpolating passes of the search; from then on it bisects, which ends it within 40
-
-
-def kept_count(size, sparsity):
-    """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
-
-    Args:
-        size: Number of weights, an integer.
-        sparsity: Fraction of the weights that is removed, in `[0, 1)`.
-
-    Raises:
-        ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
-    """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
-        raise ValueError(f"`sparsity` must be a number in [0, 1), the fraction removed. Received: {sparsity=}")
-    kept = size - math.floor(sparsity * size + 1e-9)
-    if kept < 1:
-        raise ValueError(
-            f"`sparsity` must leave at least one weight. Received: sparsity={sparsity!r}, which keeps none of {size}"
-        )
-    return kept
-
-
-def sparsity_of(kept, size):
-    """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
-
-    It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
-    """
-    return 0.0 if kept == size else (size - kept + 0.5) / size
 
 
 def magnitude_bits(scores):
@@ -57,51 +26,7 @@ def magnitude_bits(scores):
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if dtype != "float32":
         raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
-    return ops.bitwise_and(_bitcast_int32(ops.convert_to_tensor(scores)), 0x7FFFFFFF)
-
-
-def _bitcast_int32(x):
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.bitcast(x, tf.int32)
-    if backend == "jax":
-        import jax
-
-        return jax.lax.bitcast_convert_type(x, "int32")
-    if backend == "torch":
-        import torch
-
-        return x.detach().view(torch.int32)
-    raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
-
-
-def _traced_once(function):
-    """Let TensorFlow trace and optimize `function` once for all layers of a model, JAX once per shape.
-
-    To do it anew for each of many layers takes minutes; in eager use, JAX would compile it at each call.
-    """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        not_inlined = {"_noinline": True}
-        traced = tf.function(function, autograph=False, reduce_retracing=True, experimental_attributes=not_inlined)
-        return lambda *tensors: traced(*tf.nest.map_structure(tf.convert_to_tensor, tensors))  # they may be variables
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
-
-
-def entropy_bits(size, kept):
-    """Return the entropy of a mask of `size` independent entries, `kept` of them ones: `size * H(kept / size)`.
-
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`
-    """
-    return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
+    return ops.bitwise_and(bitcast_int32(ops.convert_to_tensor(scores)), 0x7FFFFFFF)
 
 
 def top_k_mask(keys, kept, start, select):
@@ -136,7 +61,7 @@ def top_k_mask(keys, kept, start, select):
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
-@_traced_once
+@traced_once
 def _first_pass(rows, start):
     mask = ops.cast(ops.greater_equal(rows, start), "float32")
     count = ops.sum(ops.cast(ops.sum(mask, axis=-1), "int32"))  # float32 counts a row exactly, but not 2**24 keys
@@ -186,12 +111,12 @@ def _integers(*numbers):
     return [ops.convert_to_tensor(number, dtype="int32") for number in numbers]
 
 
-@_traced_once
+@traced_once
 def _counted(parts, threshold):
     return sum(_count(ops.greater_equal(part, threshold)) for part in parts)
 
 
-@_traced_once
+@traced_once
 def _search(parts, kept, start, count_at_start, size):
     def enclose(threshold, count, low, low_count, high, high_count, passes):
         """Move one end of the bracket to `threshold`: count(low) >= kept > count(high)."""
@@ -243,7 +168,7 @@ def sort_threshold(keys, kept, start, size=None, count_at_start=None):
     return _sort(_flat(keys), *_integers(kept))
 
 
-@_traced_once
+@traced_once
 def _sort(parts, kept):
     ordered = ops.sort(ops.concatenate(parts))
     threshold = ops.take(ordered, ops.shape(ordered)[0] - kept)
@@ -263,7 +188,7 @@ def split_kept(keys, kept, threshold, count):
     return _split(_flat(keys), *_integers(kept, threshold, count))
 
 
-@_traced_once
+@traced_once
 def _split(keys, kept, threshold, count):
     counts = ops.stack([_count(ops.greater_equal(part, threshold)) for part in keys])
 
@@ -297,7 +222,7 @@ def mask_at(keys, kept, threshold, count):
     return ops.reshape(mask, keys.shape)
 
 
-@_traced_once
+@traced_once
 def _mask_of_rows(rows, kept, threshold, count):
     def clear_cut():
         return ops.cast(ops.greater_equal(rows, threshold), "float32")
@@ -333,7 +258,7 @@ def mask_of_largest(x, among, kept, select, start):
         NaN if an entry is NaN), and the threshold, an int32 scalar to start from next time.
     """
     magnitude = magnitude_bits(x)
-    negative = ops.logical_and(ops.less(_bitcast_int32(x), 0), ops.greater(magnitude, 0))
+    negative = ops.logical_and(ops.less(bitcast_int32(x), 0), ops.greater(magnitude, 0))
     positive = ops.logical_and(among, ops.logical_not(negative))
     # All values in order need 32 bits; the keys of a selection have 31, with room for those on the side of the cut.
     above_zero = ops.less_equal(kept, _count(positive))
@@ -358,45 +283,3 @@ def _count(conditions):
 def has_nan(keys):
     """Return whether a key (see `magnitude_bits`) stands for a NaN score, as a boolean scalar."""
     return ops.greater(ops.max(keys), INFINITY_BITS)
-
-
-def current_trace():
-    """Return what identifies the graph or trace that is being made, for its tensors are of no use outside of it."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    if backend == "jax":
-        import jax
-
-        return jax.core.get_opaque_trace_state()
-    return None
-
-
-def straight_through(value, slope, x, *constants):
-    """Return `value(x, *constants)` with the gradient of a straight-through estimator.
-
-    Forward: `y = value(x, *constants)`.
-    Gradient: `dL/dx = dL/dy * slope(x, *constants)`; the constants receive none.
-
-    Args:
-        value: Function of `x` and the constants; its result has the shape and dtype of `x`.
-        slope: Function of the same arguments that returns the estimated derivative, of the same shape.
-        x: Float tensor, the variable that is differentiated.
-        *constants: Further tensors that both functions need.
-
-    Returns:
-        A tensor, exactly `value(x, *constants)`.
-    """
-
-    @ops.custom_gradient
-    def estimator(x, *constants):
-        def gradient(*args, upstream=None):
-            if upstream is None:  # PyTorch passes the upstream gradient by keyword, the others as only argument
-                (upstream,) = args
-            return (upstream * slope(x, *constants), *(ops.zeros_like(c) for c in constants))
-
-        return value(x, *constants), gradient
-
-    return estimator(x, *constants)

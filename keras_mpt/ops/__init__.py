@@ -1,0 +1,35 @@
+"""Pure tensor functions: exact selection of the largest magnitudes, straight-through gradients.
+
+Everything here works on every Keras backend, inside compiled steps (TensorFlow graph and XLA, JAX `jit`) and
+eagerly, and gives the same bits everywhere.
+"""
+
+from keras_mpt.ops.backend import current_trace
+from keras_mpt.ops.counts import entropy_bits, kept_count, sparsity_of
+from keras_mpt.ops.gradients import straight_through
+from keras_mpt.ops.selection import (
+    has_nan,
+    magnitude_bits,
+    mask_at,
+    mask_of_largest,
+    search_threshold,
+    sort_threshold,
+    split_kept,
+    top_k_mask,
+)
+
+__all__ = [
+    "current_trace",
+    "entropy_bits",
+    "has_nan",
+    "kept_count",
+    "magnitude_bits",
+    "mask_at",
+    "mask_of_largest",
+    "search_threshold",
+    "sort_threshold",
+    "sparsity_of",
+    "split_kept",
+    "straight_through",
+    "top_k_mask",
+]

@@ -1,0 +1,54 @@
+"""What Keras has no operation for."""
+
+import keras
+
+
+def bitcast_int32(x):
+    """Return the bits of a float32 tensor as int32."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.bitcast(x, tf.int32)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.bitcast_convert_type(x, "int32")
+    if backend == "torch":
+        import torch
+
+        return x.detach().view(torch.int32)
+    raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
+
+
+def traced_once(function):
+    """Let TensorFlow trace and optimize `function` once for all layers of a model, JAX once per shape.
+
+    To do it anew for each of many layers takes minutes; in eager use, JAX would compile it at each call.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        not_inlined = {"_noinline": True}
+        traced = tf.function(function, autograph=False, reduce_retracing=True, experimental_attributes=not_inlined)
+        return lambda *tensors: traced(*tf.nest.map_structure(tf.convert_to_tensor, tensors))  # they may be variables
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def current_trace():
+    """Return what identifies the graph or trace that is being made, for its tensors are of no use outside of it."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    if backend == "jax":
+        import jax
+
+        return jax.core.get_opaque_trace_state()
+    return None

@@ -1,0 +1,40 @@
+"""How many weights stay, and how many bits a mask of them is worth."""
+
+import math
+import numbers
+
+
+def kept_count(size, sparsity):
+    """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
+
+    Args:
+        size: Number of weights, an integer.
+        sparsity: Fraction of the weights that is removed, in `[0, 1)`.
+
+    Raises:
+        ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
+    """
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
+        raise ValueError(f"`sparsity` must be a number in [0, 1), the fraction removed. Received: {sparsity=}")
+    kept = size - math.floor(sparsity * size + 1e-9)
+    if kept < 1:
+        raise ValueError(
+            f"`sparsity` must leave at least one weight. Received: sparsity={sparsity!r}, which keeps none of {size}"
+        )
+    return kept
+
+
+def sparsity_of(kept, size):
+    """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
+
+    It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
+    """
+    return 0.0 if kept == size else (size - kept + 0.5) / size
+
+
+def entropy_bits(size, kept):
+    """Return the entropy of a mask of `size` independent entries, `kept` of them ones: `size * H(kept / size)`.
+
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`
+    """
+    return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)

@@ -1,0 +1,31 @@
+"""Straight-through gradients."""
+
+from keras import ops
+
+
+def straight_through(value, slope, x, *constants):
+    """Return `value(x, *constants)` with the gradient of a straight-through estimator.
+
+    Forward: `y = value(x, *constants)`.
+    Gradient: `dL/dx = dL/dy * slope(x, *constants)`; the constants receive none.
+
+    Args:
+        value: Function of `x` and the constants; its result has the shape and dtype of `x`.
+        slope: Function of the same arguments that returns the estimated derivative, of the same shape.
+        x: Float tensor, the variable that is differentiated.
+        *constants: Further tensors that both functions need.
+
+    Returns:
+        A tensor, exactly `value(x, *constants)`.
+    """
+
+    @ops.custom_gradient
+    def estimator(x, *constants):
+        def gradient(*args, upstream=None):
+            if upstream is None:  # PyTorch passes the upstream gradient by keyword, the others as only argument
+                (upstream,) = args
+            return (upstream * slope(x, *constants), *(ops.zeros_like(c) for c in constants))
+
+        return value(x, *constants), gradient
+
+    return estimator(x, *constants)
