@@ -15,7 +15,6 @@ VENV ?= .venv
 BACKENDS ?= tensorflow jax torch
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
-BENCH_ARGS ?=
 
 VENV_PYTHON := $(VENV)/bin/python
 INSTALL = $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
@@ -33,7 +32,7 @@ help:
 	@echo "make test-all  the same with the long tests"
 	@echo "make lint      check style only"
 	@echo "make format    rewrite the sources in the project's style"
-	@echo "make bench     time a training step"
+	@echo "make bench     measure times, memory and file sizes (an hour)"
 	@echo "make docs      build the documentation into site/; figures, notebooks: draw and run those in it anew"
 	@echo "make clean     remove caches and build products (distclean: the virtual environment too)"
 
@@ -54,8 +53,16 @@ format: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
+# An hour on two cores. Then the tables of README.md and docs/benchmarks.md are written anew.
 bench: $(VENV)/.dev
-	$(VENV_PYTHON) -m benchmarks.step_time $(BENCH_ARGS)
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --variants sort bfloat16 steps_per_execution torch
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --jit_compile
+	@set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.step_time; done
+	@set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.inference; done
+	@set -e; for benchmark in memory growth file_size recycling_time ternary_split; do \
+		KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.$$benchmark; \
+	done
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.tables
 
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
 docs: $(VENV)/.dev
