@@ -22,6 +22,7 @@ from absl import app, flags
 
 import keras_mpt
 
+VALIDATION_BATCH = 500
 FLAGS = flags.FLAGS
 _NETWORKS = sorted(name.removesuffix("_mpt") for name in keras_mpt.zoo.__all__ if name.endswith("_mpt"))
 flags.DEFINE_enum("network", "conv4", _NETWORKS, "Architecture, one of keras_mpt.zoo.")
@@ -76,10 +77,13 @@ def arguments():
     }
 
 
-def build_model(steps):
+def build_model(steps, synchronized_batch_norm=False):
     model = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
     if FLAGS.dense:
         model = keras_mpt.models.dense_twin(model, arguments()["kernel_initializer"])
+    for layer in model.layers if synchronized_batch_norm else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * steps, FLAGS.warmup_epochs * steps)
     if (FLAGS.optimizer or ("adam" if FLAGS.binary_activations else "sgd")) == "adam":
         optimizer = keras.optimizers.Adam(rate)
@@ -100,15 +104,15 @@ def recycling():
     return callbacks
 
 
-def command():
+def command(script="train.py"):
     """Return the command line of this training: all flags that were given, but for what only this machine has."""
-    local = ("data_dir", "output_dir", "resume", "stop_after")
+    local = ("data_dir", "output_dir", "resume", "stop_after", "process_id", "coordinator")
     flags_here = FLAGS.get_key_flags_for_module(sys.argv[0])
     given = [flag.serialize() for flag in flags_here if flag.present and flag.name not in local]
-    return " ".join(["python examples/train.py", *given])
+    return " ".join([f"python examples/{script}", *given])
 
 
-def save_ticket(model, folder):
+def save_ticket(model, folder, recipe):
     """Save a ticket that computes in float32, whatever it was trained in."""
     keras.config.set_dtype_policy("float32")
     ticket = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
@@ -118,19 +122,27 @@ def save_ticket(model, folder):
         "architecture": ticket.name,
         "arguments": arguments(),
         "data": "CIFAR-10",
-        "recipe": command(),
+        "recipe": recipe,
         "epochs": int(last["epoch"]) + 1,
         "accuracy": float(last["val_accuracy"]),
     }
     print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 
-def main(_):
+def run(recipe, devices=training.ONE_DEVICE, synchronized_batch_norm=False):
+    """Do what the flags say.
+
+    Args:
+        recipe: The command line, for the ticket.
+        devices: Where to.
+        synchronized_batch_norm: See train_distributed.py.
+    """
     output_dir = pathlib.Path(FLAGS.output_dir)
     if (output_dir / "checkpoint.keras").exists() and not FLAGS.resume:
         raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
+    if devices.is_chief:
+        (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
 
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.deterministic and keras.backend.backend() == "tensorflow":
@@ -141,21 +153,27 @@ def main(_):
         keras.config.set_dtype_policy("mixed_bfloat16")
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
-    test_images, test_labels = data["test"]
+    test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
+    part = {"part": devices.process, "parts": devices.processes}
     model = training.fit(
-        build_model,
-        lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch),
+        lambda steps: build_model(steps, synchronized_batch_norm),
+        lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch, **part),
         output_dir,
         epochs=FLAGS.epochs,
         stop_after=FLAGS.stop_after,
         weight_decay=FLAGS.weight_decay,
         callbacks=recycling(),
-        prepare=None if FLAGS.dense else keras_mpt.summary,
+        prepare=keras_mpt.summary if devices.is_chief and not FLAGS.dense else None,
+        devices=devices,
         validation_data=(cifar10.normalize(test_images), test_labels),
-        validation_batch_size=500,
+        validation_batch_size=max(1, VALIDATION_BATCH // devices.processes),
     )
-    if not FLAGS.dense:
-        save_ticket(model, output_dir)
+    if devices.is_chief and not FLAGS.dense:
+        save_ticket(model, output_dir, recipe)
+
+
+def main(_):
+    run(command())
 
 
 if __name__ == "__main__":

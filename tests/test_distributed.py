@@ -10,11 +10,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+from small_images import small_cifar10
 
 import keras_mpt
 
 BACKEND = keras.backend.backend()
 TESTS = pathlib.Path(__file__).parent
+EXAMPLES = TESTS.parent / "examples"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
 LIMIT = 300  # seconds; a process that waits for another one would wait for ever
 
@@ -28,8 +30,8 @@ def free_port():
         return found.getsockname()[1]
 
 
-def run_together(commands, folder):
-    """Run commands at once, and fail with what they print unless all succeed in time."""
+def run_together(commands, folder, expected=None):
+    """Run commands at once, and fail with what they print unless all end in time, as expected: by default, well."""
     logs = [folder / f"output{i}.txt" for i in range(len(commands))]
     running = []
     for command, log in zip(commands, logs, strict=True):
@@ -43,7 +45,9 @@ def run_together(commands, folder):
         for process in running:
             process.kill()
             process.wait()
-    assert codes == [0] * len(commands), f"{codes}:\n" + "\n".join(log.read_text()[-3000:] for log in logs)
+    assert codes == (expected or [0] * len(commands)), f"{codes}:\n" + "\n".join(
+        log.read_text()[-3000:] for log in logs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +225,92 @@ def test_plain_batch_norm_of_mirrored_replicas_is_another_training(trained):
     assert all(np.array_equal(first[name], second[name]) for name in first)
     difference = np.abs(one["loss"] - many["loss"]).max()
     assert 1e-3 < difference < 0.3
+
+
+def example(data, folder, *flags):
+    flags = [*flags, f"--data_dir={data}", f"--output_dir={folder}", "--network=conv2", "--width=0.06"]
+    flags += ["--batch_size=16", "--seed=3", "--weight_decay=1e-3", "--recycle_every=1"]
+    return [sys.executable, str(EXAMPLES / "train_distributed.py"), *flags, "--iterand_rate=0.1", "--recycle_rate=0.1"]
+
+
+def final_state(folder):
+    """Return masks and other arrays of an example's last checkpoint, and its log."""
+    model = keras.models.load_model(folder / "checkpoint.keras")
+    masks = [np.array(keras.ops.convert_to_numpy(m.subnet_mask)) for m in keras_mpt.models.mpt_layers(model)]
+    variables = [keras.ops.convert_to_numpy(v) for v in [*model.weights, *model.optimizer.variables]]
+    return masks, variables, (folder / "log.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy, more",
+    [
+        pytest.param("mirrored", ["--synchronized_batch_norm", "--binary_activations"], marks=on_tensorflow),
+        pytest.param("data_parallel", ["--bfloat16"], marks=on_jax),
+        pytest.param("model_parallel", [], marks=on_jax),
+    ],
+)
+def test_the_example_on_two_devices_is_that_on_one(strategy, more, tmp_path):
+    data = small_cifar10(tmp_path / "images.npz")
+    for devices in (1, 2):
+        flags = [f"--strategy={strategy}", "--epochs=2", f"--virtual_devices={devices}", *more]
+        flags += [f"--model_devices={devices}"] if strategy == "model_parallel" else []
+        run_together([example(data, tmp_path / f"devices{devices}", *flags)], tmp_path)
+        assert keras_mpt.load_ticket(tmp_path / f"devices{devices}" / "ticket.mpt").built
+    (one, variables, _), (two, others, _) = (final_state(tmp_path / f"devices{devices}") for devices in (1, 2))
+    differ = sum(np.count_nonzero(a != b) for a, b in zip(one, two, strict=True))
+    if "--bfloat16" in more:  # gradients have 8 bits, so the devices' sums round far more coarsely
+        assert differ < 0.01 * sum(mask.size for mask in one)
+    else:
+        assert differ <= 2
+
+
+DIES = """
+import os, runpy, signal, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import cifar10
+usual = cifar10.TrainingBatches.__getitem__
+def get(self, step):
+    if (self.epoch, step) == (1, 3):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(self, step)
+cifar10.TrainingBatches.__getitem__ = get
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@on_jax
+@pytest.mark.slow
+def test_two_processes_resume_after_one_was_killed_within_an_epoch(tmp_path):
+    data = small_cifar10(tmp_path / "images.npz")
+
+    def commands(folder, *more):
+        coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+        flags = ["--strategy=data_parallel", "--processes=2", coordinator, "--virtual_devices=1", "--epochs=3", *more]
+        return [example(data, folder, *flags, f"--process_id={i}") for i in range(2)]
+
+    run_together(commands(tmp_path / "whole"), tmp_path)
+
+    killed = tmp_path / "killed"
+    first, (python, *second) = commands(killed)
+    log = tmp_path / "survivor.txt"
+    with log.open("w") as output:
+        survivor = subprocess.Popen(first, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT)
+    try:
+        run_together([[python, "-c", DIES, *second]], tmp_path, expected=[-9])
+        assert survivor.wait(LIMIT) != 0  # nobody answers any more
+    finally:
+        survivor.kill()
+    rows = (killed / "log.csv").read_text().splitlines()
+    assert len(rows) == 2, log.read_text()[-3000:]  # of one epoch, under the header
+    assert not (killed / "ticket.mpt").exists()
+
+    run_together(commands(killed, "--resume"), tmp_path)
+    (masks, variables, rows), (others, their_variables, their_rows) = (
+        final_state(killed),
+        final_state(tmp_path / "whole"),
+    )
+    assert rows == their_rows
+    for ours, theirs in zip([*masks, *variables], [*others, *their_variables], strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,6 +1,5 @@
 """The training example: data, resuming, backends."""
 
-import io
 import os
 import pathlib
 import subprocess
@@ -10,7 +9,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from small_images import small_cifar10
 
 import keras_mpt
 
@@ -20,21 +19,7 @@ SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--we
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """An npz file of JPEG images as examples/cifar10.py reads it: 96 for training, 32 for the test."""
-    random, arrays = np.random.default_rng(0), {}
-    for split, size in (("train", 96), ("test", 32)):
-        labels = random.integers(0, 10, size)
-        files = [io.BytesIO() for _ in labels]
-        for label, file in zip(labels, files, strict=True):
-            pixels = np.clip(random.normal(25 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(file, "JPEG")
-        blobs = [file.getvalue() for file in files]
-        arrays[f"{split}_jpeg"] = np.frombuffer(b"".join(blobs), np.uint8)
-        arrays[f"{split}_size"] = np.array([len(blob) for blob in blobs])
-        arrays[f"{split}_label"] = labels
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, **arrays)
-    return path
+    return small_cifar10(tmp_path_factory.mktemp("data") / "images.npz")
 
 
 def command(data, folder, *flags):
