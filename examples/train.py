@@ -13,7 +13,6 @@ with `--data_dir FILE.npz` without TensorFlow.
 """
 
 import pathlib
-import sys
 
 import cifar10
 import keras
@@ -77,13 +76,10 @@ def arguments():
     }
 
 
-def build_model(steps, synchronized_batch_norm=False):
+def build_model(steps):
     model = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
     if FLAGS.dense:
         model = keras_mpt.models.dense_twin(model, arguments()["kernel_initializer"])
-    for layer in model.layers if synchronized_batch_norm else ():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * steps, FLAGS.warmup_epochs * steps)
     if (FLAGS.optimizer or ("adam" if FLAGS.binary_activations else "sgd")) == "adam":
         optimizer = keras.optimizers.Adam(rate)
@@ -104,14 +100,6 @@ def recycling():
     return callbacks
 
 
-def command(script="train.py"):
-    """Return the command line of this training: all flags that were given, but for what only this machine has."""
-    local = ("data_dir", "output_dir", "resume", "stop_after", "process_id", "coordinator")
-    flags_here = FLAGS.get_key_flags_for_module(sys.argv[0])
-    given = [flag.serialize() for flag in flags_here if flag.present and flag.name not in local]
-    return " ".join([f"python examples/{script}", *given])
-
-
 def save_ticket(model, folder, recipe):
     """Save a ticket that computes in float32, whatever it was trained in."""
     keras.config.set_dtype_policy("float32")
@@ -129,14 +117,8 @@ def save_ticket(model, folder, recipe):
     print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 
-def run(recipe, devices=training.ONE_DEVICE, synchronized_batch_norm=False):
-    """Do what the flags say.
-
-    Args:
-        recipe: The command line, for the ticket.
-        devices: Where to.
-        synchronized_batch_norm: See train_distributed.py.
-    """
+def run(recipe, devices=training.ONE_DEVICE):
+    """Do what the flags say on these devices; the ticket says that it was made by `recipe`, a command."""
     output_dir = pathlib.Path(FLAGS.output_dir)
     if (output_dir / "checkpoint.keras").exists() and not FLAGS.resume:
         raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
@@ -156,7 +138,7 @@ def run(recipe, devices=training.ONE_DEVICE, synchronized_batch_norm=False):
     test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
     part = {"part": devices.process, "parts": devices.processes}
     model = training.fit(
-        lambda steps: build_model(steps, synchronized_batch_norm),
+        build_model,
         lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch, **part),
         output_dir,
         epochs=FLAGS.epochs,
@@ -173,7 +155,7 @@ def run(recipe, devices=training.ONE_DEVICE, synchronized_batch_norm=False):
 
 
 def main(_):
-    run(command())
+    run(training.command("train.py"))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import contextlib
 import csv
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 
 import keras
+from absl import flags
 
 import keras_mpt
 
@@ -18,11 +20,14 @@ class Devices:
     Attributes:
         scope: Function that returns a context manager, in which a model is made and trained.
         process, processes: Which of several processes this is. The first one, the chief, writes logs and files.
+        synchronized_batch_norm: Whether to normalize with the statistics of the batches of all devices; on JAX that is
+            so anyway.
     """
 
     scope: Callable = contextlib.nullcontext
     process: int = 0
     processes: int = 1
+    synchronized_batch_norm: bool = False
 
     @property
     def is_chief(self):
@@ -51,10 +56,13 @@ class Checkpoint(keras.callbacks.Callback):
             unfinished.unlink()
 
 
-def compile_for(model, optimizer, **settings):
-    """Compile a classifier that returns logits."""
+def compile_for(model, optimizer, label_smoothing=None, **settings):
+    """Compile a classifier that returns logits. With `label_smoothing`, a number, labels are one-hot vectors."""
     settings.setdefault("jit_compile", keras.backend.backend() == "jax")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if label_smoothing is None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], **settings)
 
 
@@ -119,6 +127,9 @@ def _fit(make, batches, folder, epochs, weight_decay, callbacks, prepare, stop_a
         data = batches(first_epoch)
     else:
         model = make(len(data))
+    for layer in model.layers if devices.synchronized_batch_norm else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
     if prepare is not None:
         prepare(model)
     add_weight_decay(model, weight_decay)
@@ -151,6 +162,14 @@ def _forget_epochs(log, first_epoch):
         with log.with_suffix(".tmp").open("w", newline="") as file:
             csv.writer(file).writerows(kept)
         os.replace(log.with_suffix(".tmp"), log)
+
+
+def command(script):
+    """Return the command line of this training: all flags that were given, but for what only this machine has."""
+    local = ("data_dir", "output_dir", "cache_dir", "resume", "stop_after", "process_id", "coordinator")
+    here = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    given = [flag.serialize() for flag in here if flag.present and flag.name not in local]
+    return " ".join([f"python examples/{script}", *given])
 
 
 def read_log(folder):

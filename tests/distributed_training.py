@@ -5,8 +5,8 @@ configured before a backend starts.
     python tests/distributed_training.py layouts FOLDER             # JAX, four devices
     python tests/distributed_training.py processes FOLDER --process 0 --port 12345   # and 1: JAX, a device in each
 
-For each network and way to train it, `FOLDER/NETWORK_WAY.npz` has the state after the training; the way `one` is one
-device. Files are saved by the other ways.
+For each network and way to train it, `FOLDER/NETWORK_WAY.npz` has the state after the training, beside the files that
+were saved; the way `one` is one device.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def callbacks_for(name, path):
 
 
 def train(name, way, scope=contextlib.nullcontext, part=(0, 1)):
-    """Train a network of NETWORKS, write its state to a file, and save it if this is not one device."""
+    """Train a network of NETWORKS, save it, and write its state to a file."""
     keras.utils.set_random_seed(0)
     with scope():
         model = NETWORKS[name]()
@@ -131,6 +131,9 @@ def train(name, way, scope=contextlib.nullcontext, part=(0, 1)):
         searching = callbacks_for(name, ARGS.folder / f"{name}_{way}.csv")
         settings = {"epochs": ARGS.epochs, "shuffle": False, "verbose": 0, "callbacks": searching}
         history = model.fit(Batches(*part), validation_data=Batches(*part), **settings).history
+        model.save(ARGS.folder / f"{name}_{way}.keras")  # by all processes
+        if not ARGS.process:  # by the chief alone
+            keras_mpt.save_ticket(model, ARGS.folder / f"{name}_{way}.mpt")
         output = ops.convert_to_numpy(model(Batches().images[:BATCH]))
         state = {"output": output, **{key: np.array(values) for key, values in history.items()}}
         state |= {f"before/{path}": mask for path, mask in before.items()}
@@ -140,10 +143,6 @@ def train(name, way, scope=contextlib.nullcontext, part=(0, 1)):
             for i, (scores, mask) in enumerate(replicas(layer)):
                 state[f"replica{i}/scores/{layer.name}"], state[f"replica{i}/mask/{layer.name}"] = scores, mask
         np.savez(ARGS.folder / f"{name}_{way}.npz", **state)
-        if way != "one":
-            model.save(ARGS.folder / f"{name}_{way}.keras")
-            if not ARGS.process:  # the chief alone
-                keras_mpt.save_ticket(model, ARGS.folder / f"{name}_{way}.mpt")
 
 
 def masks(model):

@@ -266,16 +266,18 @@ def test_the_example_on_two_devices_is_that_on_one(strategy, more, tmp_path):
 
 
 DIES = """
-import os, runpy, signal, sys
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import os, runpy, signal, sys, time
+checkpoint, *sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 import cifar10
 usual = cifar10.TrainingBatches.__getitem__
 def get(self, step):
     if (self.epoch, step) == (1, 3):
+        while not os.path.exists(checkpoint):
+            time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
     return usual(self, step)
 cifar10.TrainingBatches.__getitem__ = get
-sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -298,7 +300,7 @@ def test_two_processes_resume_after_one_was_killed_within_an_epoch(tmp_path):
     with log.open("w") as output:
         survivor = subprocess.Popen(first, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     try:
-        run_together([[python, "-c", DIES, *second]], tmp_path, expected=[-9])
+        run_together([[python, "-c", DIES, str(killed / "checkpoint.keras"), *second]], tmp_path, expected=[-9])
         assert survivor.wait(LIMIT) != 0  # nobody answers any more
     finally:
         survivor.kill()
