@@ -127,6 +127,7 @@ def train(name, way, scope=contextlib.nullcontext, part=(0, 1)):
         model = NETWORKS[name]()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9, name="sgd"), loss, metrics=["accuracy"])
+        keras_mpt.summary(model, print_fn=lambda line: None)
         before = masks(model)
         searching = callbacks_for(name, ARGS.folder / f"{name}_{way}.csv")
         settings = {"epochs": ARGS.epochs, "shuffle": False, "verbose": 0, "callbacks": searching}
