@@ -54,13 +54,14 @@ class TrainingBatches(keras.utils.PyDataset):
     """Shuffled, randomly cropped (4 pixels of zeros around) and flipped batches; the last, incomplete one is dropped.
 
     Batch `step` of an epoch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted
-    one would have seen.
+    one would have seen, and several processes, each of which takes its part, what one would have.
     """
 
-    def __init__(self, images, labels, batch_size, seed, first_epoch=0):
+    def __init__(self, images, labels, batch_size, seed, first_epoch=0, part=0, parts=1):
         super().__init__()
         self.images, self.labels = images, labels
         self.batch_size, self.seed, self.epoch = batch_size, seed, first_epoch
+        self.part = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
         self._shuffle()
 
     def __len__(self):
@@ -75,7 +76,7 @@ class TrainingBatches(keras.utils.PyDataset):
         crops[:, 4:36, 4:36] = self.images[chosen]
         batch = np.stack([c[y : y + 32, x : x + 32] for c, (y, x) in zip(crops, offsets, strict=True)])
         batch[flips] = batch[flips, :, ::-1]
-        return normalize(batch), self.labels[chosen]
+        return normalize(batch[self.part]), self.labels[chosen[self.part]]
 
     def on_epoch_end(self):
         self.epoch += 1

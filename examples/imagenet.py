@@ -1,47 +1,121 @@
-"""ImageNet from tensorflow-datasets, for networks of keras.applications. Needs TensorFlow, and the data set."""
+"""ImageNet from tensorflow-datasets, or pictures of noise in its format. Needs TensorFlow, on every Keras backend."""
 
+import pathlib
 import sys
 
 import keras
+import numpy as np
 
 SIDE = 224  # pixels
+CLASSES = 1000
+VERSION = "5.1.0"  # of the data set, in tensorflow-datasets
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def load(data_dir, application, batch_size, seed):
+def normalize(pixels):
+    """Return pixels in [0, 255] as float32 of about zero mean and unit variance per channel."""
+    return (pixels / 255 - MEAN) / STD
+
+
+def scaling(application):
+    """Return the function that scales pixels for a network of keras.applications, by its name."""
+    return sys.modules[getattr(keras.applications, application).__module__].preprocess_input
+
+
+def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, label=lambda label: label):
     """Return (function from an epoch to its training batches, arguments of `fit` for validation).
 
-    Training images are cropped at random from a side of 256 pixels and flipped, others are cropped in the middle.
+    Training images are cropped at random from a side of 256 pixels and flipped, others are cropped in the middle. Order
+    and crops depend on the seed; those of a resumed training are not those of an uninterrupted one.
 
     Args:
         data_dir: Folder of tensorflow-datasets that holds imagenet2012.
-        application: Name of a network of keras.applications, whose module knows how its pixels are scaled.
-        batch_size: Images in a batch.
+        scale: Function of the pixels, in [0, 255].
+        batch_size: Images in a batch, of all processes.
         seed: Of the order and the crops.
+        cache_dir: Folder for the decoded images, uint8 with a smaller side of 256 pixels: some 350 GB for ImageNet,
+            written while the first epoch runs. None: decode in every epoch.
+        part, parts: Which of several processes the batches are for; each gets its part of them.
+        label: Function of the labels.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    scale = sys.modules[getattr(keras.applications, application).__module__].preprocess_input
+    versions = sorted(pathlib.Path(data_dir or tfds.core.constants.DATA_DIR, "imagenet2012").glob("*.*.*"))
+    if not versions:
+        raise ValueError(f"`data_dir` must hold imagenet2012 as tensorflow-datasets prepares it. Received: {data_dir}")
+    builder = tfds.builder_from_directory(versions[-1])
 
     def resized(image):
         shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        return tf.image.resize(image, tf.cast(tf.round(shape * 256 / tf.reduce_min(shape)), tf.int32))
+        image = tf.image.resize(image, tf.cast(tf.round(shape * 256 / tf.reduce_min(shape)), tf.int32))
+        return tf.saturate_cast(tf.round(image), tf.uint8)
 
-    def training_image(image, label):
-        image = tf.image.random_crop(resized(image), (SIDE, SIDE, 3), seed=seed)
-        return scale(tf.image.random_flip_left_right(image, seed=seed)), label
+    def training_image(image, number):
+        image = tf.image.random_crop(image, (SIDE, SIDE, 3), seed=seed)
+        return scale(tf.cast(tf.image.random_flip_left_right(image, seed=seed), tf.float32)), label(number)
 
-    def test_image(image, label):
-        return scale(tf.image.resize_with_crop_or_pad(resized(image), SIDE, SIDE)), label
+    def test_image(image, number):
+        return scale(tf.cast(tf.image.resize_with_crop_or_pad(image, SIDE, SIDE), tf.float32)), label(number)
 
-    settings = {"data_dir": data_dir, "as_supervised": True}
+    def images(split):
+        found = builder.as_dataset(split=split).shard(parts, part)
+        found = found.map(lambda x: (resized(x["image"]), x["label"]), num_parallel_calls=tf.data.AUTOTUNE)
+        if cache_dir is None:
+            return found
+        pathlib.Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        return found.cache(str(pathlib.Path(cache_dir) / f"{split}{part}of{parts}"))
+
+    def batched(found, function, drop_remainder):
+        found = found.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+        return found.batch(batch_size // parts, drop_remainder).prefetch(tf.data.AUTOTUNE)
 
     def batches(epoch):
-        images = tfds.load("imagenet2012", split="train", shuffle_files=True, **settings)
-        images = images.shuffle(10_000, seed=seed + epoch)
-        images = images.map(training_image, num_parallel_calls=tf.data.AUTOTUNE)
-        return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return batched(images("train").shuffle(10_000, seed=seed + epoch), training_image, True)
 
-    images = tfds.load("imagenet2012", split="validation", **settings)
-    images = images.map(test_image, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches, {"validation_data": images.batch(batch_size).prefetch(tf.data.AUTOTUNE)}
+    return batches, {"validation_data": batched(images("validation"), test_image, False)}
+
+
+def write_synthetic(data_dir, train, validation, seed=0):
+    """Write pictures of noise as tensorflow-datasets stores ImageNet: JPEG in TFRecords. Their colour tells the class.
+
+    Args:
+        data_dir: Folder for them, without an imagenet2012.
+        train, validation: How many.
+        seed: Of sizes, classes and pixels.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def pictures(count, seed):
+        random = np.random.default_rng(seed)
+        for number in range(count):
+            height, width = random.integers(240, 500, 2)
+            label = int(random.integers(CLASSES))
+            coarse = random.normal(128 + 100 * np.sin([label, 2 * label, 3 * label]), 40, (height // 8, width // 8, 3))
+            pixels = np.clip(coarse, 0, 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            yield {"file_name": f"{number}.JPEG", "image": tf.io.encode_jpeg(pixels).numpy(), "label": label}
+
+    features = tfds.features.FeaturesDict(
+        {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=CLASSES),
+        }
+    )
+    folder = pathlib.Path(data_dir, "imagenet2012", VERSION)
+    folder.mkdir(parents=True)
+    splits = []
+    for number, (split, count) in enumerate({"train": train, "validation": validation}.items()):
+        records = [features.serialize_example(example) for example in pictures(count, (seed, number))]
+        with tf.io.TFRecordWriter(str(folder / f"imagenet2012-{split}.tfrecord-00000-of-00001")) as writer:
+            for record in records:
+                writer.write(record)
+        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=sum(map(len, records))))
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=features,
+        split_infos=splits,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )

@@ -70,7 +70,7 @@ class Masked(keras.constraints.Constraint):
 def load_data():
     """Return (function from an epoch to its training batches, arguments of `fit` for validation)."""
     if FLAGS.application:
-        return imagenet.load(FLAGS.data_dir, FLAGS.application, FLAGS.batch_size, FLAGS.seed)
+        return imagenet.load(FLAGS.data_dir, imagenet.scaling(FLAGS.application), FLAGS.batch_size, FLAGS.seed)
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
     test_images, test_labels = data["test"]

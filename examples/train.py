@@ -13,7 +13,6 @@ with `--data_dir FILE.npz` without TensorFlow.
 """
 
 import pathlib
-import sys
 
 import cifar10
 import keras
@@ -22,6 +21,7 @@ from absl import app, flags
 
 import keras_mpt
 
+VALIDATION_BATCH = 500
 FLAGS = flags.FLAGS
 _NETWORKS = sorted(name.removesuffix("_mpt") for name in keras_mpt.zoo.__all__ if name.endswith("_mpt"))
 flags.DEFINE_enum("network", "conv4", _NETWORKS, "Architecture, one of keras_mpt.zoo.")
@@ -100,15 +100,7 @@ def recycling():
     return callbacks
 
 
-def command():
-    """Return the command line of this training: all flags that were given, but for what only this machine has."""
-    local = ("data_dir", "output_dir", "resume", "stop_after")
-    flags_here = FLAGS.get_key_flags_for_module(sys.argv[0])
-    given = [flag.serialize() for flag in flags_here if flag.present and flag.name not in local]
-    return " ".join(["python examples/train.py", *given])
-
-
-def save_ticket(model, folder):
+def save_ticket(model, folder, recipe):
     """Save a ticket that computes in float32, whatever it was trained in."""
     keras.config.set_dtype_policy("float32")
     ticket = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
@@ -118,19 +110,21 @@ def save_ticket(model, folder):
         "architecture": ticket.name,
         "arguments": arguments(),
         "data": "CIFAR-10",
-        "recipe": command(),
+        "recipe": recipe,
         "epochs": int(last["epoch"]) + 1,
         "accuracy": float(last["val_accuracy"]),
     }
     print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 
-def main(_):
+def run(recipe, devices=training.ONE_DEVICE):
+    """Do what the flags say on these devices; the ticket says that it was made by `recipe`, a command."""
     output_dir = pathlib.Path(FLAGS.output_dir)
     if (output_dir / "checkpoint.keras").exists() and not FLAGS.resume:
         raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
+    if devices.is_chief:
+        (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
 
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.deterministic and keras.backend.backend() == "tensorflow":
@@ -141,21 +135,27 @@ def main(_):
         keras.config.set_dtype_policy("mixed_bfloat16")
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
-    test_images, test_labels = data["test"]
+    test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
+    part = {"part": devices.process, "parts": devices.processes}
     model = training.fit(
         build_model,
-        lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch),
+        lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch, **part),
         output_dir,
         epochs=FLAGS.epochs,
         stop_after=FLAGS.stop_after,
         weight_decay=FLAGS.weight_decay,
         callbacks=recycling(),
-        prepare=None if FLAGS.dense else keras_mpt.summary,
+        prepare=keras_mpt.summary if devices.is_chief and not FLAGS.dense else None,
+        devices=devices,
         validation_data=(cifar10.normalize(test_images), test_labels),
-        validation_batch_size=500,
+        validation_batch_size=max(1, VALIDATION_BATCH // devices.processes),
     )
-    if not FLAGS.dense:
-        save_ticket(model, output_dir)
+    if devices.is_chief and not FLAGS.dense:
+        save_ticket(model, output_dir, recipe)
+
+
+def main(_):
+    run(training.command("train.py"))
 
 
 if __name__ == "__main__":

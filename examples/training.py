@@ -1,30 +1,71 @@
 """A training that can be stopped at any time: a checkpoint and a row of the log after each epoch, and how to go on."""
 
+import contextlib
 import csv
+import dataclasses
 import os
+import sys
+from collections.abc import Callable
 
 import keras
+from absl import flags
 
 import keras_mpt
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Save the whole training state after each epoch; a kill while saving leaves the last one."""
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Where a training runs: by default on one device, elsewhere see train_distributed.py.
 
-    def __init__(self, path):
+    Attributes:
+        scope: Function that returns a context manager, in which a model is made and trained.
+        process, processes: Which of several processes this is. The first one, the chief, writes logs and files.
+        synchronized_batch_norm: Whether to normalize with the statistics of the batches of all devices; on JAX that is
+            so anyway.
+    """
+
+    scope: Callable = contextlib.nullcontext
+    process: int = 0
+    processes: int = 1
+    synchronized_batch_norm: bool = False
+
+    @property
+    def is_chief(self):
+        return self.process == 0
+
+
+ONE_DEVICE = Devices()
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Save the whole training state after each epoch; a kill while saving leaves the last one.
+
+    Keras needs all processes to save, so each of them writes a file, and that of the chief is kept.
+    """
+
+    def __init__(self, path, devices):
         super().__init__()
-        self.path = path
+        self.path, self.devices = path, devices
 
     def on_epoch_end(self, epoch, logs=None):
-        unfinished = self.path.with_suffix(".tmp.keras")
+        unfinished = self.path.with_suffix(f".tmp{self.devices.process}.keras")
         self.model.save(unfinished)
-        os.replace(unfinished, self.path)
+        if self.devices.is_chief:
+            os.replace(unfinished, self.path)
+        else:
+            unfinished.unlink()
 
 
-def compile_for(model, optimizer, jit_compile=False, **settings):
-    """Compile a classifier that returns logits; JAX always compiles the step."""
+def compile_for(model, optimizer, label_smoothing=None, jit_compile=False, **settings):
+    """Compile a classifier that returns logits; JAX always compiles the step.
+
+    With `label_smoothing`, a number, labels are one-hot vectors.
+    """
     jit_compile = jit_compile or keras.backend.backend() == "jax"
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if label_smoothing is None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile, **settings)
 
 
@@ -45,43 +86,61 @@ def add_weight_decay(model, rate):
             variable.regularizer = keras.regularizers.L2(rate / 2)
 
 
-def fit(make, batches, folder, *, epochs, weight_decay=0.0, callbacks=(), prepare=None, stop_after=None, **settings):
+def fit(
+    make,
+    batches,
+    folder,
+    *,
+    epochs,
+    weight_decay=0.0,
+    callbacks=(),
+    prepare=None,
+    stop_after=None,
+    devices=ONE_DEVICE,
+    **settings,
+):
     """Train a model, or go on where a training in the same folder stopped.
 
     Args:
         make: Function that returns the compiled model, of the number of steps in an epoch.
         batches: Function that returns the training batches, of the first epoch that they are for.
-        folder: `pathlib.Path` of a folder for `checkpoint.keras` and `log.csv`.
+        folder: `pathlib.Path` of a folder for `checkpoint.keras` and `log.csv`, the same for all processes.
         epochs: Number of epochs in all.
         weight_decay: Of SGD, L2 inside the gradient, for all trainable variables.
         callbacks: Further callbacks, which come first.
         prepare: Function called with the model, made or loaded, for what a checkpoint does not hold.
         stop_after: End after this epoch.
+        devices: Where to.
         **settings: Of `fit`.
 
     Returns:
         The trained model.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with devices.scope():
+        return _fit(make, batches, folder, epochs, weight_decay, callbacks, prepare, stop_after, devices, settings)
+
+
+def _fit(make, batches, folder, epochs, weight_decay, callbacks, prepare, stop_after, devices, settings):
     checkpoint, log = folder / "checkpoint.keras", folder / "log.csv"
     first_epoch, data = 0, batches(0)
     if checkpoint.exists():
         model = keras.models.load_model(checkpoint)
-        first_epoch = int(model.optimizer.iterations) // len(data)
-        _forget_unfinished_epochs(log, first_epoch)
+        first_epoch = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // len(data)
         data = batches(first_epoch)
     else:
-        log.unlink(missing_ok=True)
         model = make(len(data))
+    for layer in model.layers if devices.synchronized_batch_norm else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
     if prepare is not None:
         prepare(model)
     add_weight_decay(model, weight_decay)
-    callbacks = [
-        *callbacks,
-        keras_mpt.callbacks.CheckScores(),
-        keras.callbacks.CSVLogger(str(log), append=True),
-        Checkpoint(checkpoint),
-    ]
+    callbacks = [*callbacks, keras_mpt.callbacks.CheckScores()]
+    if devices.is_chief:
+        _forget_epochs(log, first_epoch)
+        callbacks.append(keras.callbacks.CSVLogger(str(log), append=True))
+    callbacks.append(Checkpoint(checkpoint, devices))
     if keras.backend.backend() == "tensorflow":
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
     model.fit(
@@ -95,15 +154,25 @@ def fit(make, batches, folder, *, epochs, weight_decay=0.0, callbacks=(), prepar
     return model
 
 
-def _forget_unfinished_epochs(log, first_epoch):
-    """Drop the rows of epochs that ended after the checkpoint was written."""
-    if log.exists():
+def _forget_epochs(log, first_epoch):
+    """Drop the rows of epochs that ended after the checkpoint was written, or of an older training."""
+    if not first_epoch:
+        log.unlink(missing_ok=True)
+    elif log.exists():
         with log.open(newline="") as file:
             rows = list(csv.reader(file))
         kept = rows[:1] + [row for row in rows[1:] if int(row[0]) < first_epoch]
         with log.with_suffix(".tmp").open("w", newline="") as file:
             csv.writer(file).writerows(kept)
         os.replace(log.with_suffix(".tmp"), log)
+
+
+def command(script):
+    """Return the command line of this training: all flags that were given, but for what only this machine has."""
+    local = ("data_dir", "output_dir", "cache_dir", "resume", "stop_after", "process_id", "coordinator")
+    here = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    given = [flag.serialize() for flag in here if flag.present and flag.name not in local]
+    return " ".join([f"python examples/{script}", *given])
 
 
 def read_log(folder):

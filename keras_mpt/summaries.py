@@ -165,7 +165,7 @@ def _row(layer, depth, calls, counted):
     counted |= new
 
     if isinstance(layer, MPTLayer):
-        kernel, kept = _size([layer.frozen_kernel]), int(layer.kept)
+        kernel, kept = _size([layer.frozen_kernel]), int(keras.ops.convert_to_numpy(layer.kept))
         other = 0 if layer.bias is None else _size([layer.bias])  # the remaining variables are scores and state
         weights, file_bits = kernel + other, _kernel_bits(layer, kernel, kept) + 32.0 * other
     else:

@@ -1,6 +1,5 @@
 """The training example: data, resuming, backends."""
 
-import io
 import os
 import pathlib
 import subprocess
@@ -10,7 +9,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from small_images import small_cifar10
 
 import keras_mpt
 
@@ -20,21 +19,7 @@ SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--we
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """An npz file of JPEG images as examples/cifar10.py reads it: 96 for training, 32 for the test."""
-    random, arrays = np.random.default_rng(0), {}
-    for split, size in (("train", 96), ("test", 32)):
-        labels = random.integers(0, 10, size)
-        files = [io.BytesIO() for _ in labels]
-        for label, file in zip(labels, files, strict=True):
-            pixels = np.clip(random.normal(25 * label, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(file, "JPEG")
-        blobs = [file.getvalue() for file in files]
-        arrays[f"{split}_jpeg"] = np.frombuffer(b"".join(blobs), np.uint8)
-        arrays[f"{split}_size"] = np.array([len(blob) for blob in blobs])
-        arrays[f"{split}_label"] = labels
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, **arrays)
-    return path
+    return small_cifar10(tmp_path_factory.mktemp("data") / "images.npz")
 
 
 def command(data, folder, *flags):
@@ -167,3 +152,52 @@ def test_crops_and_flips_come_from_the_image(monkeypatch):
     views = {view.tobytes() for view in batches[0][0]}
     assert views <= possible
     assert len(views) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only  # for its time
+def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
+    flags = ["--data=synthetic", f"--data_dir={tmp_path}", "--synthetic_images=16", "--batch_size=4", "--width=0.06"]
+    flags += ["--network=wide_resnet34", "--epochs=2", "--warmup_epochs=1", f"--cache_dir={tmp_path / 'cache'}"]
+
+    def train(*more):
+        command = [sys.executable, "train_imagenet.py", *flags, f"--output_dir={tmp_path / 'run'}", *more]
+        result = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    train("--stop_after=1")
+    train()  # goes on
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
+    assert [*(tmp_path / "cache").glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
+    ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
+    assert ticket.output_shape == (None, 1000)
+    model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
+    assert model.loss.label_smoothing == 0.1 and model.optimizer.momentum == 0.875
+    assert model.dtype_policy.name == "mixed_bfloat16"
+
+
+@pytest.mark.tensorflow_only
+def test_pictures_of_imagenet(tmp_path, monkeypatch):
+    """The same pictures for all, whole batches for training, and the parts of several processes make up the whole."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import imagenet
+
+    with pytest.raises(ValueError, match="data_dir"):
+        imagenet.load(tmp_path, imagenet.normalize, 4, seed=0)
+    imagenet.write_synthetic(tmp_path, 10, 6)
+
+    def read(batches):
+        images, labels = zip(*((np.array(x), np.array(y)) for x, y in batches), strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    batches, validation = imagenet.load(tmp_path, imagenet.normalize, 4, seed=0)
+    images, labels = read(batches(0))
+    assert len(batches(0)) == 2 and images.shape == (8, 224, 224, 3) and len(set(labels)) > 5
+    assert np.abs(images).max() < 3 and 0.3 < images.std() < 3
+    whole, _ = read(validation["validation_data"])
+    assert len(whole) == 6
+    halves = [
+        read(imagenet.load(tmp_path, imagenet.normalize, 4, seed=0, part=i, parts=2)[1]["validation_data"])[0]
+        for i in range(2)
+    ]
+    np.testing.assert_array_equal(np.stack(halves, axis=1).reshape(whole.shape), whole)

@@ -1,5 +1,6 @@
 """Models to ticket files and back."""
 
+import contextlib
 import datetime
 import json
 
@@ -88,7 +89,8 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     def verify(file):
         written = Ticket.read(file)
-        loaded = _build(written, table, False, custom_classes)
+        with _on_one_device():
+            loaded = _build(written, table, False, custom_classes)
         for (name, ours), (_, theirs) in zip(owners(model), owners(loaded), strict=True):
             same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
             if name in originals:
@@ -271,6 +273,17 @@ def _variables(layer):
     if isinstance(layer, MPTLayer):
         other |= {id(getattr(layer, name, None)) for name in _OF_THE_MASK}
     return [v for v in layer.variables if id(v) not in other]
+
+
+@contextlib.contextmanager
+def _on_one_device():
+    """Make variables as without `keras.distribution`: those of several processes need all of them, this may be one."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def _packed(layer, dtype):
