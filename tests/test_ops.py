@@ -178,7 +178,7 @@ def test_while_scores_stand_still_no_threshold_is_searched(select, rng, monkeypa
     mask, threshold, _ = top_k_mask(keys, 600, 0, select)
     selections = []
     with interpreted():
-        again, *_ = top_k_mask(keys, 600, threshold, lambda *args, **kwargs: selections.append(args))
+        again, *_ = top_k_mask(keys, 600, threshold, lambda *args: selections.append(args))
     assert not selections
     np.testing.assert_array_equal(ops.convert_to_numpy(again), ops.convert_to_numpy(mask))
 

@@ -1,5 +1,6 @@
 """Exact selection of the largest magnitudes, by counting passes over the bits of the scores."""
 
+import functools
 import math
 
 import keras
@@ -46,26 +47,32 @@ def top_k_mask(keys, kept, start, select):
         be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
     rows = ops.reshape(keys, (-1, keys.shape[-1]))
-    kept, start = _integers(kept, start)
-    start = _within_keys(start)
-    mask_at_start, count_at_start, invalid = _first_pass(rows, start)
-
-    def search():
-        threshold, count = select(keys, kept, start, count_at_start=count_at_start)
-        return _mask_of_rows(rows, kept, threshold, count), threshold
-
-    def valid():
-        return ops.cond(ops.equal(count_at_start, kept), lambda: (mask_at_start, start), search)
-
-    mask, threshold = ops.cond(invalid, lambda: (_all_nan(rows), start), valid)
+    mask, threshold, invalid = _top_k(select)(rows, *_integers(kept, start, math.prod(keys.shape)))
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
-@traced_once
-def _first_pass(rows, start):
-    mask = ops.cast(ops.greater_equal(rows, start), "float32")
-    count = ops.sum(ops.cast(ops.sum(mask, axis=-1), "int32"))  # float32 counts a row exactly, but not 2**24 keys
-    return mask, count, has_nan(rows)
+@functools.cache
+def _top_k(select):
+    """Return what `top_k_mask` does with rows of keys: one function, whose memory TensorFlow frees at its end."""
+
+    @traced_once
+    def top_k(rows, kept, start, size):
+        start = _within_keys(start)
+        mask_at_start = ops.cast(ops.greater_equal(rows, start), "float32")
+        # float32 counts a row exactly, but not 2**24 keys
+        count_at_start = ops.sum(ops.cast(ops.sum(mask_at_start, axis=-1), "int32"))
+        invalid = has_nan(rows)
+
+        def search():
+            threshold, count = select(rows, kept, start, size, count_at_start)
+            return _mask_of_rows(rows, kept, threshold, count), threshold
+
+        def valid():
+            return ops.cond(ops.equal(count_at_start, kept), lambda: (mask_at_start, start), search)
+
+        return *ops.cond(invalid, lambda: (_all_nan(rows), start), valid), invalid
+
+    return top_k
 
 
 def _all_nan(rows):
