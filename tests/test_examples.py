@@ -173,7 +173,7 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
     assert ticket.output_shape == (None, 1000)
     model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
     assert model.loss.label_smoothing == 0.1 and model.optimizer.momentum == 0.875
-    assert model.dtype_policy.name == "mixed_bfloat16"
+    assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
 
 
 @pytest.mark.tensorflow_only
