@@ -14,6 +14,10 @@ def seeds():
 def session():
     yield
     keras.backend.clear_session()
+    if keras.backend.backend() == "jax":  # its programs take memory mappings, of which a process may have 65530
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """A mask that is stored and may change only so much at a step: the short restriction of Lottery Jackpots."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
+from keras_mpt.ops.backend import traced_once
 from keras_mpt.ops.selection import INFINITY_BITS
 
 
@@ -62,7 +65,9 @@ class Restricted(MaskRule):
             raise ValueError(f"The scores of layer {layer.name!r} must be numbers for another mask. Received: NaN")
         super().set_sparsity(layer, sparsity)
         if int(ops.convert_to_numpy(layer.mask_is_stored)):
-            layer.stored_mask.assign(ops.cast(self._swapped(layer, self._wanted(layer)[0], rate=0.0), "uint8"))
+            none = ops.convert_to_tensor(0.0, dtype="float32")  # but those which the other number of ones asks for
+            mask, _ = _mask_after_swaps(SELECTORS[self.selector])(*_tensors(layer), none)
+            layer.stored_mask.assign(ops.cast(ops.reshape(mask, layer.scores.shape), "uint8"))
 
     def assign(self, layer, mask, scores=None):
         """Give a built layer a mask to go on from, which is stored; see `MaskRule`. Any scores will do."""
@@ -88,56 +93,72 @@ class Restricted(MaskRule):
         """
         if training and layer.trainable:
             return self._once(layer, [layer.scores], lambda: self._step(layer))
-        stored = _is_stored(layer)
-        mask = ops.cond(stored, lambda: _stored(layer), lambda: self._wanted(layer)[0])
-        return mask, ops.convert_to_tensor(layer.quota)
+        mask = _mask_in_use(SELECTORS[self.selector])(*_tensors(layer))
+        return ops.reshape(mask, layer.scores.shape), ops.convert_to_tensor(layer.quota)
 
     def _step(self, layer):
-        stored, (wanted, threshold) = _is_stored(layer), self._wanted(layer)
-        mask = ops.cond(
-            stored, lambda: self._swapped(layer, wanted, ops.convert_to_tensor(layer.swap_rate)), lambda: wanted
-        )
-        invalid = has_nan(magnitude_bits(layer.scores))
-        layer.stored_mask.assign(ops.cast(ops.where(invalid, _stored(layer), mask), "uint8"))
+        rate = ops.convert_to_tensor(layer.swap_rate)
+        mask, threshold = _mask_after_swaps(SELECTORS[self.selector])(*_tensors(layer), rate)
+        mask, invalid = ops.reshape(mask, layer.scores.shape), has_nan(magnitude_bits(layer.scores))
+        layer.stored_mask.assign(ops.where(invalid, ops.convert_to_tensor(layer.stored_mask), ops.cast(mask, "uint8")))
         layer.mask_is_stored.assign(ops.where(invalid, ops.convert_to_tensor(layer.mask_is_stored), 1))
         layer.threshold.assign(threshold)
         layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
         return ops.where(invalid, float("nan"), mask), ops.convert_to_tensor(layer.quota)
 
-    def _wanted(self, layer):
-        """Return the mask of the largest scores, and the threshold."""
-        scores = ops.convert_to_tensor(layer.scores)
-        return mask_of_largest(
-            scores,
-            ops.ones_like(scores, dtype="bool"),
-            ops.convert_to_tensor(layer.quota),
-            SELECTORS[self.selector],
-            ops.convert_to_tensor(layer.threshold),
+
+def _tensors(layer):
+    """Return scores and stored mask as rows, whether it is stored, the quota, and the last threshold."""
+    rows = (ops.reshape(variable, (-1, variable.shape[-1])) for variable in (layer.scores, layer.stored_mask))
+    return *rows, *map(ops.convert_to_tensor, (layer.mask_is_stored, layer.quota, layer.threshold))
+
+
+@functools.cache
+def _mask_in_use(select):
+    @traced_once
+    def mask_in_use(scores, stored, is_stored, quota, threshold):
+        return ops.cond(
+            ops.equal(is_stored, 1),
+            lambda: ops.cast(stored, "float32"),
+            lambda: _wanted(scores, quota, select, threshold)[0],
         )
 
-    def _swapped(self, layer, wanted, rate):
-        """Return the stored mask after the strongest swaps, with as many ones as the wanted mask."""
-        scores, stored = ops.convert_to_tensor(layer.scores), ops.equal(ops.convert_to_tensor(layer.stored_mask), 1)
-        wanted_now, select = ops.equal(wanted, 1), SELECTORS[self.selector]
-        gains = ops.logical_and(wanted_now, ops.logical_not(stored))
-        losses = ops.logical_and(stored, ops.logical_not(wanted_now))
-        gained, lost = (ops.sum(ops.cast(candidates, "int32")) for candidates in (gains, losses))
-        swaps = ops.minimum(gained, lost)  # they differ where the quota was changed
-        made = ops.ceil(ops.cast(rate, "float32") * ops.cast(swaps, "float32"))
-        made = ops.minimum(ops.cast(made, "int32"), swaps)
-
-        def strongest():
-            threshold = ops.convert_to_tensor(layer.threshold)  # gains are above it, losses below
-            coming, _ = mask_of_largest(scores, gains, made + gained - swaps, select, threshold)
-            going, _ = mask_of_largest(-scores, losses, made + lost - swaps, select, INFINITY_BITS - threshold)
-            return _stored(layer) + coming - going
-
-        return ops.cond(ops.equal(made, swaps), lambda: wanted, strongest)
+    return mask_in_use
 
 
-def _stored(layer):
-    return ops.cast(ops.convert_to_tensor(layer.stored_mask), "float32")
+@functools.cache
+def _mask_after_swaps(select):
+    @traced_once
+    def mask_after_swaps(scores, stored, is_stored, quota, last_threshold, rate):
+        wanted, threshold = _wanted(scores, quota, select, last_threshold)
+        mask = ops.cond(
+            ops.equal(is_stored, 1),
+            lambda: _swapped(scores, ops.equal(stored, 1), ops.equal(wanted, 1), rate, select, last_threshold),
+            lambda: wanted,
+        )
+        return mask, threshold
+
+    return mask_after_swaps
 
 
-def _is_stored(layer):
-    return ops.equal(ops.convert_to_tensor(layer.mask_is_stored), 1)
+def _wanted(scores, quota, select, threshold):
+    """Return the mask of the largest scores, and the threshold."""
+    return mask_of_largest(scores, ops.ones_like(scores, dtype="bool"), quota, select, threshold)
+
+
+def _swapped(scores, stored, wanted, rate, select, threshold):
+    """Return the stored mask after the strongest swaps, with as many ones as the wanted mask."""
+    gains = ops.logical_and(wanted, ops.logical_not(stored))
+    losses = ops.logical_and(stored, ops.logical_not(wanted))
+    gained, lost = (ops.sum(ops.cast(candidates, "int32")) for candidates in (gains, losses))
+    swaps = ops.minimum(gained, lost)  # they differ where the quota was changed
+    made = ops.ceil(rate * ops.cast(swaps, "float32"))
+    made = ops.minimum(ops.cast(made, "int32"), swaps)
+
+    def strongest():
+        # gains are above the threshold, losses below
+        coming, _ = mask_of_largest(scores, gains, made + gained - swaps, select, threshold)
+        going, _ = mask_of_largest(-scores, losses, made + lost - swaps, select, INFINITY_BITS - threshold)
+        return ops.cast(stored, "float32") + coming - going
+
+    return ops.cond(ops.equal(made, swaps), lambda: ops.cast(wanted, "float32"), strongest)

@@ -46,9 +46,13 @@ def top_k_mask(keys, kept, start, select):
         int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the mask is all NaN: none would
         be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
-    rows = ops.reshape(keys, (-1, keys.shape[-1]))
-    mask, threshold, invalid = _top_k(select)(rows, *_integers(kept, start, math.prod(keys.shape)))
+    mask, threshold, invalid = _top_k(select)(_rows(keys), *_integers(kept, start, math.prod(keys.shape)))
     return ops.reshape(mask, keys.shape), threshold, invalid
+
+
+def _rows(x):
+    """Return a matrix, so that a trace for one serves for all shapes; in such a trace the shape is not known."""
+    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
 
 
 @functools.cache
@@ -223,10 +227,12 @@ def mask_at(keys, kept, threshold, count):
     Returns:
         float32 tensor of the shape of `keys` with exactly `kept` ones, all NaN if a key stands for a NaN score.
     """
-    rows = ops.reshape(keys, (-1, keys.shape[-1]))
-    numbers = _integers(kept, threshold, count)
-    mask = ops.cond(has_nan(rows), lambda: _all_nan(rows), lambda: _mask_of_rows(rows, *numbers))
-    return ops.reshape(mask, keys.shape)
+    return ops.reshape(_mask_or_nan(_rows(keys), *_integers(kept, threshold, count)), ops.shape(keys))
+
+
+@traced_once
+def _mask_or_nan(rows, kept, threshold, count):
+    return ops.cond(has_nan(rows), lambda: _all_nan(rows), lambda: _mask_of_rows(rows, kept, threshold, count))
 
 
 @traced_once
@@ -264,23 +270,32 @@ def mask_of_largest(x, among, kept, select, start):
         float32 tensor of zeros and ones (of equal entries at the cut those with the lower flat index are chosen; all
         NaN if an entry is NaN), and the threshold, an int32 scalar to start from next time.
     """
-    magnitude = magnitude_bits(x)
-    negative = ops.logical_and(ops.less(bitcast_int32(x), 0), ops.greater(magnitude, 0))
-    positive = ops.logical_and(among, ops.logical_not(negative))
-    # All values in order need 32 bits; the keys of a selection have 31, with room for those on the side of the cut.
-    above_zero = ops.less_equal(kept, _count(positive))
-    above, below = ops.where(negative, -1, magnitude), ops.where(negative, INFINITY_BITS - magnitude, INFINITY_BITS)
-    keys = ops.where(ops.greater(magnitude, INFINITY_BITS), magnitude, ops.where(above_zero, above, below))
-    keys = ops.where(among, keys, -1)
+    mask, threshold = _largest(select)(_rows(x), _rows(among), *_integers(kept, start))
+    return ops.reshape(mask, ops.shape(x)), threshold
 
-    def some():
-        threshold, count = select(keys, kept, start, _count(ops.greater_equal(keys, 0)))
-        return mask_at(keys, kept, threshold, count), threshold
 
-    def none():
-        return ops.zeros(keys.shape, dtype="float32"), ops.convert_to_tensor(start, dtype="int32")
+@functools.cache
+def _largest(select):
+    """Return what `mask_of_largest` does with rows of entries."""
 
-    return ops.cond(ops.greater(kept, 0), some, none)
+    @traced_once
+    def largest(x, among, kept, start):
+        magnitude = magnitude_bits(x)
+        negative = ops.logical_and(ops.less(bitcast_int32(x), 0), ops.greater(magnitude, 0))
+        positive = ops.logical_and(among, ops.logical_not(negative))
+        # All values in order need 32 bits; the keys of a selection have 31, with room for those on the cut's side.
+        above_zero = ops.less_equal(kept, _count(positive))
+        above, below = ops.where(negative, -1, magnitude), ops.where(negative, INFINITY_BITS - magnitude, INFINITY_BITS)
+        keys = ops.where(ops.greater(magnitude, INFINITY_BITS), magnitude, ops.where(above_zero, above, below))
+        keys = ops.where(among, keys, -1)
+
+        def some():
+            threshold, count = select(keys, kept, start, _count(ops.greater_equal(keys, 0)))
+            return mask_at(keys, kept, threshold, count), threshold
+
+        return ops.cond(ops.greater(kept, 0), some, lambda: (ops.zeros_like(x), start))
+
+    return largest
 
 
 def _count(conditions):
