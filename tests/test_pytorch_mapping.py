@@ -237,6 +237,13 @@ def test_signs_of_zero():
     made._select()
     with pytest.raises(CheckpointError, match="'conv2' takes the sign of 64 activations that are exactly 0.*SteTern"):
         load(nets.checkpoint(made), input_quantizer="approx_sign")
+    given = zoo.conv2_mpt(sparsity=0.5, width=0.125, input_shape=SHAPE, classes=7, input_quantizer="approx_sign")
+    mpt_layers(given)[0].trainable = False
+    before = [numpy(variable) for variable in given.variables], [layer.get_config() for layer in given.layers]
+    with pytest.raises(CheckpointError, match="'conv2' takes the sign"):
+        from_pytorch(nets.checkpoint(made), given)
+    after = [numpy(variable) for variable in given.variables], [layer.get_config() for layer in given.layers]
+    np.testing.assert_equal(after, before)
     model = load(nets.checkpoint(made), input_quantizer=quantizers.SteTern(threshold_value=0.0))
     pixels = np.round(8 * X) / 8
     expected = made.forward(pixels)

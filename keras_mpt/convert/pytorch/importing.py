@@ -1,5 +1,7 @@
 """PyTorch checkpoints to Keras models."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -8,6 +10,7 @@ from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores, largest
+from keras_mpt.models import mpt_layers
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets.saving import fill_kernel, one_threshold
 
@@ -56,8 +59,8 @@ def from_pytorch(
 
     Raises:
         ValueError: An argument is not as described. A given model is untouched.
-        CheckpointError: The file cannot be read, or is of another network (a given model is untouched then, too), or
-            its signs of zero would matter. It is a ValueError.
+        CheckpointError: The file cannot be read, or is of another network, or its signs of zero would matter (a given
+            model is untouched then, too). It is a ValueError.
         ImportError: Reading a file needs PyTorch.
 
     Example:
@@ -83,13 +86,29 @@ def from_pytorch(
     tickets = _tickets(checkpoint, layers, values, layout, rule)
     vectors = {path: _vectors(layer, values[path]) for path, (layer, _) in layers.items()}
 
-    for path, (layer, _) in layers.items():
-        for variable, array in vectors[path]:
-            variable.assign(array)
-        if path in tickets:
-            fill_kernel(layer, *tickets[path], trainable)
-    check_signs_of_zero(model, checkpoint.name)
+    with _untouched_on_error(model):
+        for path, (layer, _) in layers.items():
+            for variable, array in vectors[path]:
+                variable.assign(array)
+            if path in tickets:
+                fill_kernel(layer, *tickets[path], trainable)
+        check_signs_of_zero(model, checkpoint.name)
     return model
+
+
+@contextlib.contextmanager
+def _untouched_on_error(model):
+    """Bring back what `fill_kernel` and assignments have changed if the model turns out not to do."""
+    arrays = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in model.variables]
+    settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
+    try:
+        yield
+    except BaseException:
+        for layer, trainable, quantizer in settings:
+            layer.trainable, layer.kernel_quantizer = trainable, quantizer
+        for variable, array in arrays:
+            variable.assign(array)
+        raise
 
 
 def _stored_sparsity(checkpoint, layout):
