@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/benchmarks.md anew from the result files, the zoo's presets and the logs.
+"""Write the tables of README.md and some pages of docs/ anew from the result files, the zoo's presets and the logs.
 
     python -m benchmarks.tables
 
@@ -152,20 +152,45 @@ def zoo():
     return markdown(["preset", "network", "activations", "kept", "epochs", "test accuracy of the file", "file"], rows)
 
 
+def measured(name):
+    """Return the rows of a file of examples/results as dicts."""
+    with (ROOT / "examples" / "results" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def training():
     """The last epochs of the logs."""
     rows = []
     for title, name in LOGS.items():
-        with (ROOT / "examples" / "results" / f"{name}.csv").open(newline="") as file:
-            log = list(csv.DictReader(file))
+        log = measured(name)
         last = log[-1]
         rows.append([title, str(len(log)), f"{float(last['accuracy']):.2%}", f"{float(last['val_accuracy']):.2%}"])
     return markdown(["run", "epochs", "training accuracy", "test accuracy (last epoch)"], rows)
 
 
-TABLES = {
-    table.__name__: table for table in (step_time, throughput, memory, inference, growth, file_size, zoo, training)
-}
+def jackpots():
+    """Test accuracies of sparse networks found in a trained one, after each epoch."""
+    rows = measured("jackpots")
+    epochs = sorted({int(row["epoch"]) for row in rows})
+    found = {(row["sparsity"], row["method"], int(row["epoch"])): row["test accuracy"] for row in rows}
+    runs = dict.fromkeys((row["sparsity"], row["method"]) for row in rows)
+    header = ["sparsity", "method", *("as it is" if epoch == 0 else f"epoch {epoch}" for epoch in epochs)]
+    return markdown(header, [[*run, *(found.get((*run, epoch), "") for epoch in epochs)] for run in runs])
+
+
+def jackpot_overlaps():
+    """Jaccard index of the masks found with those of pruning criteria."""
+    rows = measured("jackpots_overlap")
+    found = {(row["sparsity"], row["method"], row["criterion"]): row["jaccard"] for row in rows}
+    runs = dict.fromkeys((row["sparsity"], row["method"]) for row in rows)
+    criteria = dict.fromkeys(row["criterion"] for row in rows)
+    return markdown(
+        ["sparsity", "found by", *criteria], [[*run, *(found[(*run, name)] for name in criteria)] for run in runs]
+    )
+
+
+_ALL = [step_time, throughput, memory, inference, growth, file_size, zoo, training, jackpots, jackpot_overlaps]
+TABLES = {table.__name__: table for table in _ALL}
 
 
 def written(text):

@@ -16,7 +16,7 @@ In all of them batch normalization and the classifier train, but for `magnitude`
 its checkpoint and, if a mask was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to
 `load_ticket`. Called again, the script goes on where it was. It prints a table of accuracies, how many epochs a search
 from the magnitude mask takes to be as good as one from random masks in the end, and the overlaps of the masks with
-those of pruning criteria, and puts the curves into `accuracy.csv` and `accuracy.png`.
+those of pruning criteria; `accuracy.csv`, `accuracy.png` and `overlap.csv` hold the same.
 """
 
 import csv
@@ -180,7 +180,7 @@ def curve(folder):
     return [100 * float(row["val_accuracy"]) for row in training.read_log(folder)]
 
 
-def print_tables(base, data, folders):
+def print_accuracies(folders):
     print("\n| method |", *(f"{sparsity} |" for sparsity in FLAGS.sparsities))
     print("|---|" + "---|" * len(FLAGS.sparsities))
     for method in FLAGS.methods:
@@ -193,28 +193,46 @@ def print_tables(base, data, folders):
                 f"\nAt {sparsity}, {FLAGS.epochs} epochs from a random mask give {goal:.2f} %; from magnitudes, "
                 + (f"{reached[0]} do." if reached else "as many do not.")
             )
-    batches = data[0](0)
-    batches = [batch for _, batch in zip(range(FLAGS.criteria_batches), batches, strict=False)]
+
+
+def overlaps(base, data, folders):
+    """Return rows of a search, a sparsity, a pruning criterion and the Jaccard index of the two masks."""
     searched = [method for method in FLAGS.methods if method in ("jackpot", "unrestricted", "random")]
-    for sparsity in FLAGS.sparsities:
+    batches = [batch for _, batch in zip(range(FLAGS.criteria_batches), data[0](0), strict=False)]
+    rows = []
+    for sparsity in FLAGS.sparsities if searched else []:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         criteria = keras_mpt.analysis.criteria_masks(start(base, float(sparsity), "jackpot"), batches, loss)
-        print(f"\nJaccard index of masks at {sparsity}\n\n| found by |", *(f"{name} |" for name in criteria))
-        print("|---|" + "---|" * len(criteria))
         for method in searched:
             found = keras_mpt.analysis.masks(folders[method, sparsity] / "ticket.mpt", base)
-            overlaps = [keras_mpt.analysis.overlap(found, masks).total.jaccard for masks in criteria.values()]
-            print(f"| {method} |", *(f"{overlap:.3f} |" for overlap in overlaps))
+            for name, masks in criteria.items():
+                jaccard = keras_mpt.analysis.overlap(found, masks).total.jaccard
+                rows.append([method, sparsity, name, f"{jaccard:.3f}"])
+    return rows
 
 
-def write(folders, path):
-    """Write all accuracies as one CSV file."""
+def print_overlaps(rows):
+    for sparsity in dict.fromkeys(row[1] for row in rows):
+        here = [row for row in rows if row[1] == sparsity]
+        criteria = list(dict.fromkeys(row[2] for row in here))
+        print(f"\nJaccard index of masks at {sparsity}\n\n| found by |", *(f"{name} |" for name in criteria))
+        print("|---|" + "---|" * len(criteria))
+        for method in dict.fromkeys(row[0] for row in here):
+            print(f"| {method} |", *(f"{row[3]} |" for row in here if row[0] == method))
+
+
+def accuracies(folders):
+    """Return rows of a method, a sparsity, an epoch and the test accuracy (%) after it."""
+    return [
+        [method, sparsity, epoch, f"{accuracy:.2f}"]
+        for (method, sparsity), folder in folders.items()
+        for epoch, accuracy in enumerate(curve(folder), 0 if method == "magnitude" else 1)
+    ]
+
+
+def write(path, header, rows):
     with path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["method", "sparsity", "epoch", "test accuracy"])
-        for (method, sparsity), folder in folders.items():
-            first = 0 if method == "magnitude" else 1
-            rows.writerows([method, sparsity, epoch, f"{a:.2f}"] for epoch, a in enumerate(curve(folder), first))
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def draw(folders, path):
@@ -250,9 +268,12 @@ def main(_):
         print(f"\n{method} at {sparsity}", flush=True)
         run(base, data, method, sparsity, place)
     if all(finished(method, place) for (method, _), place in folders.items()):
-        print_tables(base, data, folders)
-        write(folders, folder / "accuracy.csv")
+        print_accuracies(folders)
+        write(folder / "accuracy.csv", ["method", "sparsity", "epoch", "test accuracy"], accuracies(folders))
         draw(folders, folder / "accuracy.png")
+        rows = overlaps(base, data, folders)
+        print_overlaps(rows)
+        write(folder / "overlap.csv", ["method", "sparsity", "criterion", "jaccard"], rows)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     assert (tmp_path / "accuracy.png").exists()
     written = [row.split(",")[0] for row in (tmp_path / "accuracy.csv").read_text().splitlines()[1:]]
     assert sorted(written) == sorted(["magnitude", *2 * ["jackpot", "unrestricted", "random", "finetuned"]])
+    written = [row.split(",")[3] for row in (tmp_path / "overlap.csv").read_text().splitlines()[1:]]
+    assert written == [cell.strip() for name in ("jackpot", "unrestricted", "random") for cell in rows[name]]
 
     base = keras.models.load_model(tmp_path / "dense" / "checkpoint.keras")
     found = keras_mpt.load_ticket(tmp_path / "jackpot_0.9" / "ticket.mpt", base=base)
