@@ -117,41 +117,44 @@ def fit(
         The trained model.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.keras"
     with devices.scope():
-        return _fit(make, batches, folder, epochs, weight_decay, callbacks, prepare, stop_after, devices, settings)
+        model, first_epoch, data = _where_it_stopped(make, batches, checkpoint)
+        for layer in model.layers if devices.synchronized_batch_norm else ():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+        if prepare is not None:
+            prepare(model)
+        add_weight_decay(model, weight_decay)
+        more = _logs(folder, first_epoch) if devices.is_chief else []
+        model.fit(
+            data,
+            shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
+            initial_epoch=first_epoch,
+            epochs=min(epochs, stop_after or epochs),
+            callbacks=[*callbacks, keras_mpt.callbacks.CheckScores(), *more, Checkpoint(checkpoint, devices)],
+            **settings,
+        )
+    return model
 
 
-def _fit(make, batches, folder, epochs, weight_decay, callbacks, prepare, stop_after, devices, settings):
-    checkpoint, log = folder / "checkpoint.keras", folder / "log.csv"
-    first_epoch, data = 0, batches(0)
-    if checkpoint.exists():
-        model = keras.models.load_model(checkpoint)
-        first_epoch = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // len(data)
-        data = batches(first_epoch)
-    else:
-        model = make(len(data))
-    for layer in model.layers if devices.synchronized_batch_norm else ():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
-    if prepare is not None:
-        prepare(model)
-    add_weight_decay(model, weight_decay)
-    callbacks = [*callbacks, keras_mpt.callbacks.CheckScores()]
-    if devices.is_chief:
-        _forget_epochs(log, first_epoch)
-        callbacks.append(keras.callbacks.CSVLogger(str(log), append=True))
-    callbacks.append(Checkpoint(checkpoint, devices))
+def _where_it_stopped(make, batches, checkpoint):
+    """Return the model, new or that of the checkpoint, the epoch that comes next, and its batches."""
+    data = batches(0)
+    if not checkpoint.exists():
+        return make(len(data)), 0, data
+    model = keras.models.load_model(checkpoint)
+    epoch = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // len(data)
+    return model, epoch, batches(epoch)
+
+
+def _logs(folder, first_epoch):
+    """Return callbacks that write down what happens from an epoch on."""
+    _forget_epochs(folder / "log.csv", first_epoch)
+    callbacks = [keras.callbacks.CSVLogger(str(folder / "log.csv"), append=True)]
     if keras.backend.backend() == "tensorflow":
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
-    model.fit(
-        data,
-        shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
-        initial_epoch=first_epoch,
-        epochs=min(epochs, stop_after or epochs),
-        callbacks=callbacks,
-        **settings,
-    )
-    return model
+    return callbacks
 
 
 def _forget_epochs(log, first_epoch):

@@ -25,16 +25,29 @@ def rng():
     return np.random.default_rng(0)
 
 
-# To save time, other backends than TensorFlow leave to `make test-all` what does no tensor arithmetic of its own, and
-# JAX, which compiles each operation anew for each shape, the networks that are compared with PyTorch's.
-_ELSEWHERE_SLOW = ["test_ticket_coding", "test_ticket_document", "test_ticket_fuzz", "test_ticket_safety"]
+# Files, or tests of them, that are left to `make test-all` to save time. Other backends than TensorFlow leave out what
+# does no tensor arithmetic of its own, and JAX, which compiles each operation anew for each shape, the networks that are
+# compared with PyTorch's.
+_ELSEWHERE_SLOW = [
+    "test_ticket_coding",
+    "test_ticket_document",
+    "test_ticket_fuzz",
+    "test_ticket_safety",
+    "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
+    "test_examples::test_a_finished_run_is_not_overwritten",
+    "test_examples::test_dense_network_is_trained_by_the_same_command",
+]
 _SLOW = {
-    "jax": [*_ELSEWHERE_SLOW, "test_zoo_torch", "test_pytorch_document"],
-    "torch": _ELSEWHERE_SLOW,
+    "jax": {*_ELSEWHERE_SLOW, "test_zoo_torch", "test_pytorch_document", "test_pytorch_import"},
+    "torch": {*_ELSEWHERE_SLOW},
+    "tensorflow": {
+        "test_docs::test_first_ticket_is_as_good_as_promised",
+        "test_distributed::test_plain_batch_norm_of_mirrored_replicas_is_another_training",
+    },
 }
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in _SLOW.get(keras.backend.backend(), ()):
+        if {item.path.stem, f"{item.path.stem}::{item.originalname}"} & _SLOW[keras.backend.backend()]:
             item.add_marker(pytest.mark.slow)
