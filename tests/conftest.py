@@ -26,8 +26,8 @@ def rng():
 
 
 # Files, or tests of them, that are left to `make test-all` to save time. Other backends than TensorFlow leave out what
-# does no tensor arithmetic of its own, and JAX, which compiles each operation anew for each shape, the networks that are
-# compared with PyTorch's.
+# does no tensor arithmetic of its own; so does JAX, which compiles each operation anew for each shape, with networks
+# that are compared with PyTorch's.
 _ELSEWHERE_SLOW = [
     "test_ticket_coding",
     "test_ticket_document",
