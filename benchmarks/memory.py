@@ -5,8 +5,8 @@
 
 Each contestant trains ResNet-18 for five steps in a process of its own, with SGD and momentum. Reported are the peak of
 resident memory less what the process had before the network was made, its ratio to dense training in the same
-framework, and the bytes of variables for each weight. Writes `benchmarks/results/memory_<backend>.json` and prints a
-table: medians over some processes. Needs Linux or macOS.
+framework, and the bytes of variables for each weight. Prints a table of medians over some processes and writes all
+peaks to `benchmarks/results/memory_<backend>.json`. Needs Linux or macOS.
 """
 
 import argparse
@@ -69,11 +69,14 @@ def contestant(name, batch):
 
 
 def in_its_own_process(name, batch, rounds):
-    """Return what one of them takes, the median over some processes: the order of operations is not fixed."""
+    """Return the peaks of one of them in some processes, in order, and its bytes of variables.
+
+    The order of operations is not fixed, so the peaks differ.
+    """
     command = [sys.executable, "-m", "benchmarks.memory", "--contestant", name, "--batch", str(batch)]
     runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout for _ in range(rounds)]
     found = [json.loads(printed.splitlines()[-1]) for printed in runs]
-    return sorted(found, key=lambda run: run["peak"])[rounds // 2]
+    return sorted(run["peak"] for run in found), found[0]["variables"]
 
 
 def run(step):
@@ -96,13 +99,13 @@ def main():
         for framework in (KERAS, TORCH):
             dense = None  # the first of each framework
             for name in framework:
-                found = in_its_own_process(name, batch, arguments.rounds)
-                dense = dense or found["peak"]
+                peaks, variables = in_its_own_process(name, batch, arguments.rounds)
+                median = peaks[len(peaks) // 2]
+                dense = dense or median
                 row = {"network": networks.NETWORKS[NETWORK][0], "batch": batch, "name": name}
-                row |= {"peak bytes": found["peak"], "ratio to dense": found["peak"] / dense}
-                rows.append(row | {"bytes of variables per weight": found["variables"] / weights})
-                numbers = f"{found['peak'] / 1e6:9,.0f} MB{found['peak'] / dense:7.2f}"
-                print(f"batch {batch:4}  {name:28}{numbers}", flush=True)
+                row |= {"peak bytes": median, "ratio to dense": median / dense, "peaks": peaks}
+                rows.append(row | {"bytes of variables per weight": variables / weights})
+                print(f"batch {batch:4}  {name:28}{median / 1e6:9,.0f} MB{median / dense:7.2f}", flush=True)
     save(f"memory_{keras.backend.backend()}", {"steps": STEPS, "rounds": arguments.rounds, "rows": rows})
 
 

@@ -85,14 +85,17 @@ def throughput():
 
 
 def memory():
-    """Peak memory of a training step."""
-    rows = [{**row, "MB": row["peak bytes"] / 1e6} for row in rows_of("memory_tensorflow")]
+    """Peak memory of a training step: median, lowest and highest, and ratio of the medians."""
+    rows = rows_of("memory_tensorflow")
     batches = sorted({row["batch"] for row in rows})
     variables = "bytes of variables per weight"
 
     def entry(name, batch):
-        wanted = {"name": name, "batch": batch}
-        return f"{cell(rows, 'MB', '{:,.0f} MB', **wanted)}, {cell(rows, 'ratio to dense', '{:.2f}', **wanted)}"
+        found = [row for row in rows if (row["name"], row["batch"]) == (name, batch)]
+        megabytes = [f"{peak / 1e6:,.0f}" for row in found for peak in (row["peak bytes"], *row["peaks"])]
+        return (
+            f"{megabytes[0]} MB ({megabytes[1]} to {megabytes[-1]}), {found[0]['ratio to dense']:.2f}" if found else ""
+        )
 
     return markdown(
         ["ResNet-18, 80 %", *(f"batch {batch}" for batch in batches), variables],
