@@ -322,3 +322,16 @@ def test_check_scores_names_where_it_began():
     model.layers[1].scores.assign(model.layers[1].scores * math.nan)
     with pytest.raises(FloatingPointError, match=r"epoch 1, in layers 'two' \(3 steps\), 'one' \(2 steps\)"):
         model.fit(x, y, **fit)
+
+
+def test_check_scores_tells_layers_of_one_name_apart():
+    inputs = keras.Input((4,))
+    first, second = (
+        keras.Sequential([keras.Input((4,)), MPTDense(4, name="dense", seed=0)], name=name) for name in "ab"
+    )
+    model = keras.Model(inputs, second(first(inputs)))
+    first.layers[0].nan_steps.assign(3)
+    callback = CheckScores()
+    callback.set_model(model)
+    with pytest.raises(FloatingPointError, match=r"in layers 'a/dense' \(3 steps\)\.$"):
+        callback.on_epoch_end(0)
