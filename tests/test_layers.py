@@ -279,6 +279,19 @@ def test_selectors_agree():
     np.testing.assert_array_equal(numpy(search.kernel), numpy(sort.kernel))
 
 
+@pytest.mark.parametrize(
+    "cls, units, argument",
+    [
+        (MPTDense, 3, "kernel_initializer"),
+        (MPTDense, 3, "scores_initializer"),
+        (MPTDepthwiseConv2D, 3, "depthwise_initializer"),
+    ],
+)
+def test_unknown_initializers_are_refused(cls, units, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must be one of 'signed_constant'.*Received: 'kaiming_norml'"):
+        cls(units, **{argument: "kaiming_norml"})
+
+
 def test_scores_regularizer_and_initializer():
     layer = MPTDense(3, scores_initializer="ones", scores_regularizer=keras.regularizers.L2(0.5))
     layer(np.ones((1, 4), "float32"))
