@@ -234,8 +234,8 @@ CONV = {"filters": 2, "kernel_size": 3}
 BAD = [
     *[(MPTDense, {"units": 2, "sparsity": s}, "`sparsity` must be") for s in (-0.1, 1.0, 1.5, math.nan, "0.5", True)],
     (MPTDense, {"units": 2, "kernel_quantizer": "scaled_sing"}, "`kernel_quantizer` .*Did you mean 'scaled_sign'"),
-    (MPTDense, {"units": 2, "kernel_quantizer": "approx_sign"}, "kernel_quantizer .*pass it as input_quantizer"),
-    (MPTDense, {"units": 2, "input_quantizer": "aprox_sign"}, "input_quantizer .*Did you mean 'approx_sign'"),
+    (MPTDense, {"units": 2, "kernel_quantizer": "approx_sign"}, "`kernel_quantizer` .*pass it as input_quantizer"),
+    (MPTDense, {"units": 2, "input_quantizer": "aprox_sign"}, "`input_quantizer` .*Did you mean 'approx_sign'"),
     (MPTDense, {"units": 2, "kernel_regularizer": "l2"}, "`kernel_regularizer`.*`scores_regularizer`"),
     (MPTDense, {"units": 2, "kernel_constraint": "non_neg"}, "`kernel_constraint`"),
     (MPTDepthwiseConv2D, {"kernel_size": 3, "depthwise_regularizer": "l2"}, "`depthwise_regularizer`"),
