@@ -76,6 +76,8 @@ def one_hot(labels):
 
 
 def main(_):
+    if FLAGS.data == "synthetic" and FLAGS.data_dir is None:
+        raise app.UsageError("--data=synthetic needs --data_dir, a folder for the pictures.")
     where = devices.chosen(FLAGS.batch_size)
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.data == "synthetic" and where.is_chief and not pathlib.Path(FLAGS.data_dir, "imagenet2012").exists():

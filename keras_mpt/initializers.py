@@ -267,13 +267,24 @@ _NAMES = {
 }
 
 
-def get(identifier):
+def get(identifier, argument="identifier"):
     """Return an initializer: one of ours by name, or whatever `keras.initializers.get` understands.
 
     Args:
         identifier: `"signed_constant"`, `"unsigned_constant"`, `"kaiming_normal"`, `"kaiming_uniform"`, a name or
             config that Keras knows, or an initializer.
+        argument: Name of the argument that it was given as, for the error.
+
+    Raises:
+        ValueError: It is none of these.
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
-    return keras.initializers.get(identifier)
+    try:
+        return keras.initializers.get(identifier)
+    except ValueError as error:
+        names = ", ".join(map(repr, _NAMES))
+        raise ValueError(
+            f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
+            f"Received: {identifier!r}"
+        ) from error

@@ -260,8 +260,12 @@ def test_tickets_and_paths(tmp_path):
 def test_given_samples_and_bad_arguments(tmp_path):
     model, path = chain(MPTConv2D(2, 3, seed=1)), tmp_path / "model.tflite"
     assert convert.to_tflite(model, path, samples=np.ones((3, 8, 8, 4))).samples == 3
-    with pytest.raises(ValueError, match="samples"):
+    with pytest.raises(ValueError, match=r"`samples` must have shape \(number, 8, 8, 4\)"):
         convert.to_tflite(model, path, samples=np.ones((3, 8, 8, 5)))
+    with pytest.raises(ValueError, match="`samples` must be at least one"):
+        convert.to_tflite(model, path, samples=np.ones((0, 8, 8, 4)))
+    with pytest.raises(ValueError, match="`target` must be one of .*'tflite'.*Received: target='tfl'"):
+        convert.latency(path, "tfl")
     with pytest.raises(ValueError, match="weights"):
         convert.to_tflite(model, path, weights="int7")
     inputs = keras.Input((4,))

@@ -212,6 +212,14 @@ def test_links_lead_somewhere(name):
             assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
 
 
+def test_the_files_that_contributing_names_exist():
+    named = re.findall(
+        r"`((?:keras_mpt|tests|docs|zoo|examples)/[\w/.]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    )
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def public():
     """Yield the public names as `("layers.MPTDense", object)`."""
     for name in keras_mpt.__all__:

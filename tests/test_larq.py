@@ -92,7 +92,7 @@ for unknown in (q.NoOp(precision=1), q.DoReFa(mode="weights"), object()):
     try:
         larq_objects.to_ours(unknown)
     except ValueError as error:
-        assert "must be" in str(error) and "received" in str(error), error
+        assert "must be" in str(error) and "Received: " in str(error), error
     else:
         raise AssertionError(unknown)
 """)

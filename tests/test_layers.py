@@ -233,9 +233,9 @@ def test_other_ways_to_change_a_kernel_are_refused(quantize):
 CONV = {"filters": 2, "kernel_size": 3}
 BAD = [
     *[(MPTDense, {"units": 2, "sparsity": s}, "`sparsity` must be") for s in (-0.1, 1.0, 1.5, math.nan, "0.5", True)],
-    (MPTDense, {"units": 2, "kernel_quantizer": "scaled_sing"}, "kernel_quantizer .*Did you mean 'scaled_sign'"),
-    (MPTDense, {"units": 2, "kernel_quantizer": "approx_sign"}, "kernel_quantizer .*pass it as input_quantizer"),
-    (MPTDense, {"units": 2, "input_quantizer": "aprox_sign"}, "input_quantizer .*Did you mean 'approx_sign'"),
+    (MPTDense, {"units": 2, "kernel_quantizer": "scaled_sing"}, "`kernel_quantizer` .*Did you mean 'scaled_sign'"),
+    (MPTDense, {"units": 2, "kernel_quantizer": "approx_sign"}, "`kernel_quantizer` .*pass it as input_quantizer"),
+    (MPTDense, {"units": 2, "input_quantizer": "aprox_sign"}, "`input_quantizer` .*Did you mean 'approx_sign'"),
     (MPTDense, {"units": 2, "kernel_regularizer": "l2"}, "`kernel_regularizer`.*`scores_regularizer`"),
     (MPTDense, {"units": 2, "kernel_constraint": "non_neg"}, "`kernel_constraint`"),
     (MPTDepthwiseConv2D, {"kernel_size": 3, "depthwise_regularizer": "l2"}, "`depthwise_regularizer`"),
@@ -277,6 +277,19 @@ def test_selectors_agree():
         layer.build((None, 5, 5, 3))
         randomize_scores(layer)
     np.testing.assert_array_equal(numpy(search.kernel), numpy(sort.kernel))
+
+
+@pytest.mark.parametrize(
+    "cls, units, argument",
+    [
+        (MPTDense, 3, "kernel_initializer"),
+        (MPTDense, 3, "scores_initializer"),
+        (MPTDepthwiseConv2D, 3, "depthwise_initializer"),
+    ],
+)
+def test_unknown_initializers_are_refused(cls, units, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must be one of 'signed_constant'.*Received: 'kaiming_norml'"):
+        cls(units, **{argument: "kaiming_norml"})
 
 
 def test_scores_regularizer_and_initializer():
@@ -322,3 +335,16 @@ def test_check_scores_names_where_it_began():
     model.layers[1].scores.assign(model.layers[1].scores * math.nan)
     with pytest.raises(FloatingPointError, match=r"epoch 1, in layers 'two' \(3 steps\), 'one' \(2 steps\)"):
         model.fit(x, y, **fit)
+
+
+def test_check_scores_tells_layers_of_one_name_apart():
+    inputs = keras.Input((4,))
+    first, second = (
+        keras.Sequential([keras.Input((4,)), MPTDense(4, name="dense", seed=0)], name=name) for name in "ab"
+    )
+    model = keras.Model(inputs, second(first(inputs)))
+    first.layers[0].nan_steps.assign(3)
+    callback = CheckScores()
+    callback.set_model(model)
+    with pytest.raises(FloatingPointError, match=r"in layers 'a/dense' \(3 steps\)\.$"):
+        callback.on_epoch_end(0)

@@ -18,6 +18,7 @@ from ticket_files import X, assert_as_declared, assert_equal_models, opened, out
 import keras_mpt
 from keras_mpt import initializers
 from keras_mpt.layers import MPTDense
+from keras_mpt.masks import MaskRule
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, TicketError, kernels, load_ticket, restore, save_ticket
 
@@ -290,6 +291,47 @@ def test_custom_classes_are_used_where_they_are_named(tmp_path):
     with pytest.raises(TicketError, match="custom.mpt.*`custom_classes`.*test_tickets>Doubled"):
         load_ticket(file)
     assert_equal_models(model, load_ticket(file, custom_classes=[Doubled]), X)
+
+
+@keras.saving.register_keras_serializable(package="test_tickets")
+class RawScores(MaskRule):
+    """Keep the largest scores with their sign, or the smallest."""
+
+    sign = 1
+
+    def __call__(self, layer, training=False):
+        scores = keras.ops.reshape(self.sign * layer.scores, (-1,))
+        mask = keras.ops.argsort(keras.ops.argsort(-scores)) < keras.ops.convert_to_tensor(layer.quota)
+        return keras.ops.reshape(keras.ops.cast(mask, "float32"), layer.scores.shape), layer.quota
+
+
+@keras.saving.register_keras_serializable(package="test_tickets")
+class SmallestScores(RawScores):
+    sign = -1
+
+
+def with_rule(rule):
+    return keras.Sequential([keras.Input((3,)), MPTDense(8, mask=rule, seed=1)])
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_rule_of_ones_own_makes_its_mask_again(scores, tmp_path):
+    model, file = with_rule(RawScores(0.5)), tmp_path / "rule.mpt"
+    assert (numpy(model.layers[0].scores) < 0).any()
+    save_ticket(model, file, scores=scores, custom_classes=[RawScores])
+    assert_equal_models(model, load_ticket(file, custom_classes=[RawScores]), X)
+    if scores:
+        loaded = load_ticket(file, trainable=True, custom_classes=[RawScores])
+        np.testing.assert_array_equal(numpy(loaded.layers[0].scores), numpy(model.layers[0].scores))
+
+
+def test_a_rule_that_makes_another_mask_of_the_scores_is_refused(tmp_path):
+    file, model = tmp_path / "rule.mpt", with_rule(SmallestScores(0.5))
+    with pytest.raises(TicketError, match=r"SmallestScores\(0.5.* of layer 'mpt_dense\w*' does not make its mask"):
+        save_ticket(model, file, custom_classes=[SmallestScores])  # kept weights would start with the larger scores
+    assert list(tmp_path.iterdir()) == []
+    save_ticket(model, file, scores=True, custom_classes=[SmallestScores])
+    assert_equal_models(model, load_ticket(file, custom_classes=[SmallestScores]), X)
 
 
 def test_provenance(tmp_path):

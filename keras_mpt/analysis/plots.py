@@ -105,7 +105,7 @@ def _figure(width, height):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install "keras_mpt[analysis]"') from error
+        raise ImportError("Plots need matplotlib: install keras_mpt with the extra `analysis`.") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 

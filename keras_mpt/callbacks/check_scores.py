@@ -5,7 +5,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_mpt.models import mpt_layers
+from keras_mpt.layers import MPTLayer
+from keras_mpt.traversal import walk
 
 
 class CheckScores(keras.callbacks.Callback):
@@ -22,14 +23,15 @@ class CheckScores(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        steps = {layer.name: _count(layer.nan_steps) for layer in mpt_layers(self.model)}
-        diverged = sorted((name for name in steps if steps[name]), key=steps.get, reverse=True)
+        layers = [(path, layer) for path, layer in walk(self.model) if isinstance(layer, MPTLayer)]
+        diverged = [(path, steps) for path, layer in layers if (steps := _count(layer.nan_steps))]
         if diverged:
-            listed = ", ".join(f"{name!r} ({steps[name]} steps)" for name in diverged)
+            diverged.sort(key=lambda found: found[1], reverse=True)
+            listed = ", ".join(f"{path!r} ({steps} steps)" for path, steps in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
-        empty = {layer.name: _count(getattr(layer, "empty_steps", 0)) for layer in mpt_layers(self.model)}
-        if any(empty.values()):
-            listed = ", ".join(f"{name!r} (for {empty[name]} steps)" for name in empty if empty[name])
+        empty = [(path, steps) for path, layer in layers if (steps := _count(getattr(layer, "empty_steps", 0)))]
+        if empty:
+            listed = ", ".join(f"{path!r} (for {steps} steps)" for path, steps in empty)
             warnings.warn(f"After epoch {epoch + 1} no weight is kept in layers {listed}.", stacklevel=2)
 
 

@@ -135,7 +135,8 @@ class IterativeWeightRecycling(_KernelChange):
             most 0.5.
 
     Raises:
-        ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train.
+        ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
+            some with `masks.Restricted`, whose kernels are pretrained.
 
     Example:
 
@@ -178,7 +179,7 @@ class IteRand(_KernelChange):
 
     Raises:
         ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
-            is compiled with `steps_per_execution` other than 1 and the unit is a step.
+            some with `masks.Restricted`, or is compiled with `steps_per_execution` other than 1 and the unit is a step.
 
     Example:
 

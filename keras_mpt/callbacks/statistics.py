@@ -2,13 +2,13 @@
 
 import csv
 import importlib.util
-import os
 import pathlib
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
@@ -121,10 +121,8 @@ class MaskStatistics(keras.callbacks.Callback):
                 raise ValueError(f"`path` must be a file that this callback wrote. Received: {self.path}, {header=}")
             rows += [row for row in old if int(row[0]) < epoch]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.tmp")
-        with unfinished.open("w", newline="") as file:
+        with replacing(self.path) as unfinished, unfinished.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
-        os.replace(unfinished, self.path)
 
     def _write_tensorboard(self, epoch, rows, scores):
         import tensorflow as tf

@@ -109,11 +109,7 @@ class File:
         Args:
             sparse: Whether to store only what is not zero, and where, if that is smaller; a DENSIFY operation then
                 comes before.
-
-        Returns:
-            The number of kernels that were stored so, and how many of them sparsely.
         """
-        done = sparsely = 0
         for operator, _, kernel, axis in self.kernels():
             split = ternary(np.moveaxis(kernel, axis, -1))
             if split is None:
@@ -122,28 +118,19 @@ class File:
             position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
             small = self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)
-            done += 1
             if sparse and sparse_size(signs, 1) < signs.size:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
-                sparsely += 1
-        return done, sparsely
 
     def floats_to_sparse(self):
         """Store of each float kernel what is not zero, and where, if that is smaller.
 
         A DENSIFY operation makes the same kernel of it.
-
-        Returns:
-            The number of kernels.
         """
-        done = 0
         for operator, _, kernel, _ in self.kernels():
             if sparse_size(kernel, 4) < kernel.nbytes:
                 position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
                 index = operator.inputs[1]
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
-                done += 1
-        return done
 
     def _insert(self, position, name, version, source, result):
         """Insert an operation of one input and one output."""

@@ -59,7 +59,7 @@ class LarqComputeEngine(Target):
             import larq_compute_engine
             from larq_compute_engine.tflite.python import interpreter
         except ImportError as error:
-            raise ImportError('larq-compute-engine is missing: pip install "keras-mpt[lce]"') from error
+            raise ImportError("larq-compute-engine is missing: install keras_mpt with the extra `lce`.") from error
         self._engine, self._interpreter = larq_compute_engine, interpreter
         self._require_binary = require_binary
 

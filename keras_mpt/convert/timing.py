@@ -22,7 +22,12 @@ def latency(path, target, threads=1):
         path: Of a converted file.
         target: `"tflite"` or `"lce"`.
         threads: Number of threads.
+
+    Raises:
+        ValueError: `target` is none of these.
     """
+    if target not in _TARGETS:
+        raise ValueError(f"`target` must be one of {sorted(_TARGETS)}. Received: target={target!r}")
     content = pathlib.Path(path).read_bytes()
     shape = File(content).input_shape()
     sample = np.random.default_rng(0).normal(size=(1, *shape[1:])).astype(np.float32)

@@ -28,7 +28,10 @@ def samples_for(model, samples):
         return np.random.default_rng(0).normal(size=(_GENERATED, *(n or 32 for n in shape))).astype(np.float32)
     samples = np.asarray(samples, np.float32)
     if samples.ndim != len(shape) + 1 or any(n not in (None, m) for n, m in zip(shape, samples.shape[1:], strict=True)):
-        raise ValueError(f"`samples` must have shape (number, {shape}). Received: shape {samples.shape}")
+        wanted = ", ".join(map(str, ("number", *shape)))
+        raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {samples.shape}")
+    if not len(samples):
+        raise ValueError("`samples` must be at least one. Received: none")
     return samples
 
 

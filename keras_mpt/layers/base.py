@@ -42,7 +42,7 @@ class MPTLayer:
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
     Attributes of a built layer: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the
-    layer convolves or multiplies with), `kept` (int32 variable: how many weights stay).
+    layer convolves or multiplies with), `kept` (int32 scalar: how many weights stay).
 
     Raises:
         ValueError: An argument is out of its range or has no meaning for a frozen kernel.
@@ -64,7 +64,7 @@ class MPTLayer:
     ):
         kwargs.setdefault("use_bias", False)
         initializer = f"{self._kernel_argument}_initializer"
-        kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant")
+        kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
@@ -73,7 +73,7 @@ class MPTLayer:
         self.sparsity = self.mask.sparsity
         self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
         self.input_quantizer = quantizers.get_activation(input_quantizer)
-        self.scores_initializer = initializers.get(scores_initializer)
+        self.scores_initializer = initializers.get(scores_initializer, "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self.seed = initializers.check_seed(seed)
         self._kernel_of_call = None

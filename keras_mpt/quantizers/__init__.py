@@ -139,7 +139,7 @@ def _get(argument, identifier, base, table):
         hint = f"Did you mean {near[0]!r}?" if near else ""
     names = ", ".join(repr(name) for name in table)
     raise ValueError(
-        f"{argument} must be None, one of {names}, a config dict, or a quantizer object; received {identifier!r}. "
+        f"`{argument}` must be None, one of {names}, a config dict, or a quantizer object. Received: {identifier!r}. "
         f"{hint}".rstrip()
     )
 
@@ -158,11 +158,11 @@ def _find(argument, identifier, base, table):
                 return cls.from_config(larq_objects.without_layer_settings(identifier.get("config") or {}))
             return keras.saving.deserialize_keras_object(identifier)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{argument} must be a valid config dict; received {identifier!r}: {error}") from error
+            raise ValueError(f"`{argument}` must be a valid config dict. Received: {identifier!r}: {error}") from error
     if callable(identifier) and not _keras_can_restore(identifier):
         raise ValueError(
-            f"{argument} must be a callable that Keras can save, that is one registered with "
-            f"keras.saving.register_keras_serializable; received {identifier!r}"
+            f"`{argument}` must be a callable that Keras can save, that is one registered with "
+            f"keras.saving.register_keras_serializable. Received: {identifier!r}"
         )
     return identifier
 

@@ -301,12 +301,12 @@ class DoReFa(ActivationQuantizer):
     """
 
     def __init__(self, k_bit=2, mode="activations"):
-        if not isinstance(k_bit, numbers.Integral) or k_bit < 1:
-            raise ValueError(f"k_bit must be an integer >= 1; received {k_bit!r}")
+        if isinstance(k_bit, bool) or not isinstance(k_bit, numbers.Integral) or k_bit < 1:
+            raise ValueError(f"`k_bit` must be an integer >= 1. Received: {k_bit!r}")
         if mode != "activations":
             raise ValueError(
-                "mode must be 'activations' (larq's 'weights' is for trained weights, and those here are frozen); "
-                f"received {mode!r}"
+                "`mode` must be 'activations' (larq's 'weights' is for trained weights, and those here are frozen). "
+                f"Received: {mode!r}"
             )
         self.k_bit = int(k_bit)
         self.mode = mode

@@ -40,5 +40,5 @@ def positive_float(argument, value, *, or_zero=False, or_none=False):
         number = float("nan")
     if not (number >= 0 if or_zero else number > 0):
         expected = "a number >= 0" if or_zero else "a number > 0"
-        raise ValueError(f"{argument} must be {'None or ' if or_none else ''}{expected}; received {value!r}")
+        raise ValueError(f"`{argument}` must be {'None or ' if or_none else ''}{expected}. Received: {value!r}")
     return number

@@ -26,7 +26,7 @@ def check(obj):
     """Return `obj` if it is a larq quantizer that can run here; raise ValueError otherwise."""
     _check_backend(obj)
     if not isinstance(obj, _import_larq().quantizers.Quantizer):
-        raise ValueError(f"{_ARGUMENT} must be a quantizer, where it is an object of larq's; received {obj!r}")
+        raise ValueError(f"`{_ARGUMENT}` must be a quantizer, where it is an object of larq's. Received: {obj!r}")
     return obj
 
 
@@ -41,7 +41,7 @@ def deserialize(config):
     quantizers = _import_larq(config).quantizers
     cls = getattr(quantizers, str(config.get("class_name")), None)
     if not (isinstance(cls, type) and issubclass(cls, quantizers.Quantizer)):
-        raise ValueError(f"{_ARGUMENT} must name a class of larq.quantizers, as it is of larq; received {config!r}")
+        raise ValueError(f"`{_ARGUMENT}` must name a class of larq.quantizers, as it is of larq. Received: {config!r}")
     return cls.from_config(config.get("config") or {})
 
 
@@ -53,7 +53,7 @@ def to_ours(obj):
     """
     cls = getattr(activations, type(obj).__name__, None) if is_larq(obj) else None
     if not (isinstance(cls, type) and issubclass(cls, activations.ActivationQuantizer)):
-        raise ValueError(f"{_ARGUMENT} must be a larq quantizer that this library has too; received {obj!r}")
+        raise ValueError(f"`{_ARGUMENT}` must be a larq quantizer that this library has too. Received: {obj!r}")
     return cls.from_config(without_layer_settings(obj.get_config()))
 
 
@@ -65,8 +65,8 @@ def without_layer_settings(config):
 def _check_backend(received):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"{_ARGUMENT} must be one of this library's own on the {keras.backend.backend()} backend, as larq's "
-            f"objects run on TensorFlow only (try the same name, such as 'ste_sign'); received {received!r}"
+            f"`{_ARGUMENT}` must be one of this library's own on the {keras.backend.backend()} backend, as larq's "
+            f"objects run on TensorFlow only (try the same name, such as 'ste_sign'). Received: {received!r}"
         )
 
 
@@ -75,8 +75,8 @@ def _import_larq(received=None):
         import larq
     except Exception as error:  # where tf.keras is Keras 3, larq fails with an AttributeError or an ImportError
         raise ImportError(
-            f"{_ARGUMENT} is an object of larq's, and larq cannot be imported here ({type(error).__name__}: {error}). "
+            f"`{_ARGUMENT}` is an object of larq's, and larq cannot be imported here: {type(error).__name__}: {error}. "
             "Install larq and tf-keras, and set the environment variable TF_USE_LEGACY_KERAS=1 before TensorFlow is "
-            f"imported, since larq needs tf.keras to be Keras 2; received {received!r}"
+            f"imported, since larq needs tf.keras to be Keras 2. Received: {received!r}"
         ) from error
     return larq

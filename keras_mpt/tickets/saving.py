@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK, Restricted, share
+from keras_mpt.masks import GlobalTopK, Restricted, TopK, share
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
@@ -18,6 +18,7 @@ from keras_mpt.traversal import walk
 
 _OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
 _OF_THE_MASK += ("stored_mask", "mask_is_stored", "swap_rate")
+_RANKING = (TopK, GlobalTopK)  # rules that keep the largest |scores|
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -153,7 +154,8 @@ def restore(model, ticket, *, trainable=False, base=None):
         base: See `load_ticket`.
 
     Raises:
-        TicketError: A layer is missing in the ticket, or differs in its shapes; the model is untouched then.
+        TicketError: A layer is missing in the ticket, or differs in its shapes (the model is untouched then), or a rule
+            that is none of ours makes another mask of the scores.
     """
     ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
@@ -222,20 +224,34 @@ def _fill(model, ticket, base, trainable):
             variable.assign(array)
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
+    masks = {}
     for name, layer in mpt.items():
         kernel, scores = decoded.pop(name)
         fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
+        masks[name] = kernel.mask
+    check_rules(mpt, masks)
 
 
 def one_threshold(mpt):
-    """Return the names of the MPT layers whose masks are made of scores, in lists: those that share a rule together, in
-    the order in which ties are kept."""
+    """Return the names of the MPT layers whose masks are those of the largest |scores|, in lists: those that share a
+    rule together, in the order in which ties are kept."""
     together = {}
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
-        if isinstance(layer.mask, Restricted):
+        if not isinstance(layer.mask, _RANKING):
             continue
         together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
     return list(together.values())
+
+
+def check_rules(mpt, masks):
+    """Raise ValueError if a rule that is none of ours makes another mask of the scores that its layer got.
+
+    Of ours this is known before: see `one_threshold`; `Restricted` stores its mask.
+    """
+    for name, layer in mpt.items():
+        known = isinstance(layer.mask, (*_RANKING, Restricted))
+        if not known and not np.array_equal(_numpy(layer.subnet_mask) != 0, masks[name]):
+            raise ValueError(f"the rule {layer.mask!r} of layer {name!r} does not make its mask of the scores")
 
 
 def fill_kernel(layer, frozen, mask, scores, scale, trainable):

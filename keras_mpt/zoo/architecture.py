@@ -140,7 +140,7 @@ def _check(
             TopK(fraction)
     quantizers.get_activation(input_quantizer)
     quantizers.get_kernel(kernel_quantizer)
-    initializers.get(kernel_initializer)
+    initializers.get(kernel_initializer, "kernel_initializer")
     if not _is_number(pad_values):
         raise ValueError(f"`pad_values` must be a finite number. Received: {pad_values=}")
     if not _is_number(width) or width <= 0:

@@ -12,7 +12,7 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.models import mpt_layers
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import fill_kernel, one_threshold
+from keras_mpt.tickets.saving import check_rules, fill_kernel, one_threshold
 
 
 def from_pytorch(
@@ -92,6 +92,8 @@ def from_pytorch(
                 variable.assign(array)
             if path in tickets:
                 fill_kernel(layer, *tickets[path], trainable)
+        masks = {path: mask for path, (_, mask, *_) in tickets.items()}
+        check_rules({path: layers[path][0] for path in masks}, masks)
         check_signs_of_zero(model, checkpoint.name)
     return model
 

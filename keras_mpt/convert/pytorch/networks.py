@@ -1,7 +1,7 @@
 """The published networks: what their modules are called, and which network of the zoo they are."""
 
 import dataclasses
-import functools
+from functools import partial
 
 import keras
 
@@ -81,31 +81,30 @@ def _resnet(blocks, convolutions, projections, binary, large):
 _34, _LATER, _ALL = (3, 4, 6, 3), (2, 3, 4), (1, 2, 3, 4)
 
 
-def _named(function, *arguments):
-    return functools.partial(function, *arguments)
-
-
 ARCHITECTURES = {
-    "conv2_mpt": Architecture(_named(_conv, 1), 64, ("Conv2",), ("Conv2_BinAct",)),
-    "conv4_mpt": Architecture(_named(_conv, 2), 64, ("Conv4", "Conv4Wide"), ("Conv4_BinAct", "Conv4Wide_BinAct")),
-    "conv6_mpt": Architecture(_named(_conv, 3), 64, ("Conv6", "Conv6Wide"), ("Conv6_BinAct", "Conv6Wide_BinAct")),
-    "conv8_mpt": Architecture(_named(_conv, 4), 64, ("Conv8", "Conv8Wide"), ("Conv8_BinAct", "Conv8Wide_BinAct")),
+    "conv2_mpt": Architecture(partial(_conv, 1), 64, ("Conv2",), ("Conv2_BinAct",)),
+    "conv4_mpt": Architecture(partial(_conv, 2), 64, ("Conv4", "Conv4Wide"), ("Conv4_BinAct", "Conv4Wide_BinAct")),
+    "conv6_mpt": Architecture(partial(_conv, 3), 64, ("Conv6", "Conv6Wide"), ("Conv6_BinAct", "Conv6Wide_BinAct")),
+    "conv8_mpt": Architecture(partial(_conv, 4), 64, ("Conv8", "Conv8Wide"), ("Conv8_BinAct", "Conv8Wide_BinAct")),
     "vgg_small_mpt": Architecture(_vgg_small, 128, ("Wide_VGG_Small_132",), ("Wide_VGG_Small", "VGG_Small_bn_BinAct")),
     "vgg19_mpt": Architecture(_vgg19, 64),
     "resnet18_mpt": Architecture(
-        _named(_resnet, (2, 2, 2, 2), 2, _LATER), 64, ("cResNet18", "ResNet18"), ("cResNet18_BinAct", "ResNet18_BinAct")
+        partial(_resnet, (2, 2, 2, 2), 2, _LATER),
+        64,
+        ("cResNet18", "ResNet18"),
+        ("cResNet18_BinAct", "ResNet18_BinAct"),
     ),
-    "resnet20_mpt": Architecture(_named(_resnet, (3, 3, 3), 2, ()), 16),
-    "resnet32_mpt": Architecture(_named(_resnet, (5, 5, 5), 2, ()), 16),
+    "resnet20_mpt": Architecture(partial(_resnet, (3, 3, 3), 2, ()), 16),
+    "resnet32_mpt": Architecture(partial(_resnet, (5, 5, 5), 2, ()), 16),
     "resnet34_mpt": Architecture(
-        _named(_resnet, _34, 2, _LATER), 64, ("cResNet34", "ResNet34"), ("cResNet34_BinAct", "ResNet34_BinAct")
+        partial(_resnet, _34, 2, _LATER), 64, ("cResNet34", "ResNet34"), ("cResNet34_BinAct", "ResNet34_BinAct")
     ),
-    "resnet50_mpt": Architecture(_named(_resnet, _34, 3, _ALL), 64, ("cResNet50", "ResNet50"), ("ResNet50_BinAct",)),
+    "resnet50_mpt": Architecture(partial(_resnet, _34, 3, _ALL), 64, ("cResNet50", "ResNet50"), ("ResNet50_BinAct",)),
     "wide_resnet34_mpt": Architecture(
-        _named(_resnet, _34, 2, _LATER), 64, ("WideResNet34_2",), ("WideResNet34_2_BinAct",)
+        partial(_resnet, _34, 2, _LATER), 64, ("WideResNet34_2",), ("WideResNet34_2_BinAct",)
     ),
     "wide_resnet50_mpt": Architecture(
-        _named(_resnet, _34, 3, _ALL), 64, ("WideResNet50_2",), ("WideResNet50_2_BinAct",)
+        partial(_resnet, _34, 3, _ALL), 64, ("WideResNet50_2",), ("WideResNet50_2_BinAct",)
     ),
 }
 

@@ -83,7 +83,8 @@ def _load(path):
         import torch
     except ImportError as error:
         raise ImportError(
-            f'Reading {path} needs PyTorch: pip install "keras-mpt[torch]". A state dict of numpy arrays does not.'
+            f"Reading {path} needs PyTorch: install keras_mpt with the extra `torch`. A state dict of numpy arrays "
+            "does not need it."
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
