@@ -5,14 +5,13 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
 from keras_mpt.masks import GlobalTopK, MaskRule
 from keras_mpt.masks.rule import largest
-from keras_mpt.ops import kept_count
+from keras_mpt.ops import kept_count, to_numpy
 from keras_mpt.traversal import walk
 
 _TWINS = {
@@ -130,7 +129,7 @@ def to_mpt(
             if kernel == "pretrained":
                 twin.frozen_kernel.assign(_kernel(layer))
             if layer.use_bias:
-                twin.bias.assign(_numpy(layer.bias))  # a copy: JAX frees the buffer of the one that is trained
+                twin.bias.assign(to_numpy(layer.bias))  # a copy: JAX frees the buffer of the one that is trained
         elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
             copy_state(layer, twin)
     if kernel == "pretrained":
@@ -248,7 +247,7 @@ def _start_at_magnitudes(twins):
         groups.setdefault(id(twin.mask if is_global else twin), twin.mask.layers if is_global else [twin])
     for group in groups.values():
         sizes = np.cumsum([np.prod(twin.scores.shape) for twin in group])
-        magnitudes = np.concatenate([np.abs(_numpy(twin.frozen_kernel)).ravel() for twin in group])
+        magnitudes = np.concatenate([np.abs(to_numpy(twin.frozen_kernel)).ravel() for twin in group])
         mask = largest(magnitudes, kept_count(magnitudes.size, group[0].sparsity))
         for twin, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
             twin.mask.assign(twin, part.reshape(twin.scores.shape))
@@ -272,7 +271,7 @@ def _is_as_drawn(layer):
     initializer = getattr(layer, f"{_TWINS[type(layer)]._kernel_argument}_initializer")
     if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
         return False
-    return np.array_equal(_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype)), _kernel(layer))
+    return np.array_equal(to_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype)), _kernel(layer))
 
 
 def _is_at_its_start(layer):
@@ -280,7 +279,7 @@ def _is_at_its_start(layer):
     for name in _START_CONSTANT:
         weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
         if weight is not None and isinstance(initializer, _CONSTANT):
-            yield np.array_equal(_numpy(weight), _numpy(initializer(weight.shape, dtype=weight.dtype)))
+            yield np.array_equal(to_numpy(weight), to_numpy(initializer(weight.shape, dtype=weight.dtype)))
 
 
 def _warn_of_losses(chosen):
@@ -321,8 +320,4 @@ def _warn(message):
 
 
 def _kernel(layer):
-    return _numpy(layer.kernel)
-
-
-def _numpy(tensor):
-    return np.array(ops.convert_to_numpy(ops.cast(tensor, "float32")))
+    return to_numpy(layer.kernel)

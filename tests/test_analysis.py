@@ -156,6 +156,8 @@ def test_bad_input_for_figures(tmp_path):
     source = {"a": np.ones(3)}
     with pytest.raises(ValueError, match="`labels` must name two or more `sources`"):
         analysis.plot_overlap([source], ["a"])
+    with pytest.raises(ValueError, match="`measure` must be 'jaccard' or 'hamming'. Received: measure='expected"):
+        analysis.plot_overlap([source, source], ["a", "b"], "expected_jaccard")
     with pytest.raises(ValueError, match="`labels` must name one or more `sources`"):
         analysis.plot_density([source], ["a", "b"])
     with pytest.raises(ValueError, match="as many layers each"):

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.analysis.sources import masks, numpy
+from keras_mpt.analysis.sources import masks
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.ops import to_numpy
 
 
 def criteria_masks(model, batches, loss, seed=0):
@@ -42,7 +43,7 @@ def criteria_masks(model, batches, loss, seed=0):
     >>> print(keras_mpt.analysis.overlap(jackpot, found["magnitude"]))
     """
     chosen, random = masks(model), np.random.default_rng(seed)
-    kernels = {path: numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
+    kernels = {path: to_numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
     products = _products(model, batches, loss)
     sums = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
     squares = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
@@ -94,4 +95,4 @@ def _products(model, batches, loss):
             everything = np.ones(layer.scores.shape, bool)
             layer.mask.assign(layer, everything, np.zeros(layer.scores.shape, np.float32))
         copy.train_on_batch(inputs, targets)
-        yield {path: -numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}
+        yield {path: -to_numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}

@@ -25,6 +25,8 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
     """
     if not len(sources) == len(labels) >= 2:
         raise ValueError(f"`labels` must name two or more `sources`. Received: {len(sources)} sources, {labels=}")
+    if measure not in ("jaccard", "hamming"):
+        raise ValueError(f"`measure` must be 'jaccard' or 'hamming'. Received: {measure=}")
     sources = [masks(source) for source in sources]
     matrix, expected = (overlap_matrix(sources, name) for name in (measure, f"expected_{measure}"))
     others = ~np.eye(len(sources), dtype=bool)

@@ -5,9 +5,9 @@ import os
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import Ticket
 
 
@@ -26,7 +26,7 @@ def masks(source, base=None):
     if isinstance(source, (str, os.PathLike)):
         source = Ticket.read(source)
     if isinstance(source, keras.Model):
-        found = {path: numpy(layer.subnet_mask) != 0 for path, layer in mpt_layers_by_path(source).items()}
+        found = {path: to_numpy(layer.subnet_mask) != 0 for path, layer in mpt_layers_by_path(source).items()}
     elif isinstance(source, Ticket):
         kernels = [path for path, entry in source.layers.items() if entry["kernel"] is not None]
         found = {path: source.kernel(path, base).mask for path in kernels}
@@ -51,8 +51,3 @@ def paired(first, second):
     if shapes[0] != shapes[1]:
         raise ValueError(f"Both must be of one architecture. Received: kernels of shapes {shapes[0]} and {shapes[1]}")
     return {path: (array, other) for (path, array), other in zip(first.items(), second.values(), strict=True)}
-
-
-def numpy(tensor):
-    """Return a copy: PyTorch's own conversion shares its memory."""
-    return np.array(ops.convert_to_numpy(tensor))

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from keras_mpt.analysis.sources import numpy, paired
+from keras_mpt.analysis.sources import paired
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.ops import to_numpy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def weight_norms(model):
     """
     norms = {}
     for path, layer in mpt_layers_by_path(model).items():
-        magnitudes, mask = np.abs(numpy(layer.frozen_kernel), dtype=np.float64), numpy(layer.subnet_mask) != 0
+        magnitudes, mask = np.abs(to_numpy(layer.frozen_kernel), dtype=np.float64), to_numpy(layer.subnet_mask) != 0
         parts = magnitudes[mask], magnitudes[~mask]
         norms[path] = Norms(*map(np.linalg.norm, parts), *(part.mean() if part.size else 0.0 for part in parts))
     return norms
@@ -57,7 +58,7 @@ def score_correlation(first, second):
     Raises:
         ValueError: The models have kernels of other shapes.
     """
-    scores = ({path: numpy(layer.scores) for path, layer in mpt_layers_by_path(m).items()} for m in (first, second))
+    scores = ({path: to_numpy(layer.scores) for path, layer in mpt_layers_by_path(m).items()} for m in (first, second))
     return {
         path: _correlation(*(np.abs(array, dtype=np.float64) for array in pair))
         for path, pair in paired(*scores).items()

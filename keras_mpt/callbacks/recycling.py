@@ -7,11 +7,11 @@ import numbers
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import to_numpy
 
 _INDEX_BITS = 32
 _CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the kernel's
@@ -94,7 +94,7 @@ class _KernelChange(keras.callbacks.Callback):
     def _is_within(self, epoch):
         """Whether the optimizer has done some but not all of the epoch's steps (False if their number is unknown)."""
         optimizer, steps = self.model.optimizer, (self.params or {}).get("steps") or 0
-        done = int(_numpy(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
+        done = int(to_numpy(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
         return epoch * steps < done < (epoch + 1) * steps
 
     def _change_kernels(self, time):
@@ -153,7 +153,7 @@ class IterativeWeightRecycling(_KernelChange):
         self.ablation = bool(ablation)
 
     def _changed(self, layer, time):
-        return recycle(_numpy(layer.frozen_kernel), _numpy(layer.scores), self.rate, self.ablation)
+        return recycle(to_numpy(layer.frozen_kernel), to_numpy(layer.scores), self.rate, self.ablation)
 
 
 class IteRand(_KernelChange):
@@ -212,7 +212,7 @@ class IteRand(_KernelChange):
         if self.unit == "epoch":
             return
         if self._wait == 0:  # a look takes time with JAX, and a batch is one iteration at most
-            step = int(_numpy(self.model.optimizer.iterations))
+            step = int(to_numpy(self.model.optimizer.iterations))
             if step % self.every == 0 and step > self._last:
                 self._change_kernels(step)
                 self._last = step
@@ -220,7 +220,7 @@ class IteRand(_KernelChange):
         self._wait -= 1
 
     def _changed(self, layer, time):
-        frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
+        frozen, mask = to_numpy(layer.frozen_kernel), to_numpy(layer.subnet_mask)
         words = np.random.SeedSequence([self.seed, layer.seed, time]).generate_state(1, np.uint64)
         uniform = random_uniform(frozen.size, int(words[0]), _CHOICE_STREAM).reshape(frozen.shape)
         return redraw(frozen, mask, _fresh(layer, int(words[0])), uniform, self.rate)
@@ -235,13 +235,8 @@ def _fresh(layer, seed):
     if isinstance(initializer, keras.initializers.Initializer) and "seed" in initializer.get_config():
         # Keras' initializers return the same values at every call, and take 32 bits
         initializer = type(initializer).from_config({**initializer.get_config(), "seed": seed >> 33})
-    return _numpy(initializer(shape, dtype="float32"))
+    return to_numpy(initializer(shape, dtype="float32"))
 
 
 def _trained(model):
     return [layer for layer in mpt_layers(model) if layer.trainable]
-
-
-def _numpy(tensor):
-    """Return a copy: PyTorch's own conversion shares its memory."""
-    return np.array(ops.convert_to_numpy(tensor))

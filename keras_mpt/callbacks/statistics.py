@@ -6,10 +6,10 @@ import pathlib
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.ops import to_numpy
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
 
@@ -79,7 +79,7 @@ class MaskStatistics(keras.callbacks.Callback):
                 "sparsity": float(1 - np.mean(mask)),
                 "alpha": _alpha(layer),
             }
-            scores[path] = np.array(ops.convert_to_numpy(layer.scores))
+            scores[path] = to_numpy(layer.scores)
             flips += np.count_nonzero(mask != before)
             kept += np.count_nonzero(mask)
             size += mask.size
@@ -139,7 +139,7 @@ class MaskStatistics(keras.callbacks.Callback):
 
 
 def _mask(layer):
-    return np.array(ops.convert_to_numpy(layer.subnet_mask)) != 0
+    return to_numpy(layer.subnet_mask) != 0
 
 
 def _alpha(layer):

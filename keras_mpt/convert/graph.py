@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
 from keras_mpt.quantizers.larq_objects import is_larq, to_ours
 from keras_mpt.summaries import functional_graph
@@ -65,7 +66,7 @@ def rebuild(model, mpt, signs=None, note=None):
         if note is not None:
             note(operation, args[0])
         outputs = twin(*args, **kwargs)
-        twin.set_weights([_numpy(w) for w in operation.weights])
+        twin.set_weights([to_numpy(w) for w in operation.weights])
         return outputs
 
     inputs = [keras.Input(batch_shape=x.shape, dtype="float32", name=x.name) for x in model.inputs]
@@ -79,7 +80,7 @@ def call_plain(layer, x):
     twin.dtype_policy = keras.DTypePolicy("float32")
     twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
     outputs = twin(layer.prepare_plain(x))
-    biases = [] if layer.bias is None else [_numpy(layer.bias)]
+    biases = [] if layer.bias is None else [to_numpy(layer.bias)]
     twin.set_weights([kernel_of(layer), *biases])
     return outputs
 
@@ -87,13 +88,13 @@ def call_plain(layer, x):
 def kernel_of(layer):
     """Return the effective kernel of an MPT layer as float32, whatever its dtype policy."""
     mask, kept = layer.mask(layer)
-    return _numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, kept))
+    return to_numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, kept))
 
 
 def finished(layer, y):
     """Return the outputs of a layer from what its kernel gave: with bias and activation."""
     if layer.bias is not None:
-        y = y + _numpy(layer.bias)
+        y = y + to_numpy(layer.bias)
     return y if layer.activation is keras.activations.linear else layer.activation(y)
 
 
@@ -157,7 +158,3 @@ def border_excess(x, widths, excess, kernel, **how):
 
 def _is_quantizer(activation):
     return isinstance(activation, ActivationQuantizer) or is_larq(activation)
-
-
-def _numpy(x):
-    return np.array(ops.convert_to_numpy(ops.cast(x, "float32")))

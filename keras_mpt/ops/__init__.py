@@ -4,7 +4,7 @@ Everything here works on every Keras backend, inside compiled steps (TensorFlow 
 eagerly, and gives the same bits everywhere.
 """
 
-from keras_mpt.ops.backend import current_trace
+from keras_mpt.ops.backend import current_trace, to_numpy
 from keras_mpt.ops.counts import entropy_bits, kept_count, sparsity_of
 from keras_mpt.ops.gradients import straight_through
 from keras_mpt.ops.selection import (
@@ -31,5 +31,6 @@ __all__ = [
     "sparsity_of",
     "split_kept",
     "straight_through",
+    "to_numpy",
     "top_k_mask",
 ]

@@ -1,6 +1,17 @@
 """What Keras has no operation for."""
 
 import keras
+import numpy as np
+
+
+def to_numpy(tensor):
+    """Return a tensor or variable as an array of its own; narrow floats, one of which numpy lacks, as float32.
+
+    (Keras' conversion shares PyTorch's memory, which the next step may write to.)
+    """
+    if keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.array(keras.ops.convert_to_numpy(tensor))
 
 
 def bitcast_int32(x):

@@ -26,6 +26,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import coding
 
@@ -53,8 +54,8 @@ def encode(layer, name, whole, base):
     Raises:
         ValueError: A score is NaN, or a frozen weight is not finite.
     """
-    frozen, mask = _numpy(layer.frozen_kernel), _numpy(layer.subnet_mask)
-    if np.isnan(_numpy(layer.scores)).any():
+    frozen, mask = to_numpy(layer.frozen_kernel), to_numpy(layer.subnet_mask)
+    if np.isnan(to_numpy(layer.scores)).any():
         raise ValueError(f"The scores of layer {layer.name!r} must be numbers to be saved. Received: NaN")
     if not np.isfinite(frozen).all():
         raise ValueError(f"The frozen kernel of layer {layer.name!r} must be finite. Received: infinity or NaN")
@@ -62,7 +63,9 @@ def encode(layer, name, whole, base):
     kept = int(np.count_nonzero(mask))
     scale = None
     if type(layer.kernel_quantizer) is ScaledSign:
-        scale = float(_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, ops.cast(mask, "float32"), kept)))
+        scale = float(
+            to_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, ops.cast(mask, "float32"), kept))
+        )
     kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
 
     source = _source(layer, frozen, base)
@@ -147,7 +150,7 @@ def _check(entry):
 
 def content_table(model):
     """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None."""
-    weights = () if model is None else (_numpy(w) for w in model.weights if len(w.shape) > 1)
+    weights = () if model is None else (to_numpy(w) for w in model.weights if len(w.shape) > 1)
     return {_sha256(w): w for w in weights if w.dtype == np.float32}
 
 
@@ -193,7 +196,3 @@ def _effective(frozen, mask, scale):
 
 def _sha256(array):
     return hashlib.sha256(np.ascontiguousarray(array + np.float32(0), "<f4")).hexdigest()
-
-
-def _numpy(tensor):
-    return np.array(ops.convert_to_numpy(tensor))

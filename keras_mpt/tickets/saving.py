@@ -6,11 +6,11 @@ import json
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import GlobalTopK, Restricted, TopK, share
 from keras_mpt.masks.rule import first_scores, largest
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
@@ -65,7 +65,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
             blobs |= more
             if scores:
                 entry["scores"] = f"{name}/scores"
-                blobs[entry["scores"]] = _numpy(layer.scores).astype("<f4").tobytes()
+                blobs[entry["scores"]] = to_numpy(layer.scores).astype("<f4").tobytes()
         entry["variables"], data = _packed(layer, dtype)
         if data:
             blobs[f"{name}/variables"] = data
@@ -250,7 +250,7 @@ def check_rules(mpt, masks):
     """
     for name, layer in mpt.items():
         known = isinstance(layer.mask, (*_RANKING, Restricted))
-        if not known and not np.array_equal(_numpy(layer.subnet_mask) != 0, masks[name]):
+        if not known and not np.array_equal(to_numpy(layer.subnet_mask) != 0, masks[name]):
             raise ValueError(f"the rule {layer.mask!r} of layer {name!r} does not make its mask of the scores")
 
 
@@ -307,7 +307,7 @@ def _packed(layer, dtype):
     for variable in _variables(layer):
         stored = dtype if variable.dtype == "float32" else variable.dtype
         try:
-            data.append(pack(_numpy(variable), stored))
+            data.append(pack(to_numpy(variable), stored))
         except ValueError as error:
             raise ValueError(f"Variable {variable.path!r} cannot be saved: {error}") from error
         described.append(
@@ -321,11 +321,6 @@ def _json_dict(provenance):
         return json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`provenance` must be a dict of JSON data. Received: {provenance!r}") from error
-
-
-def _numpy(variable):
-    value = ops.cast(variable, "float32") if variable.dtype == "bfloat16" else variable
-    return np.array(ops.convert_to_numpy(value))
 
 
 def _version():

@@ -9,6 +9,7 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 
 _ROUNDING = 1e-6  # of alpha, which is a float sum
@@ -49,7 +50,7 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
     mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
-    masks = {path: _numpy(layer.subnet_mask) != 0 for path, layer in mpt.items()}
+    masks = {path: to_numpy(layer.subnet_mask) != 0 for path, layer in mpt.items()}
     tickets = (_with_masks if layout.stored else _with_scores)(mpt, masks, layout)
     state = {}
     for path, (layer, module) in layers.items():
@@ -77,10 +78,10 @@ def _others(layer):
         learned = {"weight": layer.gamma, "bias": layer.beta}
         found = {name: variable for name, variable in learned.items() if variable is not None}
         found |= {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
-        vectors = {name: arrays.vector_to_torch(layer, _numpy(variable)) for name, variable in found.items()}
+        vectors = {name: arrays.vector_to_torch(layer, to_numpy(variable)) for name, variable in found.items()}
         return vectors | {"num_batches_tracked": np.int64(0)}
-    kernel = {} if isinstance(layer, MPTLayer) else {"weight": arrays.kernel_to_torch(layer, _numpy(layer.kernel))}
-    return kernel | ({"bias": arrays.vector_to_torch(layer, _numpy(layer.bias))} if layer.use_bias else {})
+    kernel = {} if isinstance(layer, MPTLayer) else {"weight": arrays.kernel_to_torch(layer, to_numpy(layer.kernel))}
+    return kernel | ({"bias": arrays.vector_to_torch(layer, to_numpy(layer.bias))} if layer.use_bias else {})
 
 
 def _with_masks(mpt, masks, layout):
@@ -149,8 +150,4 @@ def _alpha(layer, mask):
 
 
 def _in_torch(layer, variable):
-    return arrays.kernel_to_torch(layer, _numpy(variable))
-
-
-def _numpy(variable):
-    return np.array(ops.convert_to_numpy(ops.cast(variable, "float32")))
+    return arrays.kernel_to_torch(layer, to_numpy(variable))

@@ -11,6 +11,7 @@ from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets.saving import check_rules, fill_kernel, one_threshold
 
@@ -101,7 +102,7 @@ def from_pytorch(
 @contextlib.contextmanager
 def _untouched_on_error(model):
     """Bring back what `fill_kernel` and assignments have changed if the model turns out not to do."""
-    arrays = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in model.variables]
+    arrays = [(variable, to_numpy(variable)) for variable in model.variables]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
         yield
