@@ -38,10 +38,12 @@ _ELSEWHERE_SLOW = [
     "test_examples::test_dense_network_is_trained_by_the_same_command",
 ]
 _SLOW = {
-    "jax": {*_ELSEWHERE_SLOW, "test_zoo_torch", "test_pytorch_document", "test_pytorch_import"},
+    "jax": {*_ELSEWHERE_SLOW, "test_zoo_torch", "test_zoo_networks", "test_pytorch_document", "test_pytorch_import"},
     "torch": {*_ELSEWHERE_SLOW},
     "tensorflow": {
         "test_docs::test_first_ticket_is_as_good_as_promised",
+        "test_examples::test_a_finished_run_is_not_overwritten",
+        "test_examples::test_jackpots_of_a_dense_network",
         "test_distributed::test_plain_batch_norm_of_mirrored_replicas_is_another_training",
     },
 }
