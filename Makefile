@@ -70,7 +70,7 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
 
 figures: $(VENV)/.dev
-	@set -e; for script in kernel split file_size search; do \
+	@set -e; for script in kernel split file_size search jackpots; do \
 		KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/figures/$$script.py; \
 	done
 

@@ -13,7 +13,7 @@ import re
 from benchmarks.rounds import RESULTS, load
 
 ROOT = RESULTS.parent.parent
-PAGES = ["README.md", "docs/benchmarks.md"]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BACKENDS = {
     "tensorflow": "TensorFlow",

@@ -36,6 +36,7 @@ from keras_mpt.models import mpt_layers_by_path, to_jackpot
 
 FLAGS = flags.FLAGS
 _METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned"]
+_COLUMNS = ["method", "sparsity", "epoch", "test accuracy", "training accuracy"]
 flags.DEFINE_list("methods", _METHODS, "Which ones.")
 flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
 flags.DEFINE_enum("rates", "global", ["global", "uniform"], "One magnitude threshold, or the same sparsity everywhere.")
@@ -222,12 +223,13 @@ def print_overlaps(rows):
 
 
 def accuracies(folders):
-    """Return rows of a method, a sparsity, an epoch and the test accuracy (%) after it."""
-    return [
-        [method, sparsity, epoch, f"{accuracy:.2f}"]
-        for (method, sparsity), folder in folders.items()
-        for epoch, accuracy in enumerate(curve(folder), 0 if method == "magnitude" else 1)
-    ]
+    """Return rows of a method, a sparsity, an epoch and the accuracies (%) after it, of test and training images."""
+    rows = []
+    for (method, sparsity), folder in folders.items():
+        for epoch, row in enumerate(training.read_log(folder), 0 if method == "magnitude" else 1):
+            found = [f"{100 * float(row[key]):.2f}" for key in ("val_accuracy", "accuracy") if key in row]
+            rows.append([method, sparsity, epoch, *found])
+    return rows
 
 
 def write(path, header, rows):
@@ -269,7 +271,7 @@ def main(_):
         run(base, data, method, sparsity, place)
     if all(finished(method, place) for (method, _), place in folders.items()):
         print_accuracies(folders)
-        write(folder / "accuracy.csv", ["method", "sparsity", "epoch", "test accuracy"], accuracies(folders))
+        write(folder / "accuracy.csv", _COLUMNS, accuracies(folders))
         draw(folders, folder / "accuracy.png")
         rows = overlaps(base, data, folders)
         print_overlaps(rows)

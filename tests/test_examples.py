@@ -107,8 +107,10 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     assert [len(rows[name]) for name in ("jackpot", "unrestricted", "random")] == [4, 4, 4]  # overlaps
     assert float(rows["jackpot"][0]) > float(rows["random"][0])  # with the mask of the magnitudes
     assert (tmp_path / "accuracy.png").exists()
-    written = [row.split(",")[0] for row in (tmp_path / "accuracy.csv").read_text().splitlines()[1:]]
-    assert sorted(written) == sorted(["magnitude", *2 * ["jackpot", "unrestricted", "random", "finetuned"]])
+    written = [row.split(",") for row in (tmp_path / "accuracy.csv").read_text().splitlines()[1:]]
+    names = sorted(row[0] for row in written)
+    assert names == sorted(["magnitude", *2 * ["jackpot", "unrestricted", "random", "finetuned"]])
+    assert [len(row) for row in written] == [4 if row[0] == "magnitude" else 5 for row in written]
     written = [row.split(",")[3] for row in (tmp_path / "overlap.csv").read_text().splitlines()[1:]]
     assert written == [cell.strip() for name in ("jackpot", "unrestricted", "random") for cell in rows[name]]
 
