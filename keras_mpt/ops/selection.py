@@ -62,25 +62,17 @@ def _top_k(select):
     @traced_once
     def top_k(rows, kept, start, size):
         start = _within_keys(start)
-        mask_at_start = ops.cast(ops.greater_equal(rows, start), "float32")
         # float32 counts a row exactly, but not 2**24 keys
-        count_at_start = ops.sum(ops.cast(ops.sum(mask_at_start, axis=-1), "int32"))
-        invalid = has_nan(rows)
-
-        def search():
-            threshold, count = select(rows, kept, start, size, count_at_start)
-            return _mask_of_rows(rows, kept, threshold, count), threshold
-
-        def valid():
-            return ops.cond(ops.equal(count_at_start, kept), lambda: (mask_at_start, start), search)
-
-        return *ops.cond(invalid, lambda: (_all_nan(rows), start), valid), invalid
+        in_rows = ops.sum(ops.cast(ops.greater_equal(rows, start), "float32"), axis=-1)
+        count_at_start, invalid = ops.sum(ops.cast(in_rows, "int32")), has_nan(rows)
+        threshold, count = ops.cond(
+            ops.logical_or(invalid, ops.equal(count_at_start, kept)),
+            lambda: (start, kept),
+            lambda: select(rows, kept, start, size, count_at_start),
+        )
+        return _mask_of_rows(rows, kept, threshold, count, invalid), threshold, invalid
 
     return top_k
-
-
-def _all_nan(rows):
-    return ops.full_like(rows, float("nan"), dtype="float32")
 
 
 def _within_keys(threshold):
@@ -227,33 +219,41 @@ def mask_at(keys, kept, threshold, count):
     Returns:
         float32 tensor of the shape of `keys` with exactly `kept` ones, all NaN if a key stands for a NaN score.
     """
-    return ops.reshape(_mask_or_nan(_rows(keys), *_integers(kept, threshold, count)), ops.shape(keys))
+    rows = _rows(keys)
+    return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count), has_nan(rows)), ops.shape(keys))
 
 
 @traced_once
-def _mask_or_nan(rows, kept, threshold, count):
-    return ops.cond(has_nan(rows), lambda: _all_nan(rows), lambda: _mask_of_rows(rows, kept, threshold, count))
+def _mask_of_rows(rows, kept, threshold, count, invalid):
+    """Return the mask by a comparison with the threshold, or with one more where ties go.
 
-
-@traced_once
-def _mask_of_rows(rows, kept, threshold, count):
-    def clear_cut():
-        return ops.cast(ops.greater_equal(rows, threshold), "float32")
+    Conditionals have nothing of the kernel's shape as results: XLA would give that a memory layout of its own, and
+    transpose it before each use.
+    """
+    height, width = ops.shape(rows)
+    clear = ops.logical_or(invalid, ops.equal(count, kept))
 
     def tied():
-        above, tie = ops.greater(rows, threshold), ops.equal(rows, threshold)
-        needed = kept - ops.sum(ops.cast(above, "int32"))
+        needed = kept - _count(ops.greater(rows, threshold))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
-        ends = ops.cumsum(ops.sum(ops.cast(tie, "int32"), axis=1))
-        cut = ops.sum(ops.cast(ops.less_equal(ends, needed), "int32"))
-        in_cut_row = ops.cumsum(ops.cast(ops.take(tie, cut, axis=0), "int32"))
-        room = needed - ops.take(ends, cut) + in_cut_row[-1]
-        row = ops.expand_dims(ops.arange(ops.shape(rows)[0], dtype="int32"), 1)
-        fits = ops.where(ops.equal(row, cut), ops.less_equal(in_cut_row, room), ops.less(row, cut))
-        stays = ops.logical_or(above, ops.logical_and(tie, fits))
-        return ops.cast(stays, "float32")
+        tie = ops.cast(ops.equal(rows, threshold), "int32")
+        ends = ops.cumsum(ops.sum(tie, axis=1))
+        cut = _count(ops.less_equal(ends, needed))
+        row = ops.take(tie, cut, axis=0)
+        room = needed - (ops.take(ends, cut) - ops.sum(row))
+        return cut, _count(ops.less_equal(ops.cumsum(row), room))
 
-    return ops.cond(ops.equal(count, kept), clear_cut, tied)
+    def limits():
+        cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
+        row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
+        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
+        in_cut_row = ops.logical_and(ops.equal(row, cut_row), ops.greater_equal(column, cut_column))
+        return threshold + ops.cast(ops.logical_or(ops.greater(row, cut_row), in_cut_row), "int32")
+
+    # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
+    limit = threshold if keras.backend.backend() == "torch" and clear else limits()
+    stays = ops.logical_or(invalid, ops.greater_equal(rows, limit))
+    return ops.where(stays, ops.where(invalid, float("nan"), 1.0), 0.0)
 
 
 def mask_of_largest(x, among, kept, select, start):
