@@ -2,7 +2,7 @@
 
     python examples/train_imagenet.py --network wide_resnet50 --data_dir DIR --output_dir runs/wrn50      # MPT-1/32
     python examples/train_imagenet.py --network wide_resnet34 --data_dir DIR --output_dir runs/wrn34      # MPT-1/1
-    python examples/train_imagenet.py --data synthetic --width 0.1 --data_dir /tmp/pictures --output_dir runs/trial
+    python examples/train_imagenet.py --data synthetic --width 0.1 --data_dir runs/pictures --output_dir runs/trial
 
 100 epochs, batch 256, SGD with learning rate 0.256, momentum 0.875 and weight decay 2^-15, five epochs of warm-up,
 cosine decay, label smoothing 0.1. Published: WRN-50 with 20 % of the weights 74.03 %, WRN-34 1/1 with 40 % 52.07 %; of

@@ -271,7 +271,9 @@ def _is_as_drawn(layer):
     initializer = getattr(layer, f"{_TWINS[type(layer)]._kernel_argument}_initializer")
     if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
         return False
-    return np.array_equal(to_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype)), _kernel(layer))
+    return np.array_equal(
+        to_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype), "float32"), _kernel(layer)
+    )
 
 
 def _is_at_its_start(layer):
@@ -320,4 +322,4 @@ def _warn(message):
 
 
 def _kernel(layer):
-    return to_numpy(layer.kernel)
+    return to_numpy(layer.kernel, "float32")

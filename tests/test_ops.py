@@ -19,6 +19,7 @@ from keras_mpt.ops import (
     sort_threshold,
     sparsity_of,
     straight_through,
+    to_numpy,
     top_k_mask,
 )
 from keras_mpt.ops.selection import INFINITY_BITS
@@ -225,3 +226,13 @@ def test_straight_through():
     np.testing.assert_array_equal(ops.convert_to_numpy(estimator(ops.convert_to_tensor(x), w)), np.sign(x) * w)
     np.testing.assert_array_equal(gradient(lambda x: estimator(x, w), x, upstream), upstream * (w * w))
     np.testing.assert_array_equal(gradient(lambda w: estimator(ops.convert_to_tensor(x), w), w), np.zeros(7))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32"])
+def test_arrays_are_copies_and_narrow_floats_float32(dtype):
+    variable = keras.Variable([1, 2, 3], dtype=dtype, trainable=False)
+    array = to_numpy(variable)
+    variable.assign([4, 5, 6])
+    np.testing.assert_array_equal(array, [1, 2, 3])
+    assert array.dtype == ("int32" if dtype == "int32" else "float32")
+    assert to_numpy(variable, "float32").dtype == "float32"

@@ -66,7 +66,7 @@ def rebuild(model, mpt, signs=None, note=None):
         if note is not None:
             note(operation, args[0])
         outputs = twin(*args, **kwargs)
-        twin.set_weights([to_numpy(w) for w in operation.weights])
+        twin.set_weights([to_numpy(w, "float32") for w in operation.weights])
         return outputs
 
     inputs = [keras.Input(batch_shape=x.shape, dtype="float32", name=x.name) for x in model.inputs]
@@ -80,7 +80,7 @@ def call_plain(layer, x):
     twin.dtype_policy = keras.DTypePolicy("float32")
     twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
     outputs = twin(layer.prepare_plain(x))
-    biases = [] if layer.bias is None else [to_numpy(layer.bias)]
+    biases = [] if layer.bias is None else [to_numpy(layer.bias, "float32")]
     twin.set_weights([kernel_of(layer), *biases])
     return outputs
 
@@ -94,7 +94,7 @@ def kernel_of(layer):
 def finished(layer, y):
     """Return the outputs of a layer from what its kernel gave: with bias and activation."""
     if layer.bias is not None:
-        y = y + to_numpy(layer.bias)
+        y = y + to_numpy(layer.bias, "float32")
     return y if layer.activation is keras.activations.linear else layer.activation(y)
 
 

@@ -4,14 +4,16 @@ import keras
 import numpy as np
 
 
-def to_numpy(tensor):
-    """Return a tensor or variable as an array of its own; narrow floats, one of which numpy lacks, as float32.
+def to_numpy(tensor, dtype=None):
+    """Return a tensor or variable as an array of its own: Keras' conversion shares PyTorch's memory, which may change.
 
-    (Keras' conversion shares PyTorch's memory, which the next step may write to.)
+    Args:
+        tensor: Of any shape.
+        dtype: Of the array; None: the tensor's own, but float32 for narrow floats, one of which numpy lacks.
     """
-    if keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
-        tensor = keras.ops.cast(tensor, "float32")
-    return np.array(keras.ops.convert_to_numpy(tensor))
+    if dtype is None and keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
+        dtype = "float32"
+    return np.array(keras.ops.convert_to_numpy(tensor if dtype is None else keras.ops.cast(tensor, dtype)))
 
 
 def bitcast_int32(x):

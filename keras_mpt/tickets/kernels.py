@@ -150,8 +150,8 @@ def _check(entry):
 
 def content_table(model):
     """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None."""
-    weights = () if model is None else (to_numpy(w) for w in model.weights if len(w.shape) > 1)
-    return {_sha256(w): w for w in weights if w.dtype == np.float32}
+    weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
+    return {_sha256(array): array for array in map(to_numpy, weights)}
 
 
 def _source(layer, frozen, base):

@@ -78,10 +78,16 @@ def _others(layer):
         learned = {"weight": layer.gamma, "bias": layer.beta}
         found = {name: variable for name, variable in learned.items() if variable is not None}
         found |= {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
-        vectors = {name: arrays.vector_to_torch(layer, to_numpy(variable)) for name, variable in found.items()}
+        vectors = {
+            name: arrays.vector_to_torch(layer, to_numpy(variable, "float32")) for name, variable in found.items()
+        }
         return vectors | {"num_batches_tracked": np.int64(0)}
-    kernel = {} if isinstance(layer, MPTLayer) else {"weight": arrays.kernel_to_torch(layer, to_numpy(layer.kernel))}
-    return kernel | ({"bias": arrays.vector_to_torch(layer, to_numpy(layer.bias))} if layer.use_bias else {})
+    kernel = (
+        {}
+        if isinstance(layer, MPTLayer)
+        else {"weight": arrays.kernel_to_torch(layer, to_numpy(layer.kernel, "float32"))}
+    )
+    return kernel | ({"bias": arrays.vector_to_torch(layer, to_numpy(layer.bias, "float32"))} if layer.use_bias else {})
 
 
 def _with_masks(mpt, masks, layout):
@@ -150,4 +156,4 @@ def _alpha(layer, mask):
 
 
 def _in_torch(layer, variable):
-    return arrays.kernel_to_torch(layer, to_numpy(variable))
+    return arrays.kernel_to_torch(layer, to_numpy(variable, "float32"))
