@@ -36,7 +36,7 @@ def gradient(fn, x, upstream=None, dtype="float32"):
         x = x.detach().requires_grad_(True)
         y = fn(x)
         y.backward(incoming(y))
-        result = x.grad
+        result = ops.zeros_like(x) if x.grad is None else x.grad  # None is PyTorch's zero
     else:
         raise NotImplementedError(backend)
     result = ops.cast(result, "float32") if dtype == "bfloat16" else result

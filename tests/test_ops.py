@@ -143,14 +143,14 @@ def passes(scores, kept, start, monkeypatch):
     """Return (number of counting passes, found threshold)."""
     counted = []
     whole = scores.size
-    plain_sum = ops.sum
+    compare = ops.greater_equal
 
-    def counting_sum(x, *args, **kwargs):
+    def counting(x, threshold):
         counted.extend([1] if int(np.prod(x.shape)) == whole else [])
-        return plain_sum(x, *args, **kwargs)
+        return compare(x, threshold)
 
     with monkeypatch.context() as patch, interpreted():
-        patch.setattr(ops, "sum", counting_sum)
+        patch.setattr(ops, "greater_equal", counting)
         keys = magnitude_bits(ops.convert_to_tensor(scores))
         threshold, _ = search_threshold(keys, ops.convert_to_tensor(kept), ops.convert_to_tensor(start))
     return len(counted), int(threshold)

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 
 def to_numpy(tensor, dtype=None):
@@ -13,7 +14,7 @@ def to_numpy(tensor, dtype=None):
     """
     if dtype is None and keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
         dtype = "float32"
-    return np.array(keras.ops.convert_to_numpy(tensor if dtype is None else keras.ops.cast(tensor, dtype)))
+    return np.array(ops.convert_to_numpy(tensor if dtype is None else ops.cast(tensor, dtype)))
 
 
 def bitcast_int32(x):
@@ -32,6 +33,22 @@ def bitcast_int32(x):
 
         return x.detach().view(torch.int32)
     raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
+
+
+def count_true(conditions):
+    """Return how many entries of a boolean tensor are true, an int32 scalar."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.count_nonzero(conditions).to(torch.int32)  # without a copy of four times the size
+    if len(conditions.shape) == 2:  # float32 is summed faster, and counts a row exactly, but not 2**24 entries
+        conditions = ops.sum(ops.cast(conditions, "float32"), axis=-1)
+    return ops.sum(ops.cast(conditions, "int32"))
+
+
+def no_gradient(x):
+    """Return the gradient of a loss to a tensor on which it does not depend, as a custom gradient has to give it."""
+    return None if keras.backend.backend() == "torch" else ops.zeros_like(x)  # PyTorch would fill it for nothing
 
 
 def traced_once(function):

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_mpt.ops.backend import no_gradient
+
 
 def straight_through(value, slope, x, *constants):
     """Return `value(x, *constants)` with the gradient of a straight-through estimator.
@@ -24,7 +26,7 @@ def straight_through(value, slope, x, *constants):
         def gradient(*args, upstream=None):
             if upstream is None:  # PyTorch passes the upstream gradient by keyword, the others as only argument
                 (upstream,) = args
-            return (upstream * slope(x, *constants), *(ops.zeros_like(c) for c in constants))
+            return (upstream * slope(x, *constants), *(no_gradient(c) for c in constants))
 
         return value(x, *constants), gradient
 

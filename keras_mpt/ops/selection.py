@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_mpt.ops.backend import bitcast_int32, traced_once
+from keras_mpt.ops.backend import bitcast_int32, count_true, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
@@ -62,9 +62,7 @@ def _top_k(select):
     @traced_once
     def top_k(rows, kept, start, size):
         start = _within_keys(start)
-        # float32 counts a row exactly, but not 2**24 keys
-        in_rows = ops.sum(ops.cast(ops.greater_equal(rows, start), "float32"), axis=-1)
-        count_at_start, invalid = ops.sum(ops.cast(in_rows, "int32")), has_nan(rows)
+        count_at_start, invalid = count_true(ops.greater_equal(rows, start)), has_nan(rows)
         threshold, count = ops.cond(
             ops.logical_or(invalid, ops.equal(count_at_start, kept)),
             lambda: (start, kept),
@@ -116,7 +114,7 @@ def _integers(*numbers):
 
 @traced_once
 def _counted(parts, threshold):
-    return sum(_count(ops.greater_equal(part, threshold)) for part in parts)
+    return sum(count_true(ops.greater_equal(part, threshold)) for part in parts)
 
 
 @traced_once
@@ -154,7 +152,7 @@ def _search(parts, kept, start, count_at_start, size):
         threshold = ops.where(enclosed, interpolated, extrapolated)
         threshold = ops.where(ops.less(passes, _GUIDED_PASSES), threshold, low + (high - low) // 2)
         threshold = ops.clip(threshold, low + 1, high - 1)
-        count = sum(_count(ops.greater_equal(part, threshold)) for part in parts)
+        count = sum(count_true(ops.greater_equal(part, threshold)) for part in parts)
         return enclose(threshold, count, low, low_count, high, high_count, passes)
 
     zero, top = _integers(0, _TOP)
@@ -175,7 +173,7 @@ def sort_threshold(keys, kept, start, size=None, count_at_start=None):
 def _sort(parts, kept):
     ordered = ops.sort(ops.concatenate(parts))
     threshold = ops.take(ordered, ops.shape(ordered)[0] - kept)
-    return threshold, _count(ops.greater_equal(ordered, threshold))
+    return threshold, count_true(ops.greater_equal(ordered, threshold))
 
 
 def split_kept(keys, kept, threshold, count):
@@ -193,13 +191,13 @@ def split_kept(keys, kept, threshold, count):
 
 @traced_once
 def _split(keys, kept, threshold, count):
-    counts = ops.stack([_count(ops.greater_equal(part, threshold)) for part in keys])
+    counts = ops.stack([count_true(ops.greater_equal(part, threshold)) for part in keys])
 
     def clear_cut():
         return counts
 
     def tied():
-        above = ops.stack([_count(ops.greater(part, threshold)) for part in keys])
+        above = ops.stack([count_true(ops.greater(part, threshold)) for part in keys])
         ties = counts - above
         room = kept - ops.sum(above) - (ops.cumsum(ties) - ties)  # that earlier ties leave
         return above + ops.clip(room, 0, ties)
@@ -234,26 +232,27 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
     clear = ops.logical_or(invalid, ops.equal(count, kept))
 
     def tied():
-        needed = kept - _count(ops.greater(rows, threshold))
+        needed = kept - count_true(ops.greater(rows, threshold))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
         tie = ops.cast(ops.equal(rows, threshold), "int32")
         ends = ops.cumsum(ops.sum(tie, axis=1))
-        cut = _count(ops.less_equal(ends, needed))
+        cut = count_true(ops.less_equal(ends, needed))
         row = ops.take(tie, cut, axis=0)
         room = needed - (ops.take(ends, cut) - ops.sum(row))
-        return cut, _count(ops.less_equal(ops.cumsum(row), room))
+        return cut, count_true(ops.less_equal(ops.cumsum(row), room))
 
-    def limits():
+    def stay():
         cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
         row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
         column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
-        in_cut_row = ops.logical_and(ops.equal(row, cut_row), ops.greater_equal(column, cut_column))
-        return threshold + ops.cast(ops.logical_or(ops.greater(row, cut_row), in_cut_row), "int32")
+        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
+        falls = ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
+        up_to_cut_row = ops.greater_equal(rows, threshold + ops.cast(ops.greater(row, cut_row), "int32"))
+        return ops.not_equal(up_to_cut_row, falls)
 
     # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
-    limit = threshold if keras.backend.backend() == "torch" and clear else limits()
-    stays = ops.logical_or(invalid, ops.greater_equal(rows, limit))
-    return ops.where(stays, ops.where(invalid, float("nan"), 1.0), 0.0)
+    stays = ops.greater_equal(rows, threshold) if keras.backend.backend() == "torch" and clear else stay()
+    return ops.cast(stays, "float32") + ops.where(invalid, float("nan"), 0.0)
 
 
 def mask_of_largest(x, among, kept, select, start):
@@ -284,22 +283,18 @@ def _largest(select):
         negative = ops.logical_and(ops.less(bitcast_int32(x), 0), ops.greater(magnitude, 0))
         positive = ops.logical_and(among, ops.logical_not(negative))
         # All values in order need 32 bits; the keys of a selection have 31, with room for those on the cut's side.
-        above_zero = ops.less_equal(kept, _count(positive))
+        above_zero = ops.less_equal(kept, count_true(positive))
         above, below = ops.where(negative, -1, magnitude), ops.where(negative, INFINITY_BITS - magnitude, INFINITY_BITS)
         keys = ops.where(ops.greater(magnitude, INFINITY_BITS), magnitude, ops.where(above_zero, above, below))
         keys = ops.where(among, keys, -1)
 
         def some():
-            threshold, count = select(keys, kept, start, _count(ops.greater_equal(keys, 0)))
+            threshold, count = select(keys, kept, start, count_true(ops.greater_equal(keys, 0)))
             return mask_at(keys, kept, threshold, count), threshold
 
         return ops.cond(ops.greater(kept, 0), some, lambda: (ops.zeros_like(x), start))
 
     return largest
-
-
-def _count(conditions):
-    return ops.sum(ops.cast(conditions, "int32"))
 
 
 def has_nan(keys):
