@@ -148,11 +148,15 @@ def zoo():
     rows = []
     for preset in presets:
         name, binary = preset["name"], preset["arguments"]["input_quantizer"] is not None
-        size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
-        cells = [f"[{name}](zoo/{name}.md)", preset["architecture"], "binary" if binary else "float"]
-        cells += [f"{1 - preset['arguments']['sparsity']:.0%}", str(preset["epochs"])]
-        rows.append([*cells, f"**{preset['accuracy']:.2%}**", f"{size:,} bytes"])
-    return markdown(["preset", "network", "activations", "kept", "epochs", "test accuracy of the file", "file"], rows)
+        cells = [f"[{name}](zoo/{name}.md)", "binary" if binary else "float"]
+        cells += [f"{1 - preset['arguments']['sparsity']:.0%}", str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
+        cells += [f"{preset['dense']['accuracy']:.2%}" if preset["dense"] else ""]
+        cells += [f"{(ROOT / 'zoo' / f'{name}.mpt').stat().st_size:,}"]
+        sizes = [preset["converted"].get(target, {}).get("bytes") for target in ("tflite", "lce")]
+        cells += [f"{size:,}" if size else "" for size in sizes]
+        rows.append(cells)
+    header = ["preset", "activations", "kept", "epochs", "test accuracy of the file", "dense network", "ticket, bytes"]
+    return markdown([*header, "`.tflite`, bytes", "LCE, bytes"], rows)
 
 
 def measured(name):

@@ -1,10 +1,14 @@
-"""Test accuracy of a ticket on CIFAR-10, from the file: a preset of the zoo or one of yours.
+"""Test accuracy on CIFAR-10 from a file: a preset of the zoo, a ticket of yours, or what one was converted to.
 
-    python examples/evaluate.py --preset conv4_mpt32_s50 --data_dir DIR
-    python examples/evaluate.py --ticket runs/conv4/ticket.mpt --data_dir DIR
+    python examples/evaluate.py --weights conv4_mpt32_s50 --data_dir DIR
+    python examples/evaluate.py --weights conv4_mpt11_s50 --runtime lce --data_dir DIR    # its published phone file
+    python examples/evaluate.py --weights runs/conv4/ticket.mpt --data_dir DIR
+    python examples/evaluate.py --weights conv4.tflite --runtime tflite --data_dir DIR
 
-Runs on every Keras backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow. See examples/cifar10.py.
+Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow. See examples/cifar10.py.
 """
+
+import pathlib
 
 import cifar10
 import keras
@@ -13,29 +17,58 @@ from absl import app, flags
 
 import keras_mpt
 
+ZOO = pathlib.Path(__file__).parent.parent / "zoo"
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string("preset", None, "Name of a preset of keras_mpt.zoo; 'all' for each one.")
-flags.DEFINE_string("ticket", None, "Path of a ticket file for images normalized as examples/train.py does.")
+flags.DEFINE_string(
+    "weights", None, "A preset of keras_mpt.zoo ('all': each), or a .mpt or .tflite file.", required=True
+)
+flags.DEFINE_enum("runtime", "keras", ["keras", "tflite", "lce"], "What runs it.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
-flags.mark_flags_as_mutual_exclusive(["preset", "ticket"], required=True)
 
 
-def accuracy(model, inputs, labels):
-    """Return the fraction of inputs whose largest logit is that of the label."""
-    return float(np.mean(np.argmax(model.predict(inputs, batch_size=500, verbose=0), axis=-1) == labels))
+def accuracy(logits, labels):
+    """Return the fraction of images whose largest logit is that of the label."""
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def contestants(weights, runtime):
+    """Return {name: (function from images to inputs, function from inputs to logits)}.
+
+    Raises:
+        app.UsageError: There is no such file for this runtime.
+    """
+    if weights.endswith((".mpt", ".tflite")):
+        if weights.endswith(".mpt") != (runtime == "keras"):
+            raise app.UsageError(f"--runtime {runtime} runs no such file. Received: --weights {weights}")
+        return {weights: (cifar10.normalize, _predictor(weights, runtime))}
+    presets = keras_mpt.zoo.list_presets() if weights == "all" else [keras_mpt.zoo.get_preset(weights)]
+    if runtime == "keras":
+        return {preset.name: (preset.preprocess, _predictor(preset.path, runtime)) for preset in presets}
+    files = [(preset, preset.converted[runtime].get("file")) for preset in presets if runtime in preset.converted]
+    found = {file: (preset.preprocess, _predictor(ZOO / file, runtime)) for preset, file in files if file}
+    if not found:
+        raise app.UsageError(
+            f"No file for {runtime} is published of --weights {weights}. Convert the ticket (python -m keras_mpt "
+            "convert) and pass the file"
+        )
+    return found
+
+
+def _predictor(path, runtime):
+    if runtime != "keras":
+        return lambda inputs: keras_mpt.convert.run(path, runtime, inputs)
+    model = keras_mpt.load_ticket(path)
+    return lambda inputs: model.predict(inputs, batch_size=500, verbose=0)
 
 
 def main(_):
+    found = contestants(FLAGS.weights, FLAGS.runtime)
     images, labels = cifar10.load(FLAGS.data_dir)["test"]
-    if FLAGS.ticket:
-        tickets = {FLAGS.ticket: (keras_mpt.load_ticket(FLAGS.ticket), cifar10.normalize)}
-    else:
-        zoo = keras_mpt.zoo
-        presets = zoo.list_presets() if FLAGS.preset == "all" else [zoo.get_preset(FLAGS.preset)]
-        tickets = {preset.name: (preset.model(), preset.preprocess) for preset in presets}
-    for name, (model, preprocess) in tickets.items():
-        share = accuracy(model, preprocess(images), labels)
-        print(f"{name}: {share:.2%} of {len(labels):,} test images ({keras.backend.backend()})")
+    where = keras.backend.backend() if FLAGS.runtime == "keras" else FLAGS.runtime
+    for name, (preprocess, predict) in found.items():
+        share = accuracy(predict(preprocess(images)), labels)
+        print(f"{name}: {share:.2%} of {len(labels):,} test images ({where})")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ _ELSEWHERE_SLOW = [
     "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
     "test_examples::test_a_finished_run_is_not_overwritten",
     "test_examples::test_dense_network_is_trained_by_the_same_command",
+    "test_examples::test_evaluating_what_is_not_there",
 ]
 _SLOW = {
     "jax": {*_ELSEWHERE_SLOW, "test_zoo_torch", "test_zoo_networks", "test_pytorch_document", "test_pytorch_import"},

@@ -232,7 +232,7 @@ def test_a_wrong_file_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
 
 def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch):
     model = binary_chain()
-    monkeypatch.setattr(conversion.verify, "check_outputs", lambda *args: None)
+    monkeypatch.setattr(conversion.verify.Agreement, "add", lambda *args: None)
     right = convert.tflite.exact
     monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x) + 1e-3 * (layer.name == "conv"))
     with pytest.raises(convert.ConversionError, match="'conv' as exact int8"):
@@ -240,6 +240,7 @@ def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch)
 
 
 def test_flips_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion.verify, "BATCH", 3)
     model = chain(MPTDense(16, seed=1, name="first"), MPTDense(4, seed=2, **SIGN), shape=(4,))
     samples = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     samples[2] = 0  # every activation is at zero, where the sign is +1
@@ -247,6 +248,8 @@ def test_flips_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x - 1e-7))
     report = convert.to_tflite(model, tmp_path / "model.tflite", samples=samples)
     assert report.flips == 1 and report.samples == 8 and report.max_error < 1e-5
+    same = convert.run(report.path, "tflite", samples).argmax(-1) == model.predict(samples, verbose=0).argmax(-1)
+    assert report.agreement == same.mean()
 
 
 def test_tickets_and_paths(tmp_path):
@@ -266,6 +269,12 @@ def test_given_samples_and_bad_arguments(tmp_path):
         convert.to_tflite(model, path, samples=np.ones((0, 8, 8, 4)))
     with pytest.raises(ValueError, match="`target` must be one of .*'tflite'.*Received: target='tfl'"):
         convert.latency(path, "tfl")
+    with pytest.raises(ValueError, match="`target` must be one of .*'tflite'.*Received: target='tfl'"):
+        convert.run(path, "tfl", np.ones((3, 8, 8, 4)))
+    with pytest.raises(
+        ValueError, match=r"`samples` must have shape \(number, 8, 8, 4\).*Received: shape \(3, 8, 8, 5"
+    ):
+        convert.run(path, "tflite", np.ones((3, 8, 8, 5)))
     with pytest.raises(ValueError, match="weights"):
         convert.to_tflite(model, path, weights="int7")
     inputs = keras.Input((4,))

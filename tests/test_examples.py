@@ -1,7 +1,10 @@
 """The training example: data, resuming, backends."""
 
+import dataclasses
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +65,56 @@ def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
 
     train(data, killed, *flags, "--resume")
     assert_same_run(tmp_path / "whole", killed)
+
+
+def evaluate(data, *flags):
+    flags = [sys.executable, "evaluate.py", f"--data_dir={data}", *flags]
+    return subprocess.run(flags, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.tensorflow_only
+def test_evaluating_presets_and_their_phone_files(data):
+    pytest.importorskip("larq_compute_engine")
+    found = {runtime: evaluate(data, "--weights=all", f"--runtime={runtime}").stdout for runtime in ("keras", "lce")}
+    presets = keras_mpt.zoo.list_presets()
+    assert found["keras"].count("test images (tensorflow)") == len(presets)
+    for preset in presets:
+        share = found["keras"].split(f"{preset.name}: ")[1].split(" (")[0]
+        if "file" in preset.converted.get("lce", {}):
+            assert f"{preset.converted['lce']['file']}: {share} (lce)" in found["lce"]
+
+
+def test_evaluating_what_is_not_there(data):
+    floats = next(p.name for p in keras_mpt.zoo.list_presets() if p.arguments["input_quantizer"] is None)
+    for flags, message in {
+        (f"--weights={floats}", "--runtime=lce"): "No file for lce is published",
+        ("--weights=x.mpt", "--runtime=tflite"): "--runtime tflite runs no such file",
+    }.items():
+        result = evaluate(data, *flags)
+        assert result.returncode != 0 and message in result.stderr
+
+
+@pytest.mark.tensorflow_only
+def test_the_recipe_of_a_preset_gives_the_same_ticket_again(data, tmp_path):
+    train(data, tmp_path / "first", "--epochs=2")
+    ticket = keras_mpt.tickets.Ticket.read(shutil.copy(tmp_path / "first" / "ticket.mpt", tmp_path / "small.mpt"))
+    entry = dataclasses.asdict(keras_mpt.zoo.list_presets()[0])
+    entry |= {"name": "small", "accuracy": 0.5, "recipe": ticket.provenance["recipe"]}
+    (tmp_path / "presets.json").write_text(json.dumps([entry]))
+    code = """
+import pathlib, sys
+from absl import app
+from keras_mpt.zoo import presets
+folder = pathlib.Path(sys.argv.pop(1))
+presets.folder = lambda: folder
+import reproduce
+app.run(reproduce.main)
+"""
+    flags = ["--weights=small", f"--data_dir={data}", f"--output_dir={tmp_path / 'second'}"]
+    again = [sys.executable, "-c", code, str(tmp_path), *flags]
+    printed = subprocess.run(again, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout
+    assert "Jaccard index of the masks: 1.0000" in printed
+    assert_same_run(tmp_path / "first", tmp_path / "second")
 
 
 def test_a_finished_run_is_not_overwritten(data, tmp_path):

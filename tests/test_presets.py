@@ -15,6 +15,7 @@ from layer_contract import numpy
 
 import keras_mpt
 from keras_mpt import zoo
+from keras_mpt.convert.flatbuffer import File
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, TicketError
 from keras_mpt.zoo import presets
@@ -65,6 +66,34 @@ def test_card_log_and_table_say_the_same(preset):
     assert preset.sha256 in card and preset.recipe in card
     assert len((ROOT / "zoo" / f"{preset.name}.csv").read_text().splitlines()) == 1 + preset.epochs
     assert (ROOT / "zoo" / f"{preset.name}.png").exists()
+
+
+@each
+def test_converted_files_are_those_that_were_published(preset):
+    binary = preset.arguments["input_quantizer"] is not None
+    card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
+    assert set(preset.converted) == ({"tflite", "lce"} if binary else {"tflite"})
+    for found in preset.converted.values():
+        assert f"{found['bytes']:,} bytes" in card and f"{found['accuracy']:.2%}" in card
+        assert ("file" in found) == binary
+        assert abs(found["accuracy"] - preset.accuracy) <= found["flips"] / 10_000
+        if binary:
+            content = (ROOT / "zoo" / found["file"]).read_bytes()
+            assert len(content) == found["bytes"] and hashlib.sha256(content).hexdigest() == found["sha256"]
+    assert preset.dense is None or f"{preset.dense['accuracy']:.2%}" in card
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("preset", [p for p in PUBLISHED if "lce" in p.converted], ids=lambda preset: preset.name)
+def test_phone_files_compute_what_the_ticket_does(preset):
+    pytest.importorskip("larq_compute_engine")
+    images = preset.preprocess(preset.golden_images())
+    for target, found in preset.converted.items():
+        logits = keras_mpt.convert.run(ROOT / "zoo" / found["file"], target, images)
+        np.testing.assert_allclose(logits, preset.golden, rtol=1e-3, atol=1e-3)
+    file = File((ROOT / "zoo" / preset.converted["lce"]["file"]).read_bytes())
+    binary = [layer for layer in mpt_layers(preset.model()) if layer.input_quantizer is not None]
+    assert file.operations()["LceBconv2d"] == len(binary) > 0
 
 
 def test_loading_by_name_dataset_and_path(tmp_path):

@@ -1,11 +1,14 @@
 """Publish a training of examples/train.py as a preset of the zoo, or write cards and table anew.
 
-    python zoo/publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours"
-    python zoo/publish.py                                                                # cards and table only
+    python zoo/publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
+        --dense examples/results/conv4_dense.csv
+    python zoo/publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
+    python zoo/publish.py                                            # cards and table only
 
-RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set.
-Writes, all in this folder, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the curve), an entry of presets.json
-with checksum and golden outputs, a model card NAME.md and the table of README.md.
+RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set,
+and so is what it is converted to. Writes, all in this folder, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the
+curve), of MPT-1/1 NAME.tflite and NAME_lce.tflite (for phones), an entry of presets.json with checksums and golden
+outputs, a model card NAME.md and the table of README.md.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import numpy as np
 
@@ -35,8 +39,8 @@ CARD = """# {name}
 | | |
 |---|---|
 | test accuracy of the file | **{accuracy:.2%}** ({data}; 10,000 test images) |
-| file | {bytes:,} bytes, {bits:.2f} bits for each weight; as float32: {float32:,} bytes |
-| trained | {epochs} epochs, seed {seed}; {trained} |
+{dense}| file | {bytes:,} bytes, {bits:.2f} bits for each weight; as float32: {float32:,} bytes |
+{converted}| trained | {epochs} epochs, seed {seed}; {trained} |
 | recipe | `{recipe}` |
 | SHA-256 | `{sha256}` |
 
@@ -50,8 +54,9 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
-The accuracy again, from the file: `python examples/evaluate.py --preset {name} --data_dir DIR`. The log of the training
-is [{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
+The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}.
+The training again: `python examples/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its log is
+[{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
 ({classes}), and nothing is known of how it does on other pictures.
 """
 
@@ -60,18 +65,22 @@ README = """# Published tickets
 Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../docs/ticket-format.md)), with a model card,
 the log of its training and golden outputs. They ship with the package and load without a network. Table and cards are
 written by `python zoo/publish.py`; the accuracies are those of the files on the whole test set, evaluated by
-`python examples/evaluate.py --preset all`.
+`python examples/evaluate.py --weights all`. "dense" is the same network with all weights trained by the same script
+(its epochs are on the card). Converted files are [what runs on a phone](../docs/deployment.md): `.tflite` with stock
+LiteRT, "LCE" with larq-compute-engine. Those of MPT-1/1 are here, too; of MPT-1/32, one command makes them.
 
-| preset | network | activations | kept | test accuracy | file | data | epochs |
-|---|---|---|---|---|---|---|---|
+| preset | activations | kept | epochs | test accuracy | dense | ticket | bits/weight | `.tflite` | LCE |
+|---|---|---|---|---|---|---|---|---|---|
 """
+TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
 
 
-def publish(run, name, data, trained, default, data_dir):
+def publish(run, name, data, trained, default, test):
     """Copy a run into the zoo; return the entry of its preset."""
     import cifar10
     from evaluate import accuracy
 
+    images, labels = test
     provenance = keras_mpt.tickets.Ticket.read(run / "ticket.mpt").provenance
     preset = {
         "name": name,
@@ -87,10 +96,11 @@ def publish(run, name, data, trained, default, data_dir):
         "epochs": provenance["epochs"],
         "seed": provenance["arguments"]["seed"],
         "trained": trained,
+        "dense": None,
+        "converted": {},
     }
     model = keras_mpt.load_ticket(run / "ticket.mpt")
-    images, labels = cifar10.load(data_dir)["test"]
-    preset["accuracy"] = accuracy(model, cifar10.normalize(images), labels)
+    preset["accuracy"] = accuracy(model.predict(cifar10.normalize(images), batch_size=500, verbose=0), labels)
     told = ("architecture", "arguments", "data", "recipe", "epochs", "trained", "accuracy")
     file = ZOO / f"{name}.mpt"
     keras_mpt.save_ticket(model, file, provenance={key: preset[key] for key in told})
@@ -102,6 +112,38 @@ def publish(run, name, data, trained, default, data_dir):
     shutil.copyfile(run / "log.csv", ZOO / f"{name}.csv")
     draw(ZOO / f"{name}.csv", ZOO / f"{name}.png", name)
     return preset
+
+
+def convert(preset, test):
+    """Convert a published ticket; return what is known of the files, which stay if activations are binary.
+
+    Each file is checked on the whole test set: only where an activation is at zero may it differ from Keras.
+    """
+    from evaluate import accuracy
+
+    images, labels = test
+    preset, found = keras_mpt.zoo.Preset(**preset), {}
+    inputs, binary = preset.preprocess(images), preset.arguments["input_quantizer"] is not None
+    ways = {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}
+    with tempfile.TemporaryDirectory() as folder:
+        for target in ways if binary else ["tflite"]:
+            path = (ZOO if binary else pathlib.Path(folder)) / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
+            report = ways[target](preset.path, path, samples=inputs)
+            print(report)
+            facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips}
+            facts["accuracy"] = accuracy(keras_mpt.convert.run(path, target, inputs), labels)
+            if binary:
+                facts |= {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            found[target] = facts
+    return found
+
+
+def dense(log):
+    """Return what the dense network's log says: of its last epoch, as of tickets."""
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    place = pathlib.Path("..") / log.resolve().relative_to(ZOO.parent)
+    return {"accuracy": float(rows[-1]["val_accuracy"]), "epochs": len(rows), "log": place.as_posix()}
 
 
 def draw(log, image, title):
@@ -141,13 +183,34 @@ def card(preset):
         "bits": 8 * ticket.size / weights,
         "float32": float32,
         "classes": ", ".join(preset["classes"]),
+        "dense": "",
+        "converted": "".join(conversion(target, found) for target, found in preset["converted"].items()),
+        "runtimes": ",\nof the phone files with `--runtime tflite` and `--runtime lce`" if binary else "",
     }
-    row = (
-        f"| [{preset['name']}]({preset['name']}.md) | `{preset['architecture']}` | {'binary' if binary else 'float'} | "
-        f"{facts['density']:.0%} | {preset['accuracy']:.2%} | {ticket.size:,} bytes | {preset['data']} | "
-        f"{preset['epochs']} |\n"
+    if preset["dense"]:
+        facts["dense"] = (
+            "| dense network, all weights trained | {accuracy:.2%} in the last of {epochs} epochs, one seed "
+            "([log]({log})) |\n".format(**preset["dense"])
+        )
+    cells = [f"[{preset['name']}]({preset['name']}.md)", "binary" if binary else "float", f"{facts['density']:.0%}"]
+    cells += [str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
+    cells += [f"{preset['dense']['accuracy']:.2%}" if preset["dense"] else "", f"{ticket.size:,}"]
+    cells += [f"{facts['bits']:.2f}"]
+    cells += [
+        f"{preset['converted'][target]['bytes']:,}" if target in preset["converted"] else "" for target in TARGETS
+    ]
+    cells += [preset["data"]]
+    return CARD.format(**facts), f"| {' | '.join(cells)} |\n"
+
+
+def conversion(target, found):
+    """Return a card's row for a converted file."""
+    name = f"[{found['file']}]({found['file']}), " if "file" in found else ""
+    return (
+        f"| for {TARGETS[target]} | {name}{found['bytes']:,} bytes, zipped {found['gzip']:,}; "
+        f"**{found['accuracy']:.2%}** in the interpreter; {found['flips']} of all images differ from Keras by more "
+        "than rounding, each with an activation at zero |\n"
     )
-    return CARD.format(**facts), row
 
 
 def main():
@@ -157,6 +220,7 @@ def main():
     parser.add_argument("--data", help="what it was trained and tested on, in words")
     parser.add_argument("--trained", help="on what machine and how long, in words")
     parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
+    parser.add_argument("--dense", type=pathlib.Path, help="log of the same network trained densely")
     parser.add_argument("--data_dir", help="see examples/cifar10.py")
     options = parser.parse_args()
     if options.run and not (options.name and options.data and options.trained):
@@ -164,12 +228,22 @@ def main():
 
     file = ZOO / "presets.json"
     presets = {preset["name"]: preset for preset in json.loads(file.read_text())} if file.exists() else {}
-    if options.run:
-        new = publish(**vars(options))
-        for preset in presets.values():
-            preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
-        presets[new["name"]] = new
-        print(f"{new['name']}: {new['accuracy']:.2%}")
+    if options.name and not options.run and options.name not in presets:
+        parser.error(f"--name must be a preset's where there is no run: {', '.join(presets)}. Received: {options.name}")
+    if options.name:
+        import cifar10
+
+        test = cifar10.load(options.data_dir)["test"]
+        if options.run:
+            new = publish(options.run, options.name, options.data, options.trained, options.default, test)
+            for preset in presets.values():
+                preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
+            presets[options.name] = new
+        preset = presets[options.name]
+        if options.dense:
+            preset["dense"] = dense(options.dense)
+        preset["converted"] = convert(preset, test)
+        print(f"{options.name}: {preset['accuracy']:.2%}")
     presets = [presets[name] for name in sorted(presets)]
     file.write_text(json.dumps(presets, indent=1) + "\n")
     table = ""

@@ -3,8 +3,8 @@
 from keras_mpt.convert.lce import to_lce
 from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.convert.report import ConversionError, Report
+from keras_mpt.convert.runtimes import latency, run
 from keras_mpt.convert.tflite import to_tflite
-from keras_mpt.convert.timing import latency
 
 __all__ = [
     "CheckpointError",
@@ -12,6 +12,7 @@ __all__ = [
     "Report",
     "from_pytorch",
     "latency",
+    "run",
     "to_lce",
     "to_pytorch_state_dict",
     "to_tflite",

@@ -100,11 +100,7 @@ def convert(model, path, target, samples=None):
         gzip=len(gzip.compress(content, 9)),
         runtimes=list(target.runtimes()),
     )
-    reference = verify.Reference(model)
-    expected, taps = reference.outputs(samples)
-    for runtime in report.runtimes:
-        verify.check_outputs(report, expected, taps, target.run(content, samples, runtime), target.lossy)
-    _check_layers(report, reference.layers, [tap[:2] for tap in taps], target)
+    _check(report, target, content, verify.Reference(model), samples)
     with replacing(path) as unfinished:
         unfinished.write_bytes(content)
     return report
@@ -119,6 +115,23 @@ def _note(layers, layer, x, form, why, size):
     macs = weights * (summaries.positions(layer, [[[x.shape], [layer.compute_output_shape(x.shape)]]]) or 0)
     entry.macs += macs
     entry.macs_1bit += macs if form == "binary" else 0
+
+
+def _check(report, target, content, reference, samples):
+    """Run a file in each runtime and write into the report how its outputs agree with the model's."""
+    agreements = {runtime: verify.Agreement() for runtime in report.runtimes}
+    for begin in range(0, len(samples), verify.BATCH):
+        batch = samples[begin : begin + verify.BATCH]
+        expected, taps = reference.outputs(batch)
+        for runtime, agreement in agreements.items():
+            agreement.add(expected, taps, target.run(content, batch, runtime), target.lossy)
+        if begin == 0:
+            _check_layers(report, reference.layers, [tap[:2] for tap in taps], target)
+    found = agreements.values()
+    report.samples, report.scale = len(samples), max(agreement.scale for agreement in found)
+    report.agreement = min(agreement.same for agreement in found) / len(samples)
+    report.flips = max(agreement.flips for agreement in found)
+    report.max_error = max(agreement.max_error for agreement in found)
 
 
 def _check_layers(report, layers, taps, target):

@@ -9,6 +9,7 @@ from keras_mpt.convert.report import ConversionError
 ROUNDING = 1e-4  # of the largest output: what sums in another order may differ by
 LAYER_ROUNDING = 1e-5  # the same for a single layer
 AT_ZERO = 1e-5  # of the largest pre-activation: closer to zero, rounding may flip a sign
+BATCH = 100  # samples at a time: all activations of a batch are in memory at once
 _GENERATED = 16
 
 
@@ -56,43 +57,55 @@ class Reference:
         return outputs, taps
 
 
-def check_outputs(report, expected, taps, found, lossy=False):
-    """Compare a file's outputs with the model's and write down how they agree, the worst of several runs.
+class Agreement:
+    """How a file's outputs agree with the model's, over batches of samples.
 
-    Args:
-        report: A `Report` to complete.
-        expected: The model's outputs.
-        taps: What the model takes signs of: see `Reference.outputs`.
-        found: The file's outputs.
-        lossy: Whether differences are expected.
-
-    Raises:
-        ConversionError: They differ by more than rounding where no activation is at zero.
+    Attributes:
+        same: How many samples have the same largest output, up to rounding.
+        flips: How many differ by more than rounding because an activation is at zero.
+        max_error: Largest difference, over the others.
+        scale: Largest magnitude of the model's outputs.
     """
-    if found.shape != expected.shape:
-        raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
-    axes = tuple(range(1, expected.ndim))
-    errors = np.abs(found - expected).max(axis=axes) if axes else np.abs(found - expected)
-    report.scale = float(np.abs(expected).max())
-    rounding = ROUNDING * max(report.scale, 1e-30)
-    differs = ~(errors <= rounding)
-    at_zero = np.zeros(len(expected), bool)
-    for tap in taps:
-        nearest = np.abs(tap).reshape(len(tap), -1).min(axis=1)
-        at_zero |= nearest <= AT_ZERO * np.abs(tap).max()
-    wrong = differs & ~at_zero
-    if wrong.any() and not lossy:
-        raise ConversionError(
-            f"The file differs from the model by {errors[wrong].max():.3g} (outputs up to {report.scale:.3g}) in "
-            f"{wrong.sum()} of {len(expected)} samples, none of whose activations is at zero."
-        )
-    flipped = np.zeros_like(differs) if lossy else differs
-    report.samples = len(expected)
-    report.flips = max(report.flips, int(flipped.sum()))
-    report.max_error = max(report.max_error, float(errors[~flipped].max(initial=0.0)))
-    rows, chosen = expected.reshape(len(expected), -1), found.reshape(len(found), -1).argmax(axis=1)
-    best = rows.max(axis=1) - rows[np.arange(len(rows)), chosen] <= rounding  # outputs of integers are often equal
-    report.agreement = min(report.agreement, float(best.mean()))
+
+    def __init__(self):
+        self.same, self.flips, self.max_error, self.scale = 0, 0, 0.0, 0.0
+
+    def add(self, expected, taps, found, lossy=False):
+        """Count a batch.
+
+        Args:
+            expected: The model's outputs.
+            taps: What the model takes signs of: see `Reference.outputs`.
+            found: The file's outputs.
+            lossy: Whether differences are expected.
+
+        Raises:
+            ConversionError: They differ by more than rounding where no activation is at zero.
+        """
+        if found.shape != expected.shape:
+            raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
+        axes = tuple(range(1, expected.ndim))
+        errors = np.abs(found - expected).max(axis=axes) if axes else np.abs(found - expected)
+        scale = float(np.abs(expected).max())
+        rounding = ROUNDING * max(scale, 1e-30)
+        differs = ~(errors <= rounding)
+        at_zero = np.zeros(len(expected), bool)
+        for tap in taps:
+            nearest = np.abs(tap).reshape(len(tap), -1).min(axis=1)
+            at_zero |= nearest <= AT_ZERO * np.abs(tap).max()
+        wrong = differs & ~at_zero
+        if wrong.any() and not lossy:
+            raise ConversionError(
+                f"The file differs from the model by {errors[wrong].max():.3g} (outputs up to {scale:.3g}) in "
+                f"{wrong.sum()} of {len(expected)} samples, none of whose activations is at zero."
+            )
+        flipped = np.zeros_like(differs) if lossy else differs
+        rows, chosen = expected.reshape(len(expected), -1), found.reshape(len(found), -1).argmax(axis=1)
+        # outputs of integers are often equal
+        self.same += int((rows.max(axis=1) - rows[np.arange(len(rows)), chosen] <= rounding).sum())
+        self.flips += int(flipped.sum())
+        self.max_error = max(self.max_error, float(errors[~flipped].max(initial=0.0)))
+        self.scale = max(self.scale, scale)
 
 
 def _list(outputs):

@@ -36,6 +36,10 @@ class Preset:
         epochs: How long it was trained.
         seed: Of the network.
         trained: On what and when it was trained, in words.
+        dense: What the same network reached with all weights trained, in the last epoch: `{"accuracy", "epochs",
+            "log"}`; None if that was not measured.
+        converted: What the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy", "flips"}}`, on
+            the whole test set; with `"file"` and `"sha256"` where the file is published, in `zoo/` of the repository.
         golden: Logits of `golden_images()`, as a list of lists.
     """
 
@@ -54,6 +58,8 @@ class Preset:
     epochs: int
     seed: int
     trained: str
+    dense: dict | None
+    converted: dict
     golden: list
 
     @property

@@ -1,0 +1,67 @@
+"""Running a converted file on this machine, and how long that takes."""
+
+import pathlib
+import time
+
+import numpy as np
+
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.lce import LarqComputeEngine
+from keras_mpt.convert.tflite import TensorFlowLite
+from keras_mpt.convert.verify import BATCH
+
+_SECONDS = 2.0
+_TARGETS = {"lce": LarqComputeEngine, "tflite": TensorFlowLite}
+
+
+def run(path, target, samples):
+    """Return the outputs of a converted file, as an array.
+
+    Args:
+        path: Of the file.
+        target: `"tflite"` or `"lce"`, what runs it.
+        samples: Array `(number, ...)` of the model's inputs, float32.
+
+    Raises:
+        ValueError: `target` is none of these, or `samples` have another shape than the file's inputs.
+    """
+    runtime, content = _target(target), pathlib.Path(path).read_bytes()
+    shape, samples = File(content).input_shape()[1:], np.asarray(samples, np.float32)
+    if samples.shape[1:] != tuple(shape) or not len(samples):
+        wanted = ", ".join(map(str, ("number", *shape)))
+        raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {samples.shape}")
+    batches = (samples[begin : begin + BATCH] for begin in range(0, len(samples), BATCH))
+    return np.concatenate([runtime.run(content, batch) for batch in batches])
+
+
+def latency(path, target, threads=1):
+    """Return the median seconds of one inference on a batch of one, after a warm-up.
+
+    On x86 larq-compute-engine has no optimized kernels: its time here says nothing about a phone.
+
+    Args:
+        path: Of a converted file.
+        target: `"tflite"` or `"lce"`.
+        threads: Number of threads.
+
+    Raises:
+        ValueError: `target` is none of these.
+    """
+    runtime, content = _target(target), pathlib.Path(path).read_bytes()
+    shape = File(content).input_shape()
+    sample = np.random.default_rng(0).normal(size=(1, *shape[1:])).astype(np.float32)
+    invoke = runtime.invoker(content, sample, threads)
+    for _ in range(3):
+        invoke()
+    seconds, deadline = [], time.perf_counter() + _SECONDS
+    while len(seconds) < 5 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        invoke()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def _target(name):
+    if name not in _TARGETS:
+        raise ValueError(f"`target` must be one of {sorted(_TARGETS)}. Received: target={name!r}")
+    return _TARGETS[name]()
