@@ -251,8 +251,9 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
         return ops.not_equal(up_to_cut_row, falls)
 
     # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
-    stays = ops.greater_equal(rows, threshold) if keras.backend.backend() == "torch" and clear else stay()
-    return ops.cast(stays, "float32") + ops.where(invalid, float("nan"), 0.0)
+    known = keras.backend.backend() == "torch"
+    mask = ops.cast(ops.greater_equal(rows, threshold) if known and clear else stay(), "float32")
+    return mask if known and not invalid else mask + ops.where(invalid, float("nan"), 0.0)
 
 
 def mask_of_largest(x, among, kept, select, start):
