@@ -184,6 +184,14 @@ def test_while_scores_stand_still_no_threshold_is_searched(select, rng, monkeypa
     np.testing.assert_array_equal(ops.convert_to_numpy(again), ops.convert_to_numpy(mask))
 
 
+def test_counts_beyond_those_of_float32():
+    kept = 2**24 + 32
+    keys = np.arange(1, kept + 33, dtype=np.int32)  # one row
+    hint = len(keys) - kept  # that keeps one more, which float32 rounds to `kept`
+    mask, threshold, _ = top_k_mask(ops.convert_to_tensor(keys), kept, hint, SELECTORS["search"])
+    assert np.count_nonzero(ops.convert_to_numpy(mask)) == kept and int(threshold) == hint + 1
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
 def test_scores_must_be_float32(dtype):
     with pytest.raises(TypeError, match=f"scores.*dtype={dtype}"):

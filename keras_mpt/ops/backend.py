@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+LONGEST_ROW = 1 << 24  # up to here float32 counts exactly
+
 
 def to_numpy(tensor, dtype=None):
     """Return a tensor or variable as an array of its own: Keras' conversion shares PyTorch's memory, which may change.
@@ -36,12 +38,12 @@ def bitcast_int32(x):
 
 
 def count_true(conditions):
-    """Return how many entries of a boolean tensor are true, an int32 scalar."""
+    """Return how many entries of a boolean tensor are true, an int32 scalar; rows of a matrix up to LONGEST_ROW."""
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.count_nonzero(conditions).to(torch.int32)  # without a copy of four times the size
-    if len(conditions.shape) == 2:  # float32 is summed faster, and counts a row exactly, but not 2**24 entries
+    if len(conditions.shape) == 2:  # float32 is summed faster
         conditions = ops.sum(ops.cast(conditions, "float32"), axis=-1)
     return ops.sum(ops.cast(conditions, "int32"))
 

@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from keras_mpt.ops.backend import bitcast_int32, count_true, traced_once
+from keras_mpt.ops.backend import LONGEST_ROW, bitcast_int32, count_true, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
@@ -51,8 +51,14 @@ def top_k_mask(keys, kept, start, select):
 
 
 def _rows(x):
-    """Return a matrix, so that a trace for one serves for all shapes; in such a trace the shape is not known."""
-    return x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
+    """Return a matrix, so that a trace for one serves for all shapes; in such a trace the shape is not known.
+
+    Rows are short enough for `count_true`.
+    """
+    width = x.shape[-1]
+    if width is not None and width > LONGEST_ROW:
+        return ops.reshape(x, (-1, 1))
+    return x if len(x.shape) == 2 else ops.reshape(x, (-1, width))
 
 
 @functools.cache
