@@ -84,8 +84,8 @@ def test_largest_by_value_is_that_of_one_sort(select, data):
 
 @pytest.mark.parametrize("selector", ["search", "sort"])
 @settings(deadline=None, max_examples=EXAMPLES)
-@given(data=st.data(), rate=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32))
-def test_a_step_makes_the_strongest_swaps(selector, data, rate):
+@given(data=st.data(), rate=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32, allow_subnormal=False))
+def test_a_step_makes_the_strongest_swaps(selector, data, rate):  # some backends take subnormal rates for zero
     scores, mask = draws(data)
     layer = layer_with(scores, mask, rate, selector=selector)
     np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)  # inference changes nothing
