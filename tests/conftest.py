@@ -45,6 +45,7 @@ _SLOW = {
         "test_docs::test_first_ticket_is_as_good_as_promised",
         "test_examples::test_a_finished_run_is_not_overwritten",
         "test_examples::test_jackpots_of_a_dense_network",
+        "test_examples::test_evaluating_presets_and_their_phone_files",
         "test_distributed::test_plain_batch_norm_of_mirrored_replicas_is_another_training",
     },
 }
