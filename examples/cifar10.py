@@ -45,6 +45,17 @@ def _from_tfds(data_dir, split):
     return examples["image"][order], examples["label"][order].astype(np.int32)
 
 
+def hold_out(data, count):
+    """Return what `load` returns, but with the last `count` training images, left out of training, for a test set.
+
+    Settings are chosen by such images. The test set then says how good the chosen ones are.
+    """
+    images, labels = data["train"]
+    if not 0 < count < len(images):
+        raise ValueError(f"Some of the {len(images)} training images must be held out, not all. Received: {count}")
+    return {"train": (images[:-count], labels[:-count]), "test": (images[-count:], labels[-count:])}
+
+
 def normalize(images):
     """Return uint8 images as float32 of about zero mean and unit variance per channel."""
     return (images.astype(np.float32) / 255 - MEAN) / STD

@@ -52,6 +52,12 @@ flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA (JAX always d
 flags.DEFINE_bool("deterministic", False, "Let TensorFlow use deterministic operations only.")
 flags.DEFINE_integer("steps_per_execution", 1, "Batches per call of the compiled step.")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+flags.DEFINE_integer(
+    "held_out",
+    None,
+    "Validate on the last so many training images, left out of training, not on the test set.",
+    lower_bound=1,
+)
 flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
 flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
@@ -134,6 +140,8 @@ def run(recipe, devices=training.ONE_DEVICE):
     if FLAGS.bfloat16:
         keras.config.set_dtype_policy("mixed_bfloat16")
     data = cifar10.load(FLAGS.data_dir)
+    if FLAGS.held_out:
+        data = cifar10.hold_out(data, FLAGS.held_out)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
     test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
     part = {"part": devices.process, "parts": devices.processes}

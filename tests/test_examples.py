@@ -197,6 +197,19 @@ def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
     assert not np.array_equal(whole[0][1], cifar10.TrainingBatches(images, labels, 8, seed=2, first_epoch=1)[0][1])
 
 
+def test_held_out_images_are_the_last_ones_and_not_trained_on(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import cifar10
+
+    data = {"train": (np.arange(10), np.arange(10) % 3), "test": (np.arange(50, 54), np.zeros(4))}
+    split = cifar10.hold_out(data, 3)
+    assert [array.tolist() for array in split["train"]] == [[*range(7)], [0, 1, 2, 0, 1, 2, 0]]
+    assert [array.tolist() for array in split["test"]] == [[7, 8, 9], [1, 2, 0]]
+    for count in (0, 10, 11):
+        with pytest.raises(ValueError, match=f"held out, not all. Received: {count}"):
+            cifar10.hold_out(data, count)
+
+
 def test_crops_and_flips_come_from_the_image(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import cifar10

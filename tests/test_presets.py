@@ -63,6 +63,8 @@ def test_card_log_and_table_say_the_same(preset):
     table = (ROOT / "zoo" / "README.md").read_text()
     for text in (card, table):
         assert f"{preset.accuracy:.2%}" in text and preset.data in text and preset.name in text
+    heads, _, *rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == len(PUBLISHED) and all(len(row) == len(heads) for row in rows)
     assert preset.sha256 in card and preset.recipe in card
     assert len((ROOT / "zoo" / f"{preset.name}.csv").read_text().splitlines()) == 1 + preset.epochs
     assert (ROOT / "zoo" / f"{preset.name}.png").exists()

@@ -69,8 +69,8 @@ written by `python zoo/publish.py`; the accuracies are those of the files on the
 (its epochs are on the card). Converted files are [what runs on a phone](../docs/deployment.md): `.tflite` with stock
 LiteRT, "LCE" with larq-compute-engine. Those of MPT-1/1 are here, too; of MPT-1/32, one command makes them.
 
-| preset | activations | kept | epochs | test accuracy | dense | ticket | bits/weight | `.tflite` | LCE |
-|---|---|---|---|---|---|---|---|---|---|
+| preset | activations | kept | epochs | test accuracy | dense | ticket | bits/weight | `.tflite` | LCE | data |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
 
