@@ -45,6 +45,11 @@ test: lint
 test-all: lint
 	$(call run-tests,slow or not slow)
 
+# The tests compile the same small programs in many processes, most of the time that they take on JAX: it keeps them.
+test test-all: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-programs
+test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
