@@ -34,7 +34,7 @@ CARD = """# {name}
 
 `keras_mpt.zoo.{architecture}(weights="{name}")`{default}
 
-{kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}); none of the kept ones was trained.
+{kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}); none of the kept ones was trained.{besides}
 
 | | |
 |---|---|
@@ -169,6 +169,11 @@ def card(preset):
     ticket = keras_mpt.tickets.Ticket.read(ZOO / f"{preset['name']}.mpt")
     kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
     weights, kept = (sum(numbers) for numbers in zip(*((np.prod(k["shape"]), k["kept"]) for k in kernels), strict=True))
+    besides = {  # numbers that are trained as in any network: a float stem, gamma and beta
+        path: sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
+        for path, entry in ticket.layers.items()
+    }
+    besides = [f"{count:,} of {path}" for path, count in besides.items() if count]
     binary = preset["arguments"]["input_quantizer"] is not None
     float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
     facts = {
@@ -179,6 +184,7 @@ def card(preset):
         "weights": int(weights),
         "kept": kept,
         "density": kept / weights,
+        "besides": f" Trained as usual, and stored as floats: {', '.join(besides)}." if besides else "",
         "bytes": ticket.size,
         "bits": 8 * ticket.size / weights,
         "float32": float32,
