@@ -58,7 +58,14 @@ def _convert(options):
 
     from keras_mpt import convert
 
-    samples = options.samples and np.load(options.samples, allow_pickle=False)
+    samples = None
+    if options.samples:
+        try:
+            samples = np.load(options.samples, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(
+                f"--samples must be a file of numpy.save. Received: {options.samples} ({error})"
+            ) from error
     if options.target == "lce":
         report = convert.to_lce(options.ticket, options.out, samples=samples, require_binary=options.require_binary)
     else:

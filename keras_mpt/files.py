@@ -6,10 +6,18 @@ import pathlib
 import secrets
 
 
+def check_folder(path):
+    """Raise FileNotFoundError where there is no folder for a file, before all the work that the file holds."""
+    folder = pathlib.Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {str(path)!r}, no folder {folder}")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield the path of a new file, which takes the place of `path` if all goes well, and vanishes otherwise."""
     path = pathlib.Path(path)
+    check_folder(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished

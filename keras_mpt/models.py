@@ -97,7 +97,8 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
     if not hasattr(model, "operations") or not isinstance(model, keras.Model):
         raise ValueError(
             "`model` must be a built functional or Sequential model; of a subclassed model the order of the layers is "
-            f"not known. Rebuild it with the functional API. Received: {type(model).__name__} {model.name!r}"
+            "not known. Rebuild it with the functional API. "
+            f"Received: {type(model).__name__} {getattr(model, 'name', model)!r}"
         )
     twins, originals = {}, {}
 

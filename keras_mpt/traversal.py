@@ -10,8 +10,20 @@ def walk(layer, into=keras.layers.Layer):
     Args:
         layer: A model, or a layer that holds others.
         into: Class of the layers whose insides are walked.
+
+    Raises:
+        TypeError: `layer` is none.
     """
+    check_model(layer)
     yield from _walk(layer, "", into, set())
+
+
+def check_model(model):
+    """Raise TypeError for what is no Keras model or layer, such as a file."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
+        )
 
 
 def _walk(layer, path, into, seen):

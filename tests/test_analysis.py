@@ -165,6 +165,9 @@ def test_bad_input_for_figures(tmp_path):
     (tmp_path / "empty.csv").write_text("epoch,layer,flip_ratio\n")
     with pytest.raises(ValueError, match="must be a file with rows of MaskStatistics"):
         analysis.plot_churn(tmp_path / "empty.csv")
+    (tmp_path / "other.csv").write_text("epoch,loss\n0,1.5\n")
+    with pytest.raises(ValueError, match="file of MaskStatistics.*other.csv with columns .*'loss'"):
+        analysis.plot_churn(tmp_path / "other.csv")
 
 
 def test_without_matplotlib_figures_say_what_is_missing(monkeypatch):

@@ -324,6 +324,11 @@ def test_the_sample_for_the_raspberry_pi(tmp_path):
     assert result.stdout.startswith(f"noise.png: {preset.classes[int(np.argmax(preset.golden[0]))]} (")
 
 
+def test_no_folder_for_the_file_is_found_out_first(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`path` must be in a folder that exists.*nowhere"):
+        convert.to_tflite(tmp_path / "no.mpt", tmp_path / "nowhere" / "x.tflite")
+
+
 def test_missing_engine(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "larq_compute_engine", None)
     with pytest.raises(ImportError, match="larq-compute-engine is missing: .* extra `lce`"):

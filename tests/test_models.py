@@ -11,7 +11,7 @@ from layer_contract import numpy
 from networks import Subclassed, X, Y, binary, nested_and_shared
 
 from keras_mpt import initializers, layers, quantizers
-from keras_mpt.models import dense_twin, mpt_layers, strip
+from keras_mpt.models import dense_twin, mpt_layers, mpt_layers_by_path, strip, summary
 
 
 def every_layer():
@@ -183,3 +183,11 @@ def test_dense_twin_refuses_quantized_activations(build):
 
 def test_mpt_layers_in_order_and_once():
     assert [layer.seed for layer in mpt_layers(nested_and_shared())] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("function", [mpt_layers, mpt_layers_by_path, summary])
+def test_a_file_is_no_model(function):
+    with pytest.raises(TypeError, match="`model` must be a Keras model.*load_ticket.*Received: 'ticket.mpt'"):
+        function("ticket.mpt")
+    with pytest.raises(ValueError, match="`model` must be a built functional.*Received: str 'ticket.mpt'"):
+        strip("ticket.mpt")

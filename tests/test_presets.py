@@ -96,6 +96,8 @@ def test_phone_files_compute_what_the_ticket_does(preset):
     file = File((ROOT / "zoo" / preset.converted["lce"]["file"]).read_bytes())
     binary = [layer for layer in mpt_layers(preset.model()) if layer.input_quantizer is not None]
     assert file.operations()["LceBconv2d"] == len(binary) > 0
+    with pytest.raises(ValueError, match="`target` must be 'lce'"):
+        keras_mpt.convert.run(ROOT / "zoo" / preset.converted["lce"]["file"], "tflite", images)
 
 
 def test_loading_by_name_dataset_and_path(tmp_path):
@@ -124,6 +126,9 @@ def test_wrong_names_suggest_the_near_one():
         zoo.conv4_mpt(weights="cifar-10")
     with pytest.raises(ValueError, match=PUBLISHED[0].name):
         zoo.get_preset(PUBLISHED[0].name + "x")
+    with pytest.raises(ValueError) as error:  # of several architectures, so no name of a preset
+        zoo.get_preset("cifar10")
+    assert str(error.value).count("'cifar10'") == 1
     with pytest.raises(FileNotFoundError):
         zoo.conv4_mpt(weights="nowhere.mpt")
 
@@ -156,6 +161,8 @@ def test_preprocessing():
     np.testing.assert_allclose(preset.preprocess(images), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="images"):
         preset.preprocess(images[..., :2])
+    with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
+        preset.preprocess(images / 255)
 
 
 @pytest.mark.slow

@@ -146,3 +146,11 @@ def tensor(event):
     import tensorflow as tf
 
     return tf.make_ndarray(event.tensor_proto)
+
+
+def test_a_model_without_masks_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="`model` must have MPT layers"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[MaskStatistics(tmp_path / "masks.csv")])
+    assert not (tmp_path / "masks.csv").exists()

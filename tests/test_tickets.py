@@ -530,3 +530,8 @@ def test_the_format_is_as_described(tmp_path):
     file.write_bytes(content)
     assert_equal_models(model, load_ticket(file), X)
     assert outputs(model, X)[0].shape == (5, 2)
+
+
+def test_no_folder_for_the_file_is_found_out_first(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`path` must be in a folder that exists.*nowhere"):
+        keras_mpt.save_ticket(keras.Sequential(), tmp_path / "nowhere" / "x.mpt")

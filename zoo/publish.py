@@ -54,6 +54,8 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
+The model is frozen. That of `keras_mpt.load_ticket(preset.path, trainable=True)` is not: `fit` goes on with the search.
+
 The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}.
 The training again: `python examples/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its log is
 [{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
@@ -63,15 +65,18 @@ The training again: `python examples/reproduce.py --weights {name} --data_dir DI
 README = """# Published tickets
 
 Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../docs/ticket-format.md)), with a model card,
-the log of its training and golden outputs. They ship with the package and load without a network. Table and cards are
-written by `python zoo/publish.py`; the accuracies are those of the files on the whole test set, evaluated by
-`python examples/evaluate.py --weights all`. "dense" is the same network with all weights trained by the same script
-(its epochs are on the card). Converted files are [what runs on a phone](../docs/deployment.md): `.tflite` with stock
-LiteRT, "LCE" with larq-compute-engine. Those of MPT-1/1 are here, too; of MPT-1/32, one command makes them.
+the log of its training and golden outputs: the logits of four images of noise, to check a file by. They ship with the
+package and load without an internet connection. Table and cards are written by `python zoo/publish.py`; the accuracies
+are those of the files on the whole test set, one seed each, evaluated by `python examples/evaluate.py --weights all`.
+[What the data are](../examples/results/README.md#data).
 
-| preset | activations | kept | epochs | test accuracy | dense | ticket | bits/weight | `.tflite` | LCE | data |
-|---|---|---|---|---|---|---|---|---|---|---|
+"dense" is the network of that name with float activations and all weights trained by the same script, for all its
+tickets, those with binary activations included; epochs and log are on the card. Converted files are
+[what runs on a phone](../docs/deployment.md): `.tflite` with stock LiteRT, "LCE" with larq-compute-engine. Those of
+MPT-1/1 are here, too; of MPT-1/32, `python -m keras_mpt convert zoo/NAME.mpt NAME.tflite` makes them.
+
 """
+HEADER = "preset|activations|kept|epochs|test accuracy|dense|ticket, bytes|bits/weight|`.tflite`, bytes|LCE, bytes|data"
 TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
 
 
@@ -195,8 +200,8 @@ def card(preset):
     }
     if preset["dense"]:
         facts["dense"] = (
-            "| dense network, all weights trained | {accuracy:.2%} in the last of {epochs} epochs, one seed "
-            "([log]({log})) |\n".format(**preset["dense"])
+            "| dense network, float activations, all weights trained | {accuracy:.2%} in the last of {epochs} epochs, "
+            "one seed ([log]({log})) |\n".format(**preset["dense"])
         )
     cells = [f"[{preset['name']}]({preset['name']}.md)", "binary" if binary else "float", f"{facts['density']:.0%}"]
     cells += [str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
@@ -212,10 +217,12 @@ def card(preset):
 def conversion(target, found):
     """Return a card's row for a converted file."""
     name = f"[{found['file']}]({found['file']}), " if "file" in found else ""
+    flips = "no image differs from Keras by more than rounding"
+    if found["flips"]:
+        flips = f"{found['flips']} images differ from Keras by more than rounding, each with an activation at zero"
     return (
         f"| for {TARGETS[target]} | {name}{found['bytes']:,} bytes, zipped {found['gzip']:,}; "
-        f"**{found['accuracy']:.2%}** in the interpreter; {found['flips']} of all images differ from Keras by more "
-        "than rounding, each with an activation at zero |\n"
+        f"**{found['accuracy']:.2%}** in the interpreter; {flips} |\n"
     )
 
 
@@ -252,7 +259,7 @@ def main():
         print(f"{options.name}: {preset['accuracy']:.2%}")
     presets = [presets[name] for name in sorted(presets)]
     file.write_text(json.dumps(presets, indent=1) + "\n")
-    table = ""
+    table = f"| {HEADER.replace('|', ' | ')} |\n{'|---' * len(HEADER.split('|'))}|\n"
     for preset in presets:
         text, row = card(preset)
         (ZOO / f"{preset['name']}.md").write_text(text)

@@ -86,6 +86,8 @@ def plot_churn(path, title=None):
     layers = {}
     with pathlib.Path(path).open(newline="") as file:
         for row in csv.DictReader(file):
+            if not {"epoch", "layer", "flip_ratio"} <= row.keys():
+                raise ValueError(f"`path` must be a file of MaskStatistics. Received: {path} with columns {[*row]}")
             epochs, flips = layers.setdefault(row["layer"], ([], []))
             epochs.append(int(row["epoch"]) + 1)
             flips.append(100 * float(row["flip_ratio"]))

@@ -16,7 +16,7 @@ class CheckScores(keras.callbacks.Callback):
     where it began: the layers whose scores were NaN for the most steps come first.
 
     It warns of layers that keep no weight, as `masks.GlobalTopK` may leave them: their kernels are 0. Where no shortcut
-    leads around such a layer, nothing more is learned.
+    leads around such a layer, nothing more is learned. A model without MPT layers has nothing to check.
 
     Raises:
         FloatingPointError: At the end of an epoch in which a layer's scores became NaN.

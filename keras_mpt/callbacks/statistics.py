@@ -36,7 +36,7 @@ class MaskStatistics(keras.callbacks.Callback):
         bins: Number of bins of the histograms in the CSV file.
 
     Raises:
-        ValueError: `bins` is no integer > 0.
+        ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
 
     Example:
@@ -60,6 +60,10 @@ class MaskStatistics(keras.callbacks.Callback):
         self._masks = self._writer = None
 
     def on_train_begin(self, logs=None):
+        if not mpt_layers_by_path(self.model):
+            raise ValueError(
+                f"`model` must have MPT layers whose masks can be counted. Received: {self.model.name!r} without one"
+            )
         self._masks = self._writer = None
 
     def on_epoch_begin(self, epoch, logs=None):

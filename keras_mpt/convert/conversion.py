@@ -13,7 +13,7 @@ from keras_mpt.convert import verify
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import call_plain, rebuild
 from keras_mpt.convert.report import ConversionError, Layer, Report
-from keras_mpt.files import replacing
+from keras_mpt.files import check_folder, replacing
 from keras_mpt.tickets import Ticket, load_ticket
 
 
@@ -70,6 +70,7 @@ def convert(model, path, target, samples=None):
             "convert that with KERAS_BACKEND=tensorflow, for example by `python -m keras_mpt convert`."
         )
     path = pathlib.Path(path)
+    check_folder(path)
     if isinstance(model, (str, os.PathLike)):
         model = load_ticket(model)
     elif isinstance(model, Ticket):

@@ -23,10 +23,13 @@ def run(path, target, samples):
         samples: Array `(number, ...)` of the model's inputs, float32.
 
     Raises:
-        ValueError: `target` is none of these, or `samples` have another shape than the file's inputs.
+        ValueError: `target` is none of these or cannot run the file, or `samples` have another shape than its inputs.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
-    shape, samples = File(content).input_shape()[1:], np.asarray(samples, np.float32)
+    file, samples = File(content), np.asarray(samples, np.float32)
+    if target == "tflite" and any(name.startswith("Lce") for name in file.operations()):
+        raise ValueError(f"`target` must be 'lce': the file has its operations. Received: target={target!r}, {path}")
+    shape = file.input_shape()[1:]
     if samples.shape[1:] != tuple(shape) or not len(samples):
         wanted = ", ".join(map(str, ("number", *shape)))
         raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {samples.shape}")

@@ -1,6 +1,7 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -140,7 +141,9 @@ class TensorFlowLite(Target):
         return interpreter.invoke
 
     def _prepared(self, content, shape, threads, runtime):
-        interpreter = self.runtimes()[runtime](model_content=content, num_threads=threads)
+        with warnings.catch_warnings():  # TensorFlow's says that LiteRT will replace it
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+            interpreter = self.runtimes()[runtime](model_content=content, num_threads=threads)
         (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
         interpreter.resize_tensor_input(inputs["index"], shape)
         interpreter.allocate_tensors()

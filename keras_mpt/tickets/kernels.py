@@ -179,7 +179,9 @@ def _start(source, shape, base):
     if source["from"] == "base":
         weights = base.get(source["sha256"])
         if weights is None or weights.shape != shape:
-            raise ValueError("its weights are those of another network: pass that as `base`")
+            raise ValueError(
+                "its weights are those of another network: pass that as `base`, of `load_ticket` for example"
+            )
         return weights
     return np.zeros(shape, np.float32)
 

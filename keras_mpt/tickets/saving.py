@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 
+from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import GlobalTopK, Restricted, TopK, share
 from keras_mpt.masks.rule import first_scores, largest
@@ -55,6 +56,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
+    check_folder(path)
     provenance = _json_dict(provenance)
     model_config = config.describe(model, custom_classes)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}

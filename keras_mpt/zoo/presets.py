@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -82,6 +83,8 @@ class Preset:
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
             raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
+        if images.dtype.kind == "f" and images.size and images.max() <= 1:
+            warnings.warn(f"`images` must be pixels from 0 to 255. Received: none above {images.max():g}", stacklevel=2)
         pixels = images.astype(np.float32) / np.float32(255)
         return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
@@ -144,7 +147,8 @@ def get_preset(name):
     for preset in list_presets():
         if preset.name == name:
             return preset
-    raise ValueError(f"`name` must be a preset's. {_choices(name, list_presets())} Received: {name!r}")
+    names = [preset.name for preset in list_presets()]
+    raise ValueError(f"`name` must be a preset's. {_choices(name, names)} Received: {name!r}")
 
 
 def resolve(architecture, weights):
@@ -163,14 +167,14 @@ def resolve(architecture, weights):
     for preset in presets:
         if weights in ([preset.name, preset.dataset] if preset.default else [preset.name]):
             return preset
+    names = [name for preset in presets for name in ([preset.dataset] if preset.default else []) + [preset.name]]
     raise ValueError(
         f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file. "
-        f"{_choices(weights, presets)} Received: weights={weights!r}"
+        f"{_choices(weights, names)} Received: weights={weights!r}"
     )
 
 
-def _choices(name, presets):
-    names = [name for preset in presets for name in ([preset.dataset] if preset.default else []) + [preset.name]]
+def _choices(name, names):
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."
