@@ -118,8 +118,8 @@ the share of samples with the same largest output; "flips" are samples that diff
 activation within 1e-5 of its scale around zero took the other sign. Times are those of one image on one thread of
 {machine}; larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
 the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. Rows may
-come from different runs of the command (`--networks`, `--files`): "to float32" is the ratio to the float32 file of the
-same run, which is not always the one in the table.
+come from different runs of the command (`--networks`, `--files`): "to float32" is the median of the ratios within a
+round to the float32 file of the same run, which is not always the one in the table.
 
 {table(rows)}
 

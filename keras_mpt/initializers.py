@@ -30,7 +30,13 @@ def random_signs(size, seed, stream=0):
 
 
 def random_uniform(size, seed, stream=0):
-    """Return `size` float64 numbers in the open interval (0, 1), multiples of 2**-33, from the Philox stream."""
+    """Return `size` float64 numbers in the open interval (0, 1), multiples of 2**-33, from the Philox stream.
+
+    Args:
+        size: Number of numbers.
+        seed: Integer in [0, 2**64).
+        stream: Which of the seed's independent streams to read.
+    """
     generator = _philox(seed, stream)
     result = np.empty(size, np.float64)
     for begin in range(0, size, _BLOCK):
@@ -105,7 +111,11 @@ def _philox(seed, stream):
 
 
 def check_seed(seed):
-    """Return `seed` as an int in [0, 2**64), drawn from Python's `random` (as Keras does) if it is None."""
+    """Return `seed` as an int in [0, 2**64), drawn from Python's `random` (as Keras does) if it is None.
+
+    Raises:
+        ValueError: It is neither such an integer nor None.
+    """
     if seed is None:
         return random.randint(1, 10**9)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
@@ -199,6 +209,8 @@ class SignedConstant(_Kaiming):
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class UnsignedConstant(_Kaiming):
     """The constant `std = sqrt(2 / fan_in)`: all weights equal and positive, for ablations.
+
+    Source: the code published with Ramanujan et al. 2020, arXiv:1911.13299, which has it under this name.
 
     Args:
         scale_fan: See `SignedConstant`.

@@ -24,13 +24,26 @@ __all__ = [
 
 
 def mpt_layers(model):
-    """Return the MPT layers of a model, nested ones included, each once, in the order of the model."""
+    """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        List of layers; empty if there are none.
+    """
     return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
 
 
 def mpt_layers_by_path(model):
     """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
     nested model. These are the paths of tickets.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        Dict from paths to layers; empty if there are none.
 
     Raises:
         ValueError: Two layers have the same path.

@@ -33,7 +33,15 @@ class Overlap:
 
     @classmethod
     def of(cls, first, second):
-        """Compare two bool arrays of one shape."""
+        """Compare two masks.
+
+        Args:
+            first: bool array, True where a weight is kept.
+            second: One of the same shape.
+
+        Returns:
+            An `Overlap`.
+        """
         a, b = int(np.count_nonzero(first)), int(np.count_nonzero(second))
         return cls(first.size, a, b, int(np.count_nonzero(first & second)), a * b / first.size)
 
@@ -122,6 +130,11 @@ def overlap_matrix(sources, measure="jaccard"):
 
     Returns:
         float64 array of shape `(len(sources), len(sources))`, symmetric.
+
+    Raises:
+        ValueError: `measure` is none of these, or the networks have kernels of other shapes.
+        TypeError: A source is none of these.
+        TicketError: A ticket cannot be read.
     """
     measures = ("jaccard", "hamming", "expected_jaccard", "expected_hamming")
     if measure not in measures:

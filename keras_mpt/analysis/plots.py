@@ -22,6 +22,13 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
 
     Returns:
         A `matplotlib.figure.Figure`. The colour bar's line marks what independent masks of these densities would have.
+
+    Raises:
+        ValueError: There are fewer than two sources, not as many labels, `measure` is neither, or the networks have
+            kernels of other shapes.
+        TypeError: A source is none of these.
+        TicketError: A ticket cannot be read.
+        ImportError: matplotlib is not installed.
     """
     if not len(sources) == len(labels) >= 2:
         raise ValueError(f"`labels` must name two or more `sources`. Received: {len(sources)} sources, {labels=}")
@@ -57,6 +64,12 @@ def plot_density(sources, labels, title=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: There are no sources, not as many labels, or the networks have different numbers of layers.
+        TypeError: A source is none of these.
+        TicketError: A ticket cannot be read.
+        ImportError: matplotlib is not installed.
     """
     if not len(sources) == len(labels) >= 1:
         raise ValueError(f"`labels` must name one or more `sources`. Received: {len(sources)} sources, {labels=}")
@@ -82,6 +95,11 @@ def plot_churn(path, title=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: The file has no rows of `MaskStatistics`.
+        OSError: It cannot be opened.
+        ImportError: matplotlib is not installed.
     """
     layers = {}
     with pathlib.Path(path).open(newline="") as file:

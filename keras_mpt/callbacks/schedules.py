@@ -50,7 +50,15 @@ class SparsitySchedule(keras.callbacks.Callback):
         self.sparsity, self.initial_sparsity, self.epochs, self.curve = sparsity, initial_sparsity, int(epochs), curve
 
     def at(self, epoch, sparsity):
-        """Return the sparsity in an epoch, with this final one."""
+        """Return the sparsity in an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            sparsity: The final sparsity.
+
+        Returns:
+            A float in `[0, 1)`.
+        """
         if self.curve == "constant" or epoch >= self.epochs:
             return sparsity
         initial = min(0.5, sparsity) if self.initial_sparsity is None else self.initial_sparsity

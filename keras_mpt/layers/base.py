@@ -37,7 +37,8 @@ class MPTLayer:
         scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published.
         scores_regularizer: Optional Keras regularizer of the scores.
         seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits;
-            None draws one. The config stores it.
+            None draws one. The config stores it. Layers of equal seeds, shapes and initializers have equal weights:
+            give each layer a seed of its own.
         **kwargs: Keyword arguments of the Keras layer, with two other defaults: `use_bias=False` and a seeded
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
@@ -219,12 +220,23 @@ class MPTLayer:
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 
     def load_own_variables(self, store):
+        """Load all variables, as `save_own_variables` has stored them."""
         keras.layers.Layer.load_own_variables(self, store)
 
     def enable_lora(self, *args, **kwargs):
+        """Refuse what Keras' layers of this kind can do: low-rank changes of a kernel, which is frozen here.
+
+        Raises:
+            NotImplementedError: Always.
+        """
         raise NotImplementedError(f"{type(self).__name__} has a frozen kernel: low-rank adaptation has no meaning.")
 
     def quantize(self, *args, **kwargs):
+        """Refuse what Keras' layers of this kind can do: another format of the kernel. See `kernel_quantizer`.
+
+        Raises:
+            NotImplementedError: Always.
+        """
         raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
 
     def _keras_config(self):

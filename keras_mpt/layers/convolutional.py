@@ -20,6 +20,10 @@ class MPTConv(MPTLayer):
         pad_values: What they are padded with, as in larq. With 1.0 the inputs of a binary convolution are ±1
             everywhere.
         *args, **kwargs: See `MPTLayer` and the Keras layer.
+
+    Raises:
+        ValueError: `padding` is neither a name nor integers >= 0, one for each spatial axis; `pad_values` is not a
+            finite number, or not 0 where `padding` is another name than `"same"`; or see `MPTLayer`.
     """
 
     def __init__(self, *args, pad_values=0.0, **kwargs):
@@ -46,7 +50,17 @@ class MPTConv(MPTLayer):
         return math.prod(shape[:-1])
 
     def pad_widths(self, shape):
-        """Return how much a call pads every axis of an input of this shape, as (before, after)."""
+        """Return how much a call pads every axis of an input of this shape, as (before, after).
+
+        Args:
+            shape: Shape of the input, batch and channels included; None where a size is not known.
+
+        Returns:
+            List of pairs of integers, one for each axis.
+
+        Raises:
+            ValueError: The padding is `"same"`, and a size that it depends on, with strides, is not known.
+        """
         widths = [(0, 0)] * len(shape)
         if self._given_padding == "valid":
             return widths
@@ -98,7 +112,8 @@ def _one_for_each_axis(padding, rank):
 class MPTConv1D(MPTConv, keras.layers.Conv1D):
     """`keras.layers.Conv1D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
 
-    Input shape: `(batch, steps, channels)`. Kernel: `(size, channels // groups, filters)`.
+    Input shape: `(batch, steps, channels)`. Output shape: `(batch, new_steps, filters)`. Kernel:
+    `(size, channels // groups, filters)`.
     """
 
 
@@ -106,7 +121,8 @@ class MPTConv1D(MPTConv, keras.layers.Conv1D):
 class MPTConv2D(MPTConv, keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
 
-    Input shape: `(batch, height, width, channels)`. Kernel: `(height, width, channels // groups, filters)`.
+    Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
+    `(height, width, channels // groups, filters)`.
 
     Example:
 
@@ -122,7 +138,8 @@ class MPTConv2D(MPTConv, keras.layers.Conv2D):
 class MPTConv3D(MPTConv, keras.layers.Conv3D):
     """`keras.layers.Conv3D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
 
-    Input shape: `(batch, depth, height, width, channels)`.
+    Input shape: `(batch, depth, height, width, channels)`. Output shape: `(batch, new_depth, new_height, new_width,
+    filters)`. Kernel: `(depth, height, width, channels // groups, filters)`.
     """
 
 
@@ -130,7 +147,10 @@ class MPTConv3D(MPTConv, keras.layers.Conv3D):
 class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` over a frozen random kernel. Arguments: see `MPTConv` and `MPTLayer`.
 
-    The initializer's name is Keras' `depthwise_initializer`. Kernel: `(height, width, channels, depth_multiplier)`.
+    The initializer's name is Keras' `depthwise_initializer`.
+
+    Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, channels *
+    depth_multiplier)`. Kernel: `(height, width, channels, depth_multiplier)`.
     """
 
     _kernel_argument = "depthwise"
@@ -143,7 +163,8 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
 class MPTConv2DTranspose(MPTLayer, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` over a frozen random kernel. Arguments: see `MPTLayer`.
 
-    Kernel: `(height, width, filters, channels)`; `fan_in` counts height, width and channels.
+    Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
+    `(height, width, filters, channels)`; `fan_in` counts height, width and channels.
     """
 
     def _fan_in(self, shape):

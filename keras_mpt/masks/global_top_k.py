@@ -36,6 +36,9 @@ class GlobalTopK(MaskRule):
         size: How many weights the layers have together; None: those that are built. A copy knows it, and complains if
             there are others.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Example:
 
     >>> rule = keras_mpt.masks.GlobalTopK(0.8)
@@ -69,6 +72,10 @@ class GlobalTopK(MaskRule):
         `quota` is the layer's part of the number of ones: only the sum over the layers counts. `threshold` is a hint,
         `nan_steps` and `empty_steps` count the last training steps in a row with NaN scores, without a kept weight.
 
+        Args:
+            layer: The MPT layer that is being built.
+            shape: Of its kernel.
+
         Raises:
             ValueError: The rule is in use: the layers that share it have been called without this one.
         """
@@ -93,7 +100,15 @@ class GlobalTopK(MaskRule):
             before += size
 
     def set_sparsity(self, layer, sparsity):
-        """Let the layers keep another number of weights from now on, once this was called for each of them."""
+        """Let the layers keep another number of weights from now on, once this was called for each of them.
+
+        Args:
+            layer: One of the built layers that share the rule.
+            sparsity: Fraction of the weights of all of them removed, in `[0, 1)`.
+
+        Raises:
+            ValueError: The sparsity is out of its range.
+        """
         layer.quota.assign(self._quota(layer, sparsity))
 
     def settle(self, layer):

@@ -46,6 +46,10 @@ class Restricted(MaskRule):
 
         `stored_mask` holds zeros and ones (uint8) once `mask_is_stored` is 1; `swap_rate` is the fraction of the wanted
         swaps that a step makes; `quota` (number of ones), `threshold` (a hint) and `nan_steps` are those of `TopK`.
+
+        Args:
+            layer: The MPT layer that is being built.
+            shape: Of its kernel.
         """
         super().add_weights(layer, shape)
         layer.mask_is_stored = add_integer(layer, "mask_is_stored")
@@ -58,8 +62,12 @@ class Restricted(MaskRule):
     def set_sparsity(self, layer, sparsity):
         """Let a built layer keep another number of weights from now on: the weakest go, or the strongest come.
 
+        Args:
+            layer: A built MPT layer.
+            sparsity: Fraction of its weights removed, in `[0, 1)`.
+
         Raises:
-            ValueError: A score is NaN; the layer is untouched.
+            ValueError: A score is NaN, or the sparsity is out of its range; the layer is untouched.
         """
         if bool(has_nan(magnitude_bits(layer.scores))):
             raise ValueError(f"The scores of layer {layer.name!r} must be numbers for another mask. Received: NaN")

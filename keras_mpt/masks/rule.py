@@ -37,7 +37,12 @@ class MaskRule:
         self._found = weakref.WeakKeyDictionary()  # by the call of a model in which it was found
 
     def add_weights(self, layer, shape):
-        """Create the layer's variables `quota` (number of ones), `threshold` (a hint) and `nan_steps`."""
+        """Create the layer's variables `quota` (number of ones), `threshold` (a hint) and `nan_steps`.
+
+        Args:
+            layer: The MPT layer that is being built.
+            shape: Of its kernel.
+        """
         layer.quota = add_integer(layer, "quota", self._first_quota(layer, shape))
         layer.threshold = add_integer(layer, "threshold")
         layer.nan_steps = add_integer(layer, "nan_steps")
@@ -46,7 +51,15 @@ class MaskRule:
         return kept_count(math.prod(shape), self.sparsity)
 
     def set_sparsity(self, layer, sparsity):
-        """Let a built layer keep another number of weights from now on; the rule's own `sparsity` stays."""
+        """Let a built layer keep another number of weights from now on; the rule's own `sparsity` stays.
+
+        Args:
+            layer: A built MPT layer.
+            sparsity: Fraction of its weights removed, in `[0, 1)`.
+
+        Raises:
+            ValueError: The sparsity is out of its range.
+        """
         layer.quota.assign(kept_count(math.prod(layer.scores.shape), sparsity))
 
     def assign(self, layer, mask, scores=None):

@@ -104,7 +104,14 @@ def get_kernel(identifier):
 
 
 def serialize(quantizer):
-    """Return a JSON-able dict that `get_activation` or `get_kernel` makes the same quantizer from; None stays None."""
+    """Return what `get_activation` or `get_kernel` makes the same quantizer from.
+
+    Args:
+        quantizer: What one of them returned.
+
+    Returns:
+        A JSON-able dict; None for None.
+    """
     if larq_objects.is_larq(quantizer):
         return larq_objects.serialize(quantizer)
     return keras.saving.serialize_keras_object(quantizer)

@@ -291,6 +291,9 @@ class DoReFa(ActivationQuantizer):
     Shapes:
         Any; the output has the input's.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Reference:
         Zhou et al., "DoReFa-Net", 2016, section 2.3, https://arxiv.org/abs/1606.06160
 

@@ -12,9 +12,23 @@ from keras_mpt.quantizers.base import Quantizer, positive_float
 
 
 class KernelQuantizer(Quantizer):
-    """Base of the kernel quantizers, to be subclassed for a new one."""
+    """Base of the kernel quantizers, to be subclassed for a new one.
+
+    Forward: `quantizer(kernel, mask, kept)`, what the layer uses instead of the kernel W.
+    Gradient: none. That to the scores is the layer's, whatever the quantizer does; see `MPTLayer`.
+
+    Shapes:
+        Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
+    """
 
     def __call__(self, kernel, mask, kept):
+        """Return the effective kernel, in the shape and dtype of `kernel`.
+
+        Args:
+            kernel: The frozen kernel W, a float32 tensor.
+            mask: The mask M, a float32 tensor of zeros and ones in the shape of W.
+            kept: Number of ones in M, an int32 scalar.
+        """
         raise NotImplementedError
 
 

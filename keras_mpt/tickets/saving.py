@@ -23,12 +23,13 @@ _RANKING = (TopK, GlobalTopK)  # rules that keep the largest |scores|
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
-    """Write a model as a ticket: seeds, masks and a few floats, well under one bit for each weight of an MPT layer.
+    """Write a model as a ticket: seeds, masks and a few floats.
 
-    Of each MPT layer, the file holds the mask, coded close to its entropy, and alpha. Its kernel comes from the seed;
-    where weights were recycled, redrawn, imported or pretrained, what differs is stored: one bit for each kept weight
-    with `kernel_quantizer="scaled_sign"` (less if few signs differ), 32 bits for each kept weight that differs with
-    None. Everything else (batch normalization, biases, other layers) is stored as it is. What was compiled is not.
+    That is about one bit for each weight of an MPT layer where half are kept, less where fewer or more are. Of each MPT
+    layer, the file holds the mask, coded close to its entropy, and alpha. Its kernel comes from the seed; where weights
+    were recycled, redrawn, imported or pretrained, what differs is stored: one bit for each kept weight with
+    `kernel_quantizer="scaled_sign"` (less if few signs differ), 32 bits for each kept weight that differs with None.
+    Everything else (batch normalization, biases, other layers) is stored as it is. What was compiled is not.
 
     The file is read back and compared before it takes the place of `path`; if anything fails, `path` is untouched.
     The format is documented in docs/ticket-format.md.

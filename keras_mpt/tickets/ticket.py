@@ -52,6 +52,12 @@ class Ticket(Tabular):
     def read(cls, path):
         """Read a file, checksums verified.
 
+        Args:
+            path: Of a file that `save_ticket` wrote.
+
+        Returns:
+            A `Ticket`.
+
         Raises:
             TicketError: It is no ticket, of another version, or damaged.
             OSError: It cannot be opened.

@@ -47,14 +47,17 @@ Args:
     seed: Integer from which each layer's seed is derived in construction order; None (default) draws one.
     include_top: Whether to add the classifier, default $include_top; without, what it would get is returned, before
         global pooling or flattening.
-    weights: None (default), or the name or path of a ticket, whose arguments become the defaults.
+    weights: None (default), or the name or path of a ticket, whose arguments become the defaults. The MPT layers are
+        frozen then. To search on: `keras_mpt.load_ticket(keras_mpt.zoo.get_preset(name).path, trainable=True)`.
 
 Returns:
     A functional `keras.Model` from images to logits `(batch, classes)`.
 
 Raises:
     TypeError: An argument's name is unknown.
-    ValueError: An argument is out of its range.
+    ValueError: An argument is out of its range, or not that of the ticket; there is no ticket named `weights`.
+    FileNotFoundError: There is no file at the path `weights`.
+    TicketError: The file is no ticket, damaged, or one of another network. It is a ValueError.
 
 Example:
 

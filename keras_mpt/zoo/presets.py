@@ -38,7 +38,8 @@ class Preset:
         seed: Of the network.
         trained: On what and when it was trained, in words.
         dense: What the same network reached with all weights trained, in the last epoch: `{"accuracy", "epochs",
-            "log"}`; None if that was not measured.
+            "log"}`; None if that was not measured. For MPT-1/1 it is the float network of that name, not one of the
+            same layers: it has ReLUs instead of signs, and Conv-n has no batch normalization then.
         converted: What the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy", "flips"}}`, on
             the whole test set; with `"file"` and `"sha256"` where the file is published, in `zoo/` of the repository.
         golden: Logits of `golden_images()`, as a list of lists.
@@ -79,6 +80,9 @@ class Preset:
 
         Args:
             images: Array `(..., 3)` of pixels from 0 to 255, such as `tensorflow_datasets` and Keras give.
+
+        Raises:
+            ValueError: The last axis is not that of the channels.
         """
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
@@ -94,7 +98,15 @@ class Preset:
         return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
 
     def load_into(self, model):
-        """Load the ticket into a network of this architecture."""
+        """Load the ticket into a network of this architecture. Its MPT layers are frozen then.
+
+        Args:
+            model: Such a network, with the preset's `arguments`.
+
+        Raises:
+            TicketError: The file is not the one that was published, or the network is another one.
+            OSError: The file cannot be opened.
+        """
         if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.sha256:
             raise tickets.TicketError(f"{self.path} is not the file of preset {self.name!r} (its checksum differs).")
         tickets.restore(model, self.path)
@@ -140,6 +152,12 @@ def list_presets(architecture=None):
 
 def get_preset(name):
     """Return the `Preset` of a name.
+
+    Args:
+        name: Of a published ticket, such as `"conv4_mpt32_s50"`; see `list_presets`.
+
+    Returns:
+        A `Preset`.
 
     Raises:
         ValueError: There is none; the message suggests a near one.
