@@ -54,17 +54,18 @@ def clone(model, copy, call=None):
     return twin
 
 
-def copied(layer):
-    """Return a layer or operation of the same config, with weights of its own that are yet to be copied."""
-    config = layer.get_config()
+def copied(layer, **changes):
+    """Return a layer or operation of the same config but for changes, its weights its own and yet to be copied."""
+    config = {**layer.get_config(), **changes}
     if isinstance(layer, keras.layers.Lambda):
         return keras.layers.Lambda.from_config(config, safe_mode=False)  # the function is there already, in the model
     return type(layer).from_config(config)
 
 
 def copy_state(source, target):
-    """Give a layer the weights, and the vocabulary if it has one, of another with the same config."""
-    target.set_weights(source.get_weights())
+    """Give a layer the weights, and the vocabulary if it has one, of another with the same config but for the dtype."""
+    weights = zip(source.get_weights(), target.weights, strict=True)
+    target.set_weights([w if w.dtype.name == variable.dtype else w.astype(variable.dtype) for w, variable in weights])
     if isinstance(target, keras.layers.Normalization):
         target.finalize_state()
     if hasattr(source, "save_assets"):

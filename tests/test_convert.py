@@ -94,7 +94,7 @@ def test_paddings_are_exact(target, padding, tmp_path):
     form = {"lce": "binary", "exact_int8": "exact int8"}[target]
     assert forms(report) == {"stem": "int8", "conv": form, "dense": form}
     assert report.flips == 0 and report.agreement == 1
-    assert report.max_error < 1e-5 * report.scale and report.layer_error < 1e-5
+    assert report.max_error < 1e-5 * report.scale and report.piece_error < 1e-5
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
@@ -234,8 +234,8 @@ def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch)
     model = binary_chain()
     monkeypatch.setattr(conversion.verify.Agreement, "add", lambda *args: None)
     right = convert.tflite.exact
-    monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x) + 1e-3 * (layer.name == "conv"))
-    with pytest.raises(convert.ConversionError, match="'conv' as exact int8"):
+    monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x) + 1e-2 * (layer.name == "conv"))
+    with pytest.raises(convert.ConversionError, match="differs from the model by .* before the .*, given the signs"):
         convert.to_tflite(model, tmp_path / "model.tflite")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import quantizers
+from keras_mpt.cloning import copied, copy_state
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
@@ -22,8 +23,34 @@ _calls = itertools.count()
 def rebuild(model, mpt, signs=None, note=None):
     """Return a functional float32 model of plain Keras layers and operations; nested models are dissolved.
 
+    Arguments and errors are those of `run`.
+    """
+    graph_of(model)
+    inputs = [keras.Input(batch_shape=x.shape, dtype="float32", name=x.name) for x in model.inputs]
+    return keras.Model(inputs, run(model, inputs, mpt, signs, note), name=model.name)
+
+
+def graph_of(model):
+    """Return the graph of a model that can be rebuilt.
+
+    Raises:
+        ValueError: `model` is not a built functional or Sequential model.
+    """
+    graph = functional_graph(model)
+    if graph is None or not model.built:
+        raise ValueError(
+            "`model` must be a built functional or Sequential model to be converted. "
+            f"Received: {type(model).__name__} {getattr(model, 'name', model)!r}"
+        )
+    return graph
+
+
+def run(model, inputs, mpt, signs=None, note=None):
+    """Return the outputs of a model on symbolic tensors, of plain float32 Keras layers and operations.
+
     Args:
         model: A built functional or Sequential model.
+        inputs: List of symbolic tensors.
         mpt: Called as `mpt(layer, x)` for each call of an MPT layer with the symbolic tensor that it gets, before its
             input quantizer. Returns what takes the layer's place.
         signs: Called as `signs(x)` for each activation layer that takes signs, if they shall be taken otherwise.
@@ -32,13 +59,7 @@ def rebuild(model, mpt, signs=None, note=None):
     Raises:
         ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
     """
-    graph = functional_graph(model)
-    if graph is None or not model.built:
-        raise ValueError(
-            "`model` must be a built functional or Sequential model to be converted. "
-            f"Received: {type(model).__name__} {model.name!r}"
-        )
-    twins = {}
+    graph, twins, names = graph_of(model), {}, set()
 
     def step(prefix, operation):
         return functools.partial(apply, prefix, operation)
@@ -60,18 +81,19 @@ def rebuild(model, mpt, signs=None, note=None):
                 f"Received: an MPT layer within {type(operation).__name__} {operation.name!r}"
             )
         if id(operation) not in twins:
-            config = {**operation.get_config(), "dtype": "float32", "name": f"{prefix}{operation.name}"}
-            twins[id(operation)] = type(operation).from_config(config)
+            name = f"{prefix}{operation.name}"
+            while name in names:  # of a nested model and of the model itself
+                name += "_"
+            names.add(name)
+            twins[id(operation)] = copied(operation, dtype="float32", name=name)
         twin = twins[id(operation)]
         if note is not None:
             note(operation, args[0])
         outputs = twin(*args, **kwargs)
-        twin.set_weights([to_numpy(w, "float32") for w in operation.weights])
+        copy_state(operation, twin)
         return outputs
 
-    inputs = [keras.Input(batch_shape=x.shape, dtype="float32", name=x.name) for x in model.inputs]
-    outputs = graph._run_through_graph(inputs, functools.partial(step, ""))
-    return keras.Model(inputs, outputs, name=model.name)
+    return graph._run_through_graph(inputs, functools.partial(step, ""))
 
 
 def call_plain(layer, x):

@@ -22,9 +22,9 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     engine has on ARM only, becomes padding with ones and a correction at the border. Dense layers become 1x1
     convolutions. Other layers stay float; their kernels are stored in int8 where that is exact.
 
-    The file is run beside the Keras model before it is written: each binary layer on the model's own signs, and the
-    whole on `samples`, where only samples with an activation within 1e-5 of its scale around zero may differ by more
-    than rounding. The engine works on batches of one.
+    The file is run beside the Keras model before it is written: its pieces from signs to signs on the model's own
+    signs, and the whole on `samples`, where only samples may differ by more than rounding that have an activation so
+    close to zero that rounding, as measured in the pieces, can flip its sign. The engine works on batches of one.
 
     Args:
         model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
@@ -52,7 +52,6 @@ class LarqComputeEngine(Target):
     """See `to_lce`."""
 
     name = "larq-compute-engine"
-    checked = ("binary",)
 
     def __init__(self, require_binary=False):
         try:

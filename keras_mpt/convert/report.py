@@ -50,10 +50,10 @@ class Report(Tabular):
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
         agreement: Fraction of the samples with the same largest output, up to rounding.
-        flips: How many samples differ by more than rounding because an activation within 1e-5 of its scale around zero
-            took the other sign.
-        layer_error: Largest error of a binary layer on the Keras model's own signs, relative to its largest output;
-            None without such layers.
+        flips: How many samples differ by more than rounding because an activation took the other sign: one closer to
+            zero than twice the largest error of such a piece (see below).
+        piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
+            largest output; None without signs.
     """
 
     path: pathlib.Path
@@ -68,7 +68,7 @@ class Report(Tabular):
     scale: float = 0.0
     agreement: float = 1.0
     flips: int = 0
-    layer_error: float | None = None
+    piece_error: float | None = None
 
     def _table(self):
         header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
@@ -88,8 +88,8 @@ class Report(Tabular):
         yield "Checked", f"on {self.samples} samples in {', '.join(self.runtimes)}"
         yield "", f"max error {self.max_error:.2g} (outputs up to {self.scale:.3g})"
         yield "", f"same largest output in {self.agreement:.2%}, {self.flips} with an activation at zero flipped"
-        if self.layer_error is not None:
-            yield "", f"binary layers on the model's own signs: relative error {self.layer_error:.2g}"
+        if self.piece_error is not None:
+            yield "", f"from signs to signs, given the model's own: relative error {self.piece_error:.2g}"
 
 
 def _numbers(layer):

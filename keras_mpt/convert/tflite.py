@@ -64,7 +64,6 @@ class TensorFlowLite(Target):
     """See `to_tflite`."""
 
     name = "TensorFlow Lite"
-    checked = ("exact int8",)
 
     def __init__(self, weights="auto"):
         self._weights = weights

@@ -2,13 +2,18 @@
 
 import keras
 import numpy as np
+from keras import ops
 
-from keras_mpt.convert.graph import call_plain, is_sign, rebuild
+from keras_mpt.convert.graph import call_plain, graph_of, is_sign, rebuild, run
 from keras_mpt.convert.report import ConversionError
+from keras_mpt.quantizers import ApproxSign
 
 ROUNDING = 1e-4  # of the largest output: what sums in another order may differ by
-LAYER_ROUNDING = 1e-5  # the same for a single layer
-AT_ZERO = 1e-5  # of the largest pre-activation: closer to zero, rounding may flip a sign
+AT_ZERO = 2  # times the largest error that was measured: closer to zero, rounding may flip a sign
+LEAST_ERROR = 5e-7  # of the largest pre-activation: where none was measured, as much is possible
+FLIPS = 0.05  # of the samples: rounding alone explains no more
+SIGN = ApproxSign().forward
+PIECES = 8  # samples to check pieces on
 BATCH = 100  # samples at a time: all activations of a batch are in memory at once
 _GENERATED = 16
 
@@ -17,8 +22,10 @@ def samples_for(model, samples):
     """Return the samples to check with: those given, or standard normal ones.
 
     Raises:
-        ValueError: The model has more than one input or output, or the samples do not fit.
+        ValueError: The model is no built functional or Sequential one, has more than one input or output, or the
+            samples do not fit.
     """
+    graph_of(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
             "`model` must have one input and one output to be converted. "
@@ -37,28 +44,91 @@ def samples_for(model, samples):
 
 
 class Reference:
-    """A model in float32 whose pre-activations can be looked at."""
+    """A model in float32, and what it takes signs of.
+
+    Attributes:
+        takers: Names of what takes signs, for each time that it does.
+    """
 
     def __init__(self, model):
-        taps = []
+        self.model, self.takers, taps = model, [], []
+
+        def tap(name, x):
+            self.takers.append(name)
+            taps.append(x)
 
         def mpt(layer, x):
-            if layer.input_quantizer is not None and is_sign(layer.input_quantizer):
-                taps.append((layer, x))
+            if takes_signs(layer):
+                tap(layer.name, x)
             return call_plain(layer, x)
 
-        plain = rebuild(model, mpt)
-        self.layers = [layer for layer, _ in taps]
-        self._model = keras.Model(plain.inputs, [*plain.outputs, *(x for _, x in taps)])
+        def signs(x):
+            tap(f"activation {len(taps)}", x)
+            return SIGN(x)
+
+        plain = rebuild(model, mpt, signs)
+        self._model = keras.Model(plain.inputs, [*plain.outputs, *taps])
 
     def outputs(self, samples):
-        """Return the outputs, and the inputs of the layers that take signs of them."""
+        """Return the outputs, and what signs are taken of: a list of arrays."""
         outputs, *taps = _list(self._model.predict(samples, batch_size=32, verbose=0))
         return outputs, taps
+
+    def own_outputs(self, samples):
+        """Return the outputs of the Keras model itself; None if it rounds, since not all layers compute in float32."""
+        if any(layer.compute_dtype != "float32" for layer in self.model._flatten_layers()):
+            return None
+        return self.model.predict(samples, batch_size=32, verbose=0)
+
+    def pieces(self, samples, taps, call, signs=None):
+        """Return a model of the pieces between signs, each on signs that it is given, and its inputs.
+
+        No rounding changes a sign there, so pieces of a file can be told from wrong ones, whatever the activations.
+
+        Args:
+            samples: Inputs of the whole model.
+            taps: What it takes signs of, see `outputs`: these signs are given.
+            call: Called as `call(layer, x)` for each call of an MPT layer, `x` being what signs are taken of if any.
+            signs: How other layers take signs; None: plainly.
+
+        Returns:
+            `(model, inputs, sizes)`: a functional model from a flat vector to a flat vector, the vectors, and how many
+            outputs each piece has: the pieces that end in what signs are taken of, then that of the model's outputs.
+        """
+        given = [samples, *(np.where(tap >= 0, 1, -1) for tap in taps)]
+        inputs = np.concatenate([array.reshape(len(array), -1) for array in given], axis=1).astype(np.float32)
+        flat, begin, parts, ends = keras.Input(inputs.shape[1:]), 0, [], []
+        for array in given:
+            size = int(np.prod(array.shape[1:]))
+            parts.append(ops.reshape(flat[:, begin : begin + size], (-1, *array.shape[1:])))
+            begin += size
+
+        def cut(x):
+            ends.append(x)
+            return parts[len(ends)]
+
+        outputs = run(
+            self.model,
+            parts[:1],
+            lambda layer, x: call(layer, cut(x) if takes_signs(layer) else x),
+            lambda x: (signs or SIGN)(cut(x)),
+        )
+        ends += _list(outputs)
+        sizes = [int(np.prod(end.shape[1:])) for end in ends]
+        flattened = [ops.reshape(end, (-1, size)) for end, size in zip(ends, sizes, strict=True)]
+        return keras.Model(flat, ops.concatenate(flattened, axis=1) if len(ends) > 1 else flattened[0]), inputs, sizes
+
+
+def takes_signs(layer):
+    """Return whether an MPT layer takes the signs of its inputs."""
+    return layer.input_quantizer is not None and is_sign(layer.input_quantizer)
 
 
 class Agreement:
     """How a file's outputs agree with the model's, over batches of samples.
+
+    Args:
+        margins: For each time that signs are taken, how close to zero an activation must be that rounding may flip it.
 
     Attributes:
         same: How many samples have the same largest output, up to rounding.
@@ -67,7 +137,8 @@ class Agreement:
         scale: Largest magnitude of the model's outputs.
     """
 
-    def __init__(self):
+    def __init__(self, margins):
+        self._margins = margins
         self.same, self.flips, self.max_error, self.scale = 0, 0, 0.0, 0.0
 
     def add(self, expected, taps, found, lossy=False):
@@ -90,9 +161,8 @@ class Agreement:
         rounding = ROUNDING * max(scale, 1e-30)
         differs = ~(errors <= rounding)
         at_zero = np.zeros(len(expected), bool)
-        for tap in taps:
-            nearest = np.abs(tap).reshape(len(tap), -1).min(axis=1)
-            at_zero |= nearest <= AT_ZERO * np.abs(tap).max()
+        for tap, margin in zip(taps, self._margins, strict=True):
+            at_zero |= np.abs(tap).reshape(len(tap), -1).min(axis=1) <= margin
         wrong = differs & ~at_zero
         if wrong.any() and not lossy:
             raise ConversionError(
