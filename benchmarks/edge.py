@@ -115,7 +115,7 @@ def page(rows, machine):
 Written by `python -m benchmarks.edge --data_dir DIR`. Images are CIFAR-10 test images, normalized as in training. "max
 error" is the largest difference to Keras' outputs over the samples without a flip (dynamic int8: over all); "agreement"
 the share of samples with the same largest output; "flips" are samples that differ by more than rounding because an
-activation within 1e-5 of its scale around zero took the other sign. Times are those of one image on one thread of
+activation close to zero took the other sign. Times are those of one image on one thread of
 {machine}; larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
 the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. Rows may
 come from different runs of the command (`--networks`, `--files`): "to float32" is the median of the ratios within a

@@ -49,8 +49,8 @@ def norm():
     return keras.layers.BatchNormalization(epsilon=1e-3)
 
 
-def chain(*layers, shape=(8, 8, 4)):
-    return settled(keras.Sequential([keras.Input(shape), *layers]))
+def chain(*layers, shape=(8, 8, 4), name=None):
+    return settled(keras.Sequential([keras.Input(shape), *layers], name=name))
 
 
 def to(target, model, path, **kwargs):
@@ -236,6 +236,46 @@ def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch)
     right = convert.tflite.exact
     monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: right(layer, x) + 1e-2 * (layer.name == "conv"))
     with pytest.raises(convert.ConversionError, match="differs from the model by .* before the .*, given the signs"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
+def test_state_that_is_no_weight_is_converted(tmp_path):
+    random = np.random.default_rng(0)
+    adapted = keras.layers.Normalization()
+    adapted.adapt(random.normal(5, 3, (100, 8, 8, 4)))
+    model = chain(adapted, MPTConv2D(4, 3, seed=1), keras.layers.Flatten(), MPTDense(3, seed=2), shape=(8, 8, 4))
+    samples = random.normal(5, 3, (5, 8, 8, 4)).astype(np.float32)
+    convert.to_tflite(model, tmp_path / "model.tflite", samples=samples)
+    found = convert.run(tmp_path / "model.tflite", "tflite", samples)
+    np.testing.assert_allclose(found, model.predict(samples, verbose=0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_that_is_not_the_models_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert.graph, "copy_state", lambda source, target: None)
+    layers = [keras.layers.Dense(8, bias_initializer="ones", name="plain"), MPTDense(4, seed=2)]
+    with pytest.raises(convert.ConversionError, match="differs from the model"):
+        convert.to_tflite(chain(*layers, shape=(4,)), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_file_is_refused_where_all_samples_have_an_activation_at_zero(tmp_path, monkeypatch):
+    model = binary_chain()
+    monkeypatch.setattr(conversion, "_check_pieces", lambda report, target, reference, samples, taps: [1e9] * len(taps))
+    right = convert.tflite.exact
+    monkeypatch.setattr(convert.tflite, "exact", lambda layer, x: 1.5 * right(layer, x))
+    with pytest.raises(convert.ConversionError, match="differs from the model in 16 of 16 samples.*rounding alone"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
+def test_names_that_become_equal_when_nested_models_dissolve(tmp_path):
+    stage = chain(keras.layers.Dense(4, name="norm"), shape=(4,), name="stage")
+    model = chain(stage, keras.layers.Dense(4, name="stage_norm"), MPTDense(2, seed=1), shape=(4,))
+    assert convert.to_tflite(model, tmp_path / "model.tflite").agreement == 1
+
+
+@pytest.mark.parametrize("model", [None, keras.Sequential([MPTDense(2)])])
+def test_what_is_no_built_model_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="`model` must be a built functional or Sequential model to be converted"):
         convert.to_tflite(model, tmp_path / "model.tflite")
 
 
