@@ -128,6 +128,28 @@ def test_shared_and_nested_layers(tmp_path):
         assert len(report.layers) == 4 and report.max_error < 1e-5 * max(report.scale, 1)
 
 
+def test_a_shared_layer_on_signs_has_one_kernel_in_the_file(tmp_path):
+    shared = MPTDense(8, seed=2, name="shared", **SIGN)
+    inputs = keras.Input((8,))
+    x = shared(shared(MPTDense(8, seed=1)(inputs)) + 0.3)
+    report = convert.to_tflite(keras.Model(inputs, x), tmp_path / "model.tflite")
+    assert forms(report)["shared"] == "exact int8" and report.flips == 0
+    tensors = File(report.path.read_bytes()).graph.tensors
+    assert sum(b"/int8" in tensor.name for tensor in tensors) == 2
+
+
+def test_layers_on_zeros_and_ones_are_no_layers_on_signs(tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    booleans = keras.ops.cast(inputs > 0, "float32")
+    x = norm()(keras.layers.Conv2D(8, 3)(booleans))  # its kernel is not ternary
+    step = {"padding": "same", "pad_values": 0.5, "input_quantizer": "ste_heaviside"}
+    x = norm()(MPTConv2D(8, 3, name="step", seed=1, **step)(x))
+    model = settled(keras.Model(inputs, MPTConv2D(4, 1, name="signs", seed=2, **SIGN)(x)))
+    for weights, form in {"auto": "exact int8", "int8": "int8"}.items():
+        report = convert.to_tflite(model, tmp_path / "model.tflite", weights=weights)
+        assert forms(report)["step"] == "int8" and forms(report)["signs"] == form
+
+
 def test_int8_has_the_bits_of_float32(tmp_path):
     model = chain(
         MPTConv2D(8, 3, padding="same", seed=1),

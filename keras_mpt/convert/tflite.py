@@ -98,10 +98,11 @@ class TensorFlowLite(Target):
             content = converter.convert()
         if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
             file = File(content)
-            exact_layers = [layer.name for layer, form in forms if form == "exact int8"]
-            found = file.integer_kernels()
+            exact_layers = [layer for layer, form in forms if form == "exact int8"]
+            found = file.integer_kernels([ternary(kernel_of(layer))[0] for layer in exact_layers])
             if found != len(exact_layers):
-                raise ConversionError(f"{found} layers compute with integers, not {len(exact_layers)}: {exact_layers}.")
+                names = [layer.name for layer in exact_layers]
+                raise ConversionError(f"{found} layers compute with integers, not {len(names)}: {names}.")
             file.kernels_to_int8(sparse=self._weights == "sparse_int8")
             if self._weights == "auto":
                 file.floats_to_sparse()
