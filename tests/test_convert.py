@@ -19,7 +19,7 @@ from keras_mpt.convert import conversion
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import border_excess, rebuild, ternary
 from keras_mpt.convert.lce import same_widths
-from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models import mpt_layers
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -178,6 +178,32 @@ def test_int8_has_the_bits_of_float32(tmp_path):
     assert abs(sum(layer.bytes for layer in full.layers) - sum(layer.bytes for layer in report.layers) - saved) < 1500
     assert "DENSIFY" in File(contents["sparse_int8"]).operations()
     assert len(gzip.compress(contents["int8"])) < len(gzip.compress(contents["float32"]))
+
+
+@pytest.mark.parametrize("target", ["auto", "int8", "sparse_int8", "lce"])
+def test_kernels_of_three_dimensions_are_int8_in_the_file(target, tmp_path):
+    model = chain(MPTConv3D(8, 3, seed=1, sparsity=0.9), shape=(4, 4, 4, 8))
+    report = to(target, model, tmp_path / "model.tflite")
+    assert list(forms(report).values()) == ["int8"]
+    assert report.operations["DEQUANTIZE"] == 1 and "DENSIFY" not in report.operations
+    weights = 8 * 8 * 3**3
+    assert report.layers[0].bytes == weights + 4 * 8 and report.bytes < 2 * weights
+    if target == "int8":
+        convert.to_tflite(model, tmp_path / "float.tflite", weights="float32")
+        runtime, x = convert.tflite.TensorFlowLite(), np.random.default_rng(1).normal(size=(2, 4, 4, 4, 8))
+        files = [(tmp_path / name).read_bytes() for name in ("model.tflite", "float.tflite")]
+        for name in runtime.runtimes():
+            found, expected = (runtime.run(content, x.astype(np.float32), name) for content in files)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_the_report_says_is_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.delitem(convert.flatbuffer._KERNEL_AXES, "FULLY_CONNECTED")
+    model = chain(MPTConv2D(8, 3, seed=1), MPTDense(4, seed=2, name="dense"))
+    for target in ("lce", "int8"):
+        with pytest.raises(convert.ConversionError, match=r"stores 1 kernels in int8.*'dense'"):
+            to(target, model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_float_kernels_stay_float(tmp_path):

@@ -2,13 +2,16 @@
 
 import collections
 import copy
+import math
 
 import numpy as np
 
-from keras_mpt.convert.graph import ternary
+from keras_mpt.convert.graph import kernel_of, ternary
+from keras_mpt.convert.report import ConversionError
 
 # Operations with a kernel as their second input, and the axis of its output channels.
-_KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
+_KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
+_INT8_FORMS = ("int8", "sparse int8", "exact int8")
 
 
 def sparse_size(kernel, itemsize):
@@ -18,8 +21,31 @@ def sparse_size(kernel, itemsize):
         kernel: Array as in the file, whose last axis are the rows.
         itemsize: Bytes of a value.
     """
+    if kernel.ndim > 4:
+        return math.inf  # the runtimes' DENSIFY makes other values of it
     kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
     return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
+
+
+def check_int8(file, forms):
+    """Check that a file stores in int8 what the forms of its layers say.
+
+    Args:
+        file: A `File`.
+        forms: `(layer, form)` of each call of an MPT layer.
+
+    Raises:
+        ConversionError: Fewer kernels are int8 than layers, or they are smaller. More are fine: a converter pads some,
+            and those of other layers may be ternary. Equal layers count once: a converter may merge them.
+    """
+    layers = {kernel_of(layer).tobytes(): layer for layer, form in forms if form in _INT8_FORMS}.values()
+    sizes = sorted((int(np.prod(layer.frozen_kernel.shape)) for layer in layers), reverse=True)
+    found = sorted(file.int8_kernels(), reverse=True)
+    if len(found) < len(sizes) or any(there < size for there, size in zip(found, sizes, strict=False)):
+        raise ConversionError(
+            f"The file stores {len(found)} kernels in int8, of {found} weights, not those of "
+            f"{[layer.name for layer in layers]}, of {sizes}."
+        )
 
 
 class File:
@@ -80,8 +106,8 @@ class File:
         The runtime rounds their float inputs to 8 bits, which 0 and 1 survive.
 
         Args:
-            layers: int8 arrays of -1, 0 and 1 `(..., outputs)`, the kernels but for their scales. Others are left alone,
-                even if their inputs are booleans: their layers have another form.
+            layers: int8 arrays of -1, 0 and 1 `(..., outputs)`, the kernels but for their scales. Others are left
+                alone, even if their inputs are booleans: their layers have another form.
 
         Returns:
             How many operators do so.
@@ -100,6 +126,17 @@ class File:
                 self._drop(index)
             done += 1
         return done
+
+    def int8_kernels(self):
+        """Return how many weights each kernel has that is stored in int8, once for each operator that it is used by."""
+        made = {operator.outputs[0] for operator in self.graph.operators if self.kind(operator) == "DEQUANTIZE"}
+        kernels = [op.inputs[1] for op in self.graph.operators if self.kind(op) in _KERNEL_AXES]
+        int8 = self._schema.TensorType.INT8
+        return [
+            int(np.prod(self.graph.tensors[index].shape))
+            for index in kernels
+            if index in made or self.graph.tensors[index].type == int8
+        ]
 
     def _is_boolean(self, index):
         """Return whether a float tensor is a cast of booleans, perhaps padded with 0 or 1 or reshaped."""

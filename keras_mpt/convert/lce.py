@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
-from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
@@ -101,6 +101,7 @@ class LarqComputeEngine(Target):
             raise ConversionError(
                 f"The engine's converter made {found} binary convolutions of {len(binary_layers)}: {binary_layers}."
             )
+        check_int8(file, forms)
 
     def run(self, content, samples, runtime=None):
         return self._interpreter.Interpreter(content, num_threads=2).predict(samples)
