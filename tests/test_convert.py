@@ -331,6 +331,29 @@ def test_given_samples_and_bad_arguments(tmp_path):
         convert.to_tflite(two, path)
 
 
+def test_images_of_any_size(tmp_path):
+    path, pooled = tmp_path / "model.tflite", keras.layers.GlobalAveragePooling2D
+    stem = {"padding": "same", "name": "stem", "seed": 1}
+    model = chain(MPTConv2D(4, 3, **stem), pooled(), shape=(None, None, 3))
+    report = convert.to_tflite(model, path)
+    for size in (8, 12):
+        samples = np.random.default_rng(0).normal(size=(2, size, 9, 3)).astype(np.float32)
+        found, expected = convert.run(path, "tflite", samples), model.predict(samples, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * report.scale)
+    for shape in ((2, 8, 8, 4), (2, 8, 3)):
+        with pytest.raises(ValueError, match=r"`samples` must have shape \(number, None, None, 3\)"):
+            convert.run(path, "tflite", np.ones(shape))
+    with pytest.raises(ValueError, match=r"`path` must be .* known input size.*shape \(None, None, None, 3\)"):
+        convert.latency(path, "tflite")
+    plain = chain(keras.layers.Conv2D(4, 3), pooled(), MPTDense(2, seed=1), shape=(None, None, 3))
+    strided = chain(MPTConv2D(4, 3, strides=2, **stem), pooled(), shape=(None, None, 3))
+    for refused, what in ((model, "layer 'stem'"), (strided, "layer 'stem'"), (plain, "inputs")):
+        message = rf"`model` must have a known input size.*{what} of shape \(None, None, None, 3\)"
+        with pytest.raises(ValueError, match=message):
+            convert.to_lce(refused, tmp_path / "none.tflite")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_mixed_precision_is_deployed_in_float32(tmp_path):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

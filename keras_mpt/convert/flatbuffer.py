@@ -80,8 +80,11 @@ class File:
         return dict(sorted(collections.Counter(map(self.kind, self.graph.operators)).items()))
 
     def input_shape(self):
-        """Return the shape of the first input."""
-        return tuple(int(n) for n in self.graph.tensors[self.graph.inputs[0]].shape)
+        """Return the shape of the first input, None where the file takes any size."""
+        tensor = self.graph.tensors[self.graph.inputs[0]]
+        signature = tensor.shapeSignature  # has -1 for any size, where the shape has 1
+        shape = tensor.shape if signature is None or not len(signature) else signature
+        return tuple(None if n < 0 else int(n) for n in shape)
 
     def constant(self, index):
         """Return a constant float32 tensor as an array, None if it is neither."""

@@ -38,6 +38,7 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     Raises:
         ConversionError: A layer is not binary, though required, or the file does not compute what the model does. There
             is no new file then. It is a ValueError.
+        ValueError: The size of the model's inputs is not known.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -72,6 +73,8 @@ class LarqComputeEngine(Target):
         return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
 
     def call(self, layer, form, x):
+        if form == "binary" or isinstance(layer, MPTConv2D):
+            _check_size(x.shape, f"inputs of layer {layer.name!r}")
         if form == "binary":
             return binary(layer, x)
         return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
@@ -80,6 +83,7 @@ class LarqComputeEngine(Target):
         return signs(x)
 
     def compile(self, model, forms):
+        _check_size(model.inputs[0].shape, "inputs")
         with tempfile.TemporaryDirectory() as folder:
             model.export(folder, verbose=False)
             file = File(self._engine.convert_saved_model(folder))
@@ -109,6 +113,14 @@ class LarqComputeEngine(Target):
     def invoker(self, content, sample, threads):
         interpreter = self._interpreter.Interpreter(content, num_threads=threads)
         return lambda: interpreter.predict(sample)
+
+
+def _check_size(shape, what):
+    if None in shape[1:]:
+        raise ValueError(
+            "`model` must have a known input size to be converted for larq-compute-engine, such as "
+            f"keras.Input((32, 32, 3)). Received: {what} of shape {tuple(shape)}"
+        )
 
 
 def signs(x):
