@@ -354,6 +354,15 @@ def test_images_of_any_size(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_scale_of_the_whole_batch_is_that_of_one_sample_in_the_engine(tmp_path):
+    model = chain(MPTConv2D(8, 3, seed=1), MPTConv2D(4, 3, seed=2, input_quantizer="magnitude_aware_sign"))
+    samples = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype(np.float32)
+    report = convert.to_lce(model, tmp_path / "model.tflite", samples=samples[:1])
+    assert list(forms(report).values()) == ["int8", "int8"] and "MagnitudeAwareSign" in report.layers[1].why
+    expected = np.concatenate([model.predict(sample[None], verbose=0) for sample in samples])
+    np.testing.assert_allclose(convert.run(report.path, "lce", samples), expected, atol=1e-5 * report.scale)
+
+
 def test_mixed_precision_is_deployed_in_float32(tmp_path):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -24,7 +24,8 @@ def to_lce(model, path, *, samples=None, require_binary=False):
 
     The file is run beside the Keras model before it is written: each binary layer on the model's own signs, and the
     whole on `samples`, where only samples with an activation within 1e-5 of its scale around zero may differ by more
-    than rounding. The engine works on batches of one.
+    than rounding. The engine works on batches of one. A quantizer that depends on the whole batch, such as
+    `magnitude_aware_sign`, gives other values there than on more: check such a model with one sample.
 
     Args:
         model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
