@@ -19,7 +19,7 @@ from keras_mpt.convert import conversion
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import border_excess, rebuild, ternary
 from keras_mpt.convert.lce import same_widths
-from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models import mpt_layers
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -128,6 +128,28 @@ def test_shared_and_nested_layers(tmp_path):
         assert len(report.layers) == 4 and report.max_error < 1e-5 * max(report.scale, 1)
 
 
+def test_a_shared_layer_on_signs_has_one_kernel_in_the_file(tmp_path):
+    shared = MPTDense(8, seed=2, name="shared", **SIGN)
+    inputs = keras.Input((8,))
+    x = shared(shared(MPTDense(8, seed=1)(inputs)) + 0.3)
+    report = convert.to_tflite(keras.Model(inputs, x), tmp_path / "model.tflite")
+    assert forms(report)["shared"] == "exact int8" and report.flips == 0
+    tensors = File(report.path.read_bytes()).graph.tensors
+    assert sum(b"/int8" in tensor.name for tensor in tensors) == 2
+
+
+def test_layers_on_zeros_and_ones_are_no_layers_on_signs(tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    booleans = keras.ops.cast(inputs > 0, "float32")
+    x = norm()(keras.layers.Conv2D(8, 3)(booleans))  # its kernel is not ternary
+    step = {"padding": "same", "pad_values": 0.5, "input_quantizer": "ste_heaviside"}
+    x = norm()(MPTConv2D(8, 3, name="step", seed=1, **step)(x))
+    model = settled(keras.Model(inputs, MPTConv2D(4, 1, name="signs", seed=2, **SIGN)(x)))
+    for weights, form in {"auto": "exact int8", "int8": "int8"}.items():
+        report = convert.to_tflite(model, tmp_path / "model.tflite", weights=weights)
+        assert forms(report)["step"] == "int8" and forms(report)["signs"] == form
+
+
 def test_int8_has_the_bits_of_float32(tmp_path):
     model = chain(
         MPTConv2D(8, 3, padding="same", seed=1),
@@ -156,6 +178,32 @@ def test_int8_has_the_bits_of_float32(tmp_path):
     assert abs(sum(layer.bytes for layer in full.layers) - sum(layer.bytes for layer in report.layers) - saved) < 1500
     assert "DENSIFY" in File(contents["sparse_int8"]).operations()
     assert len(gzip.compress(contents["int8"])) < len(gzip.compress(contents["float32"]))
+
+
+@pytest.mark.parametrize("target", ["auto", "int8", "sparse_int8", "lce"])
+def test_kernels_of_three_dimensions_are_int8_in_the_file(target, tmp_path):
+    model = chain(MPTConv3D(8, 3, seed=1, sparsity=0.9), shape=(4, 4, 4, 8))
+    report = to(target, model, tmp_path / "model.tflite")
+    assert list(forms(report).values()) == ["int8"]
+    assert report.operations["DEQUANTIZE"] == 1 and "DENSIFY" not in report.operations
+    weights = 8 * 8 * 3**3
+    assert report.layers[0].bytes == weights + 4 * 8 and report.bytes < 2 * weights
+    if target == "int8":
+        convert.to_tflite(model, tmp_path / "float.tflite", weights="float32")
+        runtime, x = convert.tflite.TensorFlowLite(), np.random.default_rng(1).normal(size=(2, 4, 4, 4, 8))
+        files = [(tmp_path / name).read_bytes() for name in ("model.tflite", "float.tflite")]
+        for name in runtime.runtimes():
+            found, expected = (runtime.run(content, x.astype(np.float32), name) for content in files)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_the_report_says_is_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.delitem(convert.flatbuffer._KERNEL_AXES, "FULLY_CONNECTED")
+    model = chain(MPTConv2D(8, 3, seed=1), MPTDense(4, seed=2, name="dense"))
+    for target in ("lce", "int8"):
+        with pytest.raises(convert.ConversionError, match=r"stores 1 kernels in int8.*'dense'"):
+            to(target, model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_float_kernels_stay_float(tmp_path):
@@ -321,6 +369,38 @@ def test_given_samples_and_bad_arguments(tmp_path):
     two = keras.Model(inputs, [MPTDense(2, seed=1)(inputs), MPTDense(2, seed=2)(inputs)])
     with pytest.raises(ValueError, match="one output"):
         convert.to_tflite(two, path)
+
+
+def test_images_of_any_size(tmp_path):
+    path, pooled = tmp_path / "model.tflite", keras.layers.GlobalAveragePooling2D
+    stem = {"padding": "same", "name": "stem", "seed": 1}
+    model = chain(MPTConv2D(4, 3, **stem), pooled(), shape=(None, None, 3))
+    report = convert.to_tflite(model, path)
+    for size in (8, 12):
+        samples = np.random.default_rng(0).normal(size=(2, size, 9, 3)).astype(np.float32)
+        found, expected = convert.run(path, "tflite", samples), model.predict(samples, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * report.scale)
+    for shape in ((2, 8, 8, 4), (2, 8, 3)):
+        with pytest.raises(ValueError, match=r"`samples` must have shape \(number, None, None, 3\)"):
+            convert.run(path, "tflite", np.ones(shape))
+    with pytest.raises(ValueError, match=r"`path` must be .* known input size.*shape \(None, None, None, 3\)"):
+        convert.latency(path, "tflite")
+    plain = chain(keras.layers.Conv2D(4, 3), pooled(), MPTDense(2, seed=1), shape=(None, None, 3))
+    strided = chain(MPTConv2D(4, 3, strides=2, **stem), pooled(), shape=(None, None, 3))
+    for refused, what in ((model, "layer 'stem'"), (strided, "layer 'stem'"), (plain, "inputs")):
+        message = rf"`model` must have a known input size.*{what} of shape \(None, None, None, 3\)"
+        with pytest.raises(ValueError, match=message):
+            convert.to_lce(refused, tmp_path / "none.tflite")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scale_of_the_whole_batch_is_that_of_one_sample_in_the_engine(tmp_path):
+    model = chain(MPTConv2D(8, 3, seed=1), MPTConv2D(4, 3, seed=2, input_quantizer="magnitude_aware_sign"))
+    samples = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype(np.float32)
+    report = convert.to_lce(model, tmp_path / "model.tflite", samples=samples[:1])
+    assert list(forms(report).values()) == ["int8", "int8"] and "MagnitudeAwareSign" in report.layers[1].why
+    expected = np.concatenate([model.predict(sample[None], verbose=0) for sample in samples])
+    np.testing.assert_allclose(convert.run(report.path, "lce", samples), expected, atol=1e-5 * report.scale)
 
 
 def test_mixed_precision_is_deployed_in_float32(tmp_path):

@@ -2,13 +2,16 @@
 
 import collections
 import copy
+import math
 
 import numpy as np
 
-from keras_mpt.convert.graph import ternary
+from keras_mpt.convert.graph import kernel_of, ternary
+from keras_mpt.convert.report import ConversionError
 
 # Operations with a kernel as their second input, and the axis of its output channels.
-_KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
+_KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
+_INT8_FORMS = ("int8", "sparse int8", "exact int8")
 
 
 def sparse_size(kernel, itemsize):
@@ -18,8 +21,31 @@ def sparse_size(kernel, itemsize):
         kernel: Array as in the file, whose last axis are the rows.
         itemsize: Bytes of a value.
     """
+    if kernel.ndim > 4:
+        return math.inf  # the runtimes' DENSIFY makes other values of it
     kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
     return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
+
+
+def check_int8(file, forms):
+    """Check that a file stores in int8 what the forms of its layers say.
+
+    Args:
+        file: A `File`.
+        forms: `(layer, form)` of each call of an MPT layer.
+
+    Raises:
+        ConversionError: Fewer kernels are int8 than layers, or they are smaller. More are fine: a converter pads some,
+            and those of other layers may be ternary. Equal layers count once: a converter may merge them.
+    """
+    layers = {kernel_of(layer).tobytes(): layer for layer, form in forms if form in _INT8_FORMS}.values()
+    sizes = sorted((int(np.prod(layer.frozen_kernel.shape)) for layer in layers), reverse=True)
+    found = sorted(file.int8_kernels(), reverse=True)
+    if len(found) < len(sizes) or any(there < size for there, size in zip(found, sizes, strict=False)):
+        raise ConversionError(
+            f"The file stores {len(found)} kernels in int8, of {found} weights, not those of "
+            f"{[layer.name for layer in layers]}, of {sizes}."
+        )
 
 
 class File:
@@ -32,6 +58,7 @@ class File:
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
         (self.graph,) = self.model.subgraphs
+        self._small = {}  # int8 tensors by the float32 constant that they were made of
 
     def content(self):
         """Return the bytes of the file."""
@@ -53,8 +80,11 @@ class File:
         return dict(sorted(collections.Counter(map(self.kind, self.graph.operators)).items()))
 
     def input_shape(self):
-        """Return the shape of the first input."""
-        return tuple(int(n) for n in self.graph.tensors[self.graph.inputs[0]].shape)
+        """Return the shape of the first input, None where the file takes any size."""
+        tensor = self.graph.tensors[self.graph.inputs[0]]
+        signature = tensor.shapeSignature  # has -1 for any size, where the shape has 1
+        shape = tensor.shape if signature is None or not len(signature) else signature
+        return tuple(None if n < 0 else int(n) for n in shape)
 
     def constant(self, index):
         """Return a constant float32 tensor as an array, None if it is neither."""
@@ -73,29 +103,51 @@ class File:
                 if kernel is not None:
                     yield operator, kind, kernel, _KERNEL_AXES[kind]
 
-    def integer_kernels(self):
-        """Let convolutions and dense layers whose input is made of booleans compute with int8 kernels.
+    def integer_kernels(self, layers):
+        """Let the convolutions and dense layers that have given kernels and an input of booleans compute with int8.
 
-        The runtime rounds their float inputs to 8 bits, which 0 and 1 survive. Their kernels must be ternary.
+        The runtime rounds their float inputs to 8 bits, which 0 and 1 survive.
+
+        Args:
+            layers: int8 arrays of -1, 0 and 1 `(..., outputs)`, the kernels but for their scales. Others are left
+                alone, even if their inputs are booleans: their layers have another form.
 
         Returns:
-            The number of kernels.
+            How many operators do so.
         """
         done = 0
         for operator, kind, kernel, axis in self.kernels():
-            if kind in ("CONV_2D", "FULLY_CONNECTED") and self._is_boolean(operator.inputs[0]):
-                signs, scales = ternary(np.moveaxis(kernel, axis, -1))
-                small = self._int8_tensor(operator.inputs[1], np.moveaxis(signs, -1, axis), scales, axis)
-                operator.inputs = np.array([operator.inputs[0], small, *operator.inputs[2:]], np.int32)
-                operator.opcodeIndex = self._opcode(kind, version={"CONV_2D": 5, "FULLY_CONNECTED": 12}[kind])
-                done += 1
+            if kind not in ("CONV_2D", "FULLY_CONNECTED") or not self._is_boolean(operator.inputs[0]):
+                continue
+            split, index = ternary(np.moveaxis(kernel, axis, -1)), operator.inputs[1]
+            if split is None or not any(_rescaled(split[0], signs) for signs in layers):
+                continue
+            small = self._int8_tensor(index, np.moveaxis(split[0], -1, axis), split[1], axis)
+            operator.inputs = np.array([operator.inputs[0], small, *operator.inputs[2:]], np.int32)
+            operator.opcodeIndex = self._opcode(kind, version={"CONV_2D": 5, "FULLY_CONNECTED": 12}[kind])
+            if not self._users(index):  # the converter makes one constant of equal kernels
+                self._drop(index)
+            done += 1
         return done
 
+    def int8_kernels(self):
+        """Return how many weights each kernel has that is stored in int8, once for each operator that it is used by."""
+        made = {operator.outputs[0] for operator in self.graph.operators if self.kind(operator) == "DEQUANTIZE"}
+        kernels = [op.inputs[1] for op in self.graph.operators if self.kind(op) in _KERNEL_AXES]
+        int8 = self._schema.TensorType.INT8
+        return [
+            int(np.prod(self.graph.tensors[index].shape))
+            for index in kernels
+            if index in made or self.graph.tensors[index].type == int8
+        ]
+
     def _is_boolean(self, index):
-        """Return whether a float tensor is a cast of booleans, perhaps padded or reshaped."""
+        """Return whether a float tensor is a cast of booleans, perhaps padded with 0 or 1 or reshaped."""
         for operator in self.graph.operators:
             if index in operator.outputs:
                 kind = self.kind(operator)
+                if kind == "PADV2" and not np.all(np.isin(self.constant(operator.inputs[2]), (0, 1))):
+                    return False
                 if kind in ("PAD", "PADV2", "RESHAPE", "SPACE_TO_BATCH_ND"):
                     return self._is_boolean(operator.inputs[0])
                 return kind == "CAST" and self.graph.tensors[operator.inputs[0]].type == self._schema.TensorType.BOOL
@@ -115,9 +167,9 @@ class File:
             if split is None:
                 continue
             signs, index = np.moveaxis(split[0], -1, axis), operator.inputs[1]
-            position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
-            small = self._int8_tensor(index, signs, split[1], axis)
+            position, small = self._users(index)[0], self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)
+            self._drop(index)
             if sparse and sparse_size(signs, 1) < signs.size:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
 
@@ -128,9 +180,12 @@ class File:
         """
         for operator, _, kernel, _ in self.kernels():
             if sparse_size(kernel, 4) < kernel.nbytes:
-                position = next(i for i, other in enumerate(self.graph.operators) if other is operator)
                 index = operator.inputs[1]
-                self._insert(position, "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
+                self._insert(self._users(index)[0], "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
+
+    def _users(self, index):
+        """Return the positions of the operators that take a tensor."""
+        return [i for i, operator in enumerate(self.graph.operators) if index in operator.inputs]
 
     def _insert(self, position, name, version, source, result):
         """Insert an operation of one input and one output."""
@@ -153,12 +208,12 @@ class File:
         last.arrayIndicesType, last.arrayIndices = self._vector(np.nonzero(rows)[1])
         tensor = copy.copy(dense)
         tensor.name = dense.name + b"/sparse"
+        tensor.buffer = self._buffer(rows[rows != 0])
         tensor.sparsity = schema.SparsityParametersT()
         tensor.sparsity.traversalOrder = np.arange(values.ndim, dtype=np.int32)
         tensor.sparsity.blockMap = np.zeros(0, np.int32)
         tensor.sparsity.dimMetadata = dimensions
-        self.model.buffers[dense.buffer].data = np.frombuffer(rows[rows != 0].tobytes(), np.uint8)
-        dense.buffer = 0
+        self._drop(index)
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
@@ -171,24 +226,35 @@ class File:
         return getattr(self._schema.SparseIndexVector, name), vector
 
     def _int8_tensor(self, index, signs, scales, axis):
-        """Return the index of a new int8 tensor in the place of a constant, whose data are dropped."""
+        """Return the index of the int8 tensor that stands for a constant, the same one for all its operators."""
+        if index in self._small:
+            return self._small[index]
         schema, tensor = self._schema, self.graph.tensors[index]
-        buffer = schema.BufferT()
-        buffer.data = np.ascontiguousarray(signs, np.int8).view(np.uint8).ravel()
-        self.model.buffers.append(buffer)
         small = copy.copy(tensor)
         small.name = tensor.name + b"/int8"
         small.type = schema.TensorType.INT8
-        small.buffer = len(self.model.buffers) - 1
+        small.buffer = self._buffer(np.ascontiguousarray(signs, np.int8))
         small.quantization = schema.QuantizationParametersT()
         small.quantization.scale = scales.astype(np.float32)
         small.quantization.zeroPoint = np.zeros(scales.size, np.int64)
         small.quantization.quantizedDimension = axis
+        self.graph.tensors.append(small)
+        self._small[index] = len(self.graph.tensors) - 1
+        return self._small[index]
+
+    def _buffer(self, values):
+        """Return the index of a new buffer with the bytes of an array."""
+        buffer = self._schema.BufferT()
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        return len(self.model.buffers) - 1
+
+    def _drop(self, index):
+        """Take a constant's values out of the file, where no other tensor has them."""
+        tensor = self.graph.tensors[index]
         if not any(other.buffer == tensor.buffer for other in self.graph.tensors if other is not tensor):
             self.model.buffers[tensor.buffer].data = None
         tensor.buffer = 0
-        self.graph.tensors.append(small)
-        return len(self.graph.tensors) - 1
 
     def _opcode(self, name, version):
         builtin = getattr(self._schema.BuiltinOperator, name)
@@ -199,3 +265,11 @@ class File:
         code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
+
+
+def _rescaled(signs, others):
+    """Return whether a ternary kernel is another one whose output channels, the last axis, are scaled, by 0 as well."""
+    if signs.shape[-1] != others.shape[-1] or signs.size != others.size:
+        return False
+    a, b = (kernel.reshape(-1, kernel.shape[-1]) for kernel in (signs, others))
+    return bool(np.all((a == b).all(axis=0) | (a == -b).all(axis=0) | (a == 0).all(axis=0)))

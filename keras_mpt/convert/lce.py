@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
-from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.layers import MPTConv2D, MPTDense
@@ -24,7 +24,9 @@ def to_lce(model, path, *, samples=None, require_binary=False):
 
     The file is run beside the Keras model before it is written: its pieces from signs to signs on the model's own
     signs, and the whole on `samples`, where only samples may differ by more than rounding that have an activation so
-    close to zero that rounding, as measured in the pieces, can flip its sign. The engine works on batches of one.
+    close to zero that rounding, as measured in the pieces, can flip its sign. The engine works on batches of one. A
+    quantizer that depends on the whole batch, such as `magnitude_aware_sign`, gives other values there than on more:
+    check such a model with one sample.
 
     Args:
         model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
@@ -38,6 +40,7 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     Raises:
         ConversionError: A layer is not binary, though required, or the file does not compute what the model does. There
             is no new file then. It is a ValueError.
+        ValueError: The size of the model's inputs is not known.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -71,6 +74,8 @@ class LarqComputeEngine(Target):
         return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
 
     def call(self, layer, form, x):
+        if form == "binary" or isinstance(layer, MPTConv2D):
+            _check_size(x.shape, f"inputs of layer {layer.name!r}")
         if form == "binary":
             return binary(layer, x)
         return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
@@ -79,6 +84,7 @@ class LarqComputeEngine(Target):
         return signs(x)
 
     def compile(self, model, forms):
+        _check_size(model.inputs[0].shape, "inputs")
         with tempfile.TemporaryDirectory() as folder:
             model.export(folder, verbose=False)
             file = File(self._engine.convert_saved_model(folder))
@@ -100,6 +106,7 @@ class LarqComputeEngine(Target):
             raise ConversionError(
                 f"The engine's converter made {found} binary convolutions of {len(binary_layers)}: {binary_layers}."
             )
+        check_int8(file, forms)
 
     def run(self, content, samples, runtime=None):
         return self._interpreter.Interpreter(content, num_threads=2).predict(samples)
@@ -107,6 +114,14 @@ class LarqComputeEngine(Target):
     def invoker(self, content, sample, threads):
         interpreter = self._interpreter.Interpreter(content, num_threads=threads)
         return lambda: interpreter.predict(sample)
+
+
+def _check_size(shape, what):
+    if None in shape[1:]:
+        raise ValueError(
+            "`model` must have a known input size to be converted for larq-compute-engine, such as "
+            f"keras.Input((32, 32, 3)). Received: {what} of shape {tuple(shape)}"
+        )
 
 
 def signs(x):

@@ -30,7 +30,8 @@ def run(path, target, samples):
     if target == "tflite" and any(name.startswith("Lce") for name in file.operations()):
         raise ValueError(f"`target` must be 'lce': the file has its operations. Received: target={target!r}, {path}")
     shape = file.input_shape()[1:]
-    if samples.shape[1:] != tuple(shape) or not len(samples):
+    fits = samples.ndim == len(shape) + 1 and all(n in (None, m) for n, m in zip(shape, samples.shape[1:], strict=True))
+    if not fits or not len(samples):
         wanted = ", ".join(map(str, ("number", *shape)))
         raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {samples.shape}")
     batches = (samples[begin : begin + BATCH] for begin in range(0, len(samples), BATCH))
@@ -48,11 +49,16 @@ def latency(path, target, threads=1):
         threads: Number of threads.
 
     Raises:
-        ValueError: `target` is none of these.
+        ValueError: `target` is none of these, or the file takes inputs of any size.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
-    shape = File(content).input_shape()
-    sample = np.random.default_rng(0).normal(size=(1, *shape[1:])).astype(np.float32)
+    shape = File(content).input_shape()[1:]
+    if None in shape:
+        raise ValueError(
+            "`path` must be a file converted of a model with a known input size, for the time depends on it. "
+            f"Received: {path} with input shape {(None, *shape)}"
+        )
+    sample = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     invoke = runtime.invoker(content, sample, threads)
     for _ in range(3):
         invoke()

@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.convert.conversion import Target, convert
-from keras_mpt.convert.flatbuffer import File, sparse_size
+from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
 from keras_mpt.convert.graph import NOT_TERNARY, border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError
-from keras_mpt.layers import MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.layers import MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 
 WEIGHTS = ("auto", "int8", "sparse_int8", "exact_int8", "float32", "float16", "dynamic_int8")
 
@@ -97,10 +97,11 @@ class TensorFlowLite(Target):
             content = converter.convert()
         if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
             file = File(content)
-            exact_layers = [layer.name for layer, form in forms if form == "exact int8"]
-            found = file.integer_kernels()
+            exact_layers = [layer for layer, form in forms if form == "exact int8"]
+            found = file.integer_kernels([ternary(kernel_of(layer))[0] for layer in exact_layers])
             if found != len(exact_layers):
-                raise ConversionError(f"{found} layers compute with integers, not {len(exact_layers)}: {exact_layers}.")
+                names = [layer.name for layer in exact_layers]
+                raise ConversionError(f"{found} layers compute with integers, not {len(names)}: {names}.")
             file.kernels_to_int8(sparse=self._weights == "sparse_int8")
             if self._weights == "auto":
                 file.floats_to_sparse()
@@ -109,7 +110,8 @@ class TensorFlowLite(Target):
 
     def size(self, layer, form):
         kernel = _rows(layer)
-        outputs = kernel.shape[1 if isinstance(layer, MPTDepthwiseConv2D) else 0]  # each with a scale
+        last = {MPTDepthwiseConv2D: 1, MPTConv3D: -1}  # the axis of the outputs, each with a scale
+        outputs = kernel.shape[next((axis for kind, axis in last.items() if isinstance(layer, kind)), 0)]
         if form == "sparse int8":
             return sparse_size(kernel, 1) + 4 * outputs
         if form in ("int8", "exact int8"):
@@ -117,6 +119,9 @@ class TensorFlowLite(Target):
         if self._weights == "auto":
             return min(sparse_size(kernel, 4), 4 * kernel.size)
         return {"float16": 2, "dynamic int8": 1}.get(form, 4) * kernel.size
+
+    def check(self, file, forms):
+        check_int8(file, forms)
 
     def runtimes(self):
         import tensorflow as tf
@@ -162,8 +167,13 @@ def _no_messages_of_keras():
 
 
 def _rows(layer):
-    """Return a layer's kernel as rows like those in a file: of inputs for each output, of channels if depthwise."""
+    """Return a layer's kernel as rows like those in a file: of inputs for each output, of channels if depthwise.
+
+    That of a Conv3D has five axes there, the last one of outputs.
+    """
     kernel = kernel_of(layer)
+    if isinstance(layer, MPTConv3D):
+        return kernel
     if isinstance(layer, MPTDepthwiseConv2D):
         return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
     if not isinstance(layer, MPTConv2DTranspose):
