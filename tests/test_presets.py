@@ -113,6 +113,58 @@ def test_loading_by_name_dataset_and_path(tmp_path):
         np.testing.assert_array_equal(numpy(model(x)), expected)
 
 
+MADE_WITH = {"input_shape": [8, 8, 3], "input_quantizer": "approx_sign", "pad_values": 1.0, "width": 0.06, "seed": 0}
+
+
+def saved(path, **provenance):
+    """Return a small MPT-1/1 and write its ticket."""
+    model = zoo.conv2_mpt(**MADE_WITH)
+    keras_mpt.save_ticket(model, path, provenance=provenance)
+    return model
+
+
+def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
+    file = tmp_path / "conv2.mpt"
+    model, x = saved(file, architecture="conv2_mpt", arguments=MADE_WITH), rng.normal(size=(4, 8, 8, 3))
+    for built in (zoo.conv2_mpt(weights=file), zoo.conv2_mpt(weights=str(file), **MADE_WITH)):
+        np.testing.assert_array_equal(numpy(built(x)), numpy(model(x)))
+    features = zoo.conv2_mpt(weights=file, include_top=False)
+    inner = keras.Model(model.inputs[0], model.get_layer("norm2").output)
+    np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))
+    for other, value in {"pad_values": 0.0, "input_quantizer": None, "width": 0.12}.items():
+        with pytest.raises(ValueError, match=f"`{other}` must be left out or that of the ticket"):
+            zoo.conv2_mpt(weights=file, **{other: value})
+    with pytest.raises(ValueError, match="`weights` must be a ticket of conv4_mpt. Received: .*, one of conv2_mpt"):
+        zoo.conv4_mpt(weights=file)
+
+
+def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, rng):
+    file = tmp_path / "conv2.mpt"
+    model, x = saved(file, data="none"), rng.normal(size=(4, 8, 8, 3))
+    np.testing.assert_array_equal(numpy(zoo.conv2_mpt(weights=file, **MADE_WITH)(x)), numpy(model(x)))
+    assert zoo.conv2_mpt(weights=file, include_top=False, **MADE_WITH)
+    for other, default, message in [
+        ("pad_values", 0.0, "layer 'conv2' has pad_values=1.0 in the file, pad_values=0.0 in the model"),
+        ("input_quantizer", None, r"the model has no layers \['norm1', .*'norm4'\]"),
+    ]:
+        with pytest.raises(TicketError, match=message):
+            zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"colour": "red"}, "must be a ticket of conv2_mpt.*made with colour='red'"),
+        ({"kernel_initializer": {"class_name": "Lambda", "module": "keras.layers", "config": {}}}, "cannot be used"),
+    ],
+    ids=["unknown", "not plain data"],
+)
+def test_arguments_that_a_ticket_file_may_not_have(arguments, error, tmp_path):
+    saved(tmp_path / "conv2.mpt", architecture="conv2_mpt", arguments=arguments)
+    with pytest.raises(ValueError, match=error):
+        zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
+
+
 def test_features_of_a_preset():
     preset = PUBLISHED[0]
     whole, features = preset.model(), preset.model(include_top=False)

@@ -227,7 +227,8 @@ def test_weights_bring_their_arguments(monkeypatch):
     class Source:
         arguments = {"classes": 7, "sparsity": 0.75, "width": 0.25}
 
-        def load_into(self, model):
+        def load_into(self, model, part):
+            assert not part
             calls.append(model)
 
     def resolve(*arguments):

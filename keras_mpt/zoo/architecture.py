@@ -47,8 +47,8 @@ Args:
     seed: Integer from which each layer's seed is derived in construction order; None (default) draws one.
     include_top: Whether to add the classifier, default $include_top; without, what it would get is returned, before
         global pooling or flattening.
-    weights: None (default), or the name or path of a ticket, whose arguments become the defaults. The MPT layers are
-        frozen then. To search on: `keras_mpt.load_ticket(keras_mpt.zoo.get_preset(name).path, trainable=True)`.
+    weights: None (default), or the name or path of a ticket, whose arguments become the defaults (of a file: those
+        that its `provenance` says, as that of examples/train.py does). The MPT layers are frozen then. To search on: `keras_mpt.load_ticket(keras_mpt.zoo.get_preset(name).path, trainable=True)`.
 
 Returns:
     A functional `keras.Model` from images to logits `(batch, classes)`.
@@ -88,14 +88,19 @@ def architecture(details="", /, **defaults):
             if weights is None:
                 return _model(function, defaults, arguments)
             source = presets.resolve(name, weights)
-            for argument in arguments:
-                if arguments[argument] != source.arguments.get(argument, arguments[argument]):
+            for argument, value in source.arguments.items():
+                if argument not in defaults:
                     raise ValueError(
-                        f"`{argument}` must be left out or that of the ticket: {source.arguments[argument]!r} in "
-                        f"{weights!r}. Received: {argument}={arguments[argument]!r}"
+                        f"`weights` must be a ticket of {name}(). Received: {weights!r}, made with {argument}={value!r}"
                     )
-            model = _model(function, defaults, {**source.arguments, **arguments})
-            source.load_into(model)
+                if argument in arguments and arguments[argument] != value:
+                    raise ValueError(
+                        f"`{argument}` must be left out or that of the ticket: {value!r} in {weights!r}. "
+                        f"Received: {argument}={arguments[argument]!r}"
+                    )
+            arguments = {**defaults, **source.arguments, **arguments}
+            model = _model(function, defaults, arguments)
+            source.load_into(model, part=not arguments["include_top"])
             return model
 
         build.__signature__ = signature
