@@ -38,7 +38,7 @@ def check(layers, model_config):
 
 
 def _layers(described, path):
-    """Yield path and description of the layers in a config, as `traversal.walk` names them; the model's path is None."""
+    """Yield path and description of the layers in a config, as `traversal.walk` names them; the model has none."""
     if isinstance(described, list):
         for part in described:
             yield from _layers(part, path)
