@@ -131,6 +131,8 @@ def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
     features = zoo.conv2_mpt(weights=file, include_top=False)
     inner = keras.Model(model.inputs[0], model.get_layer("norm2").output)
     np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))
+    same = {"input_shape": (8, 8, 3), "input_quantizer": keras_mpt.quantizers.ApproxSign(), "width": np.float64(0.06)}
+    assert zoo.conv2_mpt(weights=file, **same)
     for other, value in {"pad_values": 0.0, "input_quantizer": None, "width": 0.12}.items():
         with pytest.raises(ValueError, match=f"`{other}` must be left out or that of the ticket"):
             zoo.conv2_mpt(weights=file, **{other: value})
@@ -191,7 +193,11 @@ def test_arguments_that_the_ticket_fixes():
         zoo.conv4_mpt(weights=preset.name, sparsity=0.9)
     with pytest.raises(TicketError, match="logits"):
         zoo.conv4_mpt(weights=preset.name, classes=7)
-    assert zoo.conv4_mpt(weights=preset.name, sparsity=preset.arguments["sparsity"])
+    initializer = keras_mpt.initializers.get(preset.arguments["kernel_initializer"])  # an object of the config
+    same = {"sparsity": preset.arguments["sparsity"], "kernel_initializer": initializer}
+    assert zoo.conv4_mpt(weights=preset.name, **same)
+    with pytest.raises(ValueError, match="`kernel_initializer` must be left out"):
+        zoo.conv4_mpt(weights=preset.name, kernel_initializer="he_normal")
 
 
 def test_damaged_file_is_refused(tmp_path, monkeypatch):

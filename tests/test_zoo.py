@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 from layer_contract import inputs, numpy
 
+import keras_mpt
 from keras_mpt import zoo
 from keras_mpt.initializers import KaimingNormal, layer_seeds
 from keras_mpt.models import mpt_layers
@@ -188,6 +189,19 @@ def test_bad_arguments(argument, value):
     with pytest.raises(ValueError, match=f"`?{argument}`? must be .*(?s:.*)") as error:
         zoo.conv4_mpt(**{argument: value})
     assert str(received) in str(error.value)
+
+
+def test_numbers_of_numpy(tmp_path):
+    plain = {"classes": 3, "pad_values": 1.0, "width": 0.0625, "input_shape": (8, 8, 1)}
+    numpys = {"classes": np.int64(3), "pad_values": np.float32(1), "width": np.float32(0.0625)}
+    model, same = (zoo.conv2_mpt(**{**plain, **given}, seed=0) for given in ({}, numpys))
+    assert model.get_config() == same.get_config()
+    keras_mpt.save_ticket(same, tmp_path / "ticket.mpt")  # which takes plain data only
+
+
+def test_a_width_that_leaves_a_layer_nothing():
+    with pytest.raises(ValueError, match="`width` must .*Received: width=0.001, which leaves none of 64"):
+        zoo.conv2_mpt(width=0.001)
 
 
 def test_sparsity_by_layer():
