@@ -1,17 +1,22 @@
 """Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from layer_contract import numpy
+from small_images import small_cifar10
 
 import keras_mpt
 from keras_mpt import zoo
@@ -221,6 +226,75 @@ def test_preprocessing():
         preset.preprocess(images[..., :2])
     with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
         preset.preprocess(images / 255)
+
+
+@pytest.fixture
+def publishing(tmp_path, monkeypatch):
+    """A copy of the zoo, a run to publish, and a function that calls zoo/publish.py there; with `evaluate`'s flags gone
+    afterwards."""
+    flags = set(FLAGS)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # publish.py adds the examples
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
+    publish = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    for folder in ("zoo", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "zoo" / "presets.json").write_text("[]")
+    monkeypatch.setattr(publish, "ZOO", tmp_path / "zoo")
+    arguments = {"input_quantizer": "approx_sign", "pad_values": 1.0, "width": 0.06, "seed": 0}
+    made = {"architecture": "conv2_mpt", "arguments": arguments, "recipe": "python", "epochs": 1}
+    keras_mpt.save_ticket(zoo.conv2_mpt(**arguments), tmp_path / "run" / "ticket.mpt", provenance=made)
+    (tmp_path / "run" / "log.csv").write_text("epoch,accuracy,val_accuracy\n0,0.1,0.25\n")
+    data = small_cifar10(tmp_path / "images.npz")
+
+    def call(*more):
+        words = [tmp_path / "run", "--name=tiny", "--data=d", "--trained=t", f"--data_dir={data}", *more]
+        monkeypatch.setattr(sys, "argv", ["publish.py", *map(str, words)])
+        publish.main()
+
+    try:
+        yield call
+    finally:
+        for name in set(FLAGS) - flags:
+            delattr(FLAGS, name)
+        sys.modules.pop("evaluate", None)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.tensorflow_only
+def test_publishing_writes_everything_or_nothing(publishing, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("larq_compute_engine")
+    (tmp_path / "zoo" / "tiny.mpt").write_bytes(b"published before")
+    before = contents(tmp_path)
+
+    def fails(*args, **kwargs):
+        raise ValueError("no conversion")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no conversion"):
+        patch.setattr(keras_mpt.convert, "to_lce", fails)  # the last file
+        publishing()
+    assert contents(tmp_path) == before
+    with tempfile.TemporaryDirectory() as elsewhere:
+        shutil.copy(tmp_path / "run" / "log.csv", elsewhere)
+        for log in (pathlib.Path(elsewhere) / "log.csv", tmp_path / "no.csv"):
+            with pytest.raises(SystemExit):
+                publishing("--dense", log)
+            assert f"--dense must be a log inside the repository, as examples/results has. Received: {log}" in (
+                capsys.readouterr().err
+            )
+    assert contents(tmp_path) == before
+
+    publishing("--dense", tmp_path / "run" / "log.csv")
+    written = {path.name for path in (tmp_path / "zoo").iterdir()}
+    names = {f"tiny{ending}" for ending in (".mpt", ".csv", ".png", ".md", ".tflite", "_lce.tflite")}
+    assert written == {"presets.json", "README.md", *names}
+    (preset,) = json.loads((tmp_path / "zoo" / "presets.json").read_text())
+    assert preset["sha256"] == hashlib.sha256((tmp_path / "zoo" / "tiny.mpt").read_bytes()).hexdigest()
+    assert preset["dense"] == {"accuracy": 0.25, "epochs": 1, "log": "../run/log.csv"}
+    assert not list(tmp_path.glob(".publish*"))
 
 
 @pytest.mark.slow
