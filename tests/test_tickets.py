@@ -176,6 +176,13 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
     for wrong in (None, other):
         with pytest.raises(TicketError, match="pretrained.mpt: layer 'wide'.*another network: pass that as `base`"):
             load_ticket(tmp_path / "pretrained.mpt", base=wrong)
+    for fails in (
+        lambda base: load_ticket(tmp_path / "pretrained.mpt", base=base),
+        lambda base: restore(model, ticket, base=base),
+        lambda base: save_ticket(model, tmp_path / "x.mpt", base=base),
+    ):
+        with pytest.raises(TypeError, match="`base` must be a Keras model or None. Received: base='base.keras'"):
+            fails("base.keras")
     with pytest.raises(TicketError, match="`base`"):
         ticket.kernel("wide")
 

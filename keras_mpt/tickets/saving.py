@@ -40,8 +40,9 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
         scores: Whether to store the scores and the whole frozen kernels too (up to 64 bits for each weight), so that
             the search can go on where it stopped.
         dtype: What to store other float32 variables as, `"float32"` or `"float16"`, which rounds them.
-        base: A Keras model with pretrained kernels. An MPT layer whose frozen kernel equals one of its kernels is
-            stored as a reference to that (by SHA-256); loading the ticket needs `base` then.
+        base: A Keras model with pretrained kernels. Of an MPT layer whose frozen kernel has more than half of its
+            entries in common with one of them, the ticket refers to that (by SHA-256) and stores what differs; loading
+            the ticket needs `base` then.
         provenance: JSON-able dict of what to remember: data, recipe, accuracy, ...
         custom_classes: See `load_ticket`.
 
@@ -50,6 +51,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
+        TypeError: `base` is no model.
 
     Example:
 
@@ -138,6 +140,7 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
         TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
             The message names file and layer. It is a ValueError.
         OSError: The file cannot be opened.
+        TypeError: `base` is no model.
 
     Example:
 
@@ -160,9 +163,9 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
             but none before one that it has.
 
     Raises:
-        TicketError: A layer is missing in ticket or model, or differs in its shapes or in what decides its outputs, such
-            as `input_quantizer` or `strides` (the model is untouched then), or a rule that is none of ours makes another
-            mask of the scores.
+        TicketError: A layer is missing in ticket or model, or differs in its shapes or in what decides its outputs,
+            such as `input_quantizer` or `strides` (the model is untouched then), or a rule that is none of ours makes
+            another mask of the scores.
         TypeError: `base` is no model.
     """
     ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
