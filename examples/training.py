@@ -186,12 +186,10 @@ def keep_flags(folder, goes_on, may_change=(), write=True):
         app.UsageError: A flag has another value.
     """
     file = folder / "flags.txt"
-    if not goes_on:
+    if not goes_on or not file.exists():  # of older ones nobody knows
         folder.mkdir(parents=True, exist_ok=True)
         if write:
             file.write_text(flags.FLAGS.flags_into_string())
-        return
-    if not file.exists():  # nobody knows
         return
     before, changed = file.read_text().splitlines(), []
     for flag in _flags_of_the_training():

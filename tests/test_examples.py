@@ -204,13 +204,17 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]
     flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
 
-    def jackpot(*more):
+    def called(*more):
         command = [sys.executable, "jackpot.py", *flags, *more]
-        result = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+
+    def jackpot(*more):
+        result = called(*more)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
-    assert "Jaccard" not in jackpot("--stop_after=1")
+    assert "Jaccard" not in jackpot("--stop_after=1", "--methods=jackpot")
+    assert "--rates uniform instead of global" in called("--rates=uniform").stderr
     assert len((tmp_path / "jackpot_0.9" / "log.csv").read_text().splitlines()) == 2
     tables = jackpot()
     rows = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in tables.splitlines() if row.startswith("| ")}
@@ -294,11 +298,13 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
 
     train("--stop_after=1")
+    assert not (tmp_path / "run" / "ticket.mpt").exists()
     train()  # goes on
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
     assert [*(tmp_path / "cache").glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
     ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
     assert ticket.output_shape == (None, 1000)
+    assert keras_mpt.zoo.wide_resnet34_mpt(weights=tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)
     model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
     assert model.loss.label_smoothing == 0.1 and model.optimizer.momentum == 0.875
     assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
