@@ -142,7 +142,7 @@ def finished(method, folder):
     """Return whether a run is done: its ticket is written last, fine-tuning has none."""
     if method != "finetuned":
         return (folder / "ticket.mpt").exists()
-    return len(training.read_log(folder)) == FLAGS.epochs
+    return training.is_finished(folder, FLAGS.epochs)
 
 
 def run(base, data, method, sparsity, folder):
@@ -172,7 +172,7 @@ def run(base, data, method, sparsity, folder):
             prepare=prepare,
             **validation,
         )
-    if method == "magnitude" or method != "finetuned" and len(training.read_log(folder)) == FLAGS.epochs:
+    if method == "magnitude" or method != "finetuned" and training.is_finished(folder, FLAGS.epochs):
         keras_mpt.save_ticket(model, folder / "ticket.mpt", base=base)
 
 
@@ -263,7 +263,10 @@ def main(_):
     if FLAGS.application and not hasattr(keras.applications, FLAGS.application):
         raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
-    folder, data = pathlib.Path(FLAGS.output_dir), load_data()
+    folder = pathlib.Path(FLAGS.output_dir)
+    goes_on = any(folder.glob("*/checkpoint.keras"))
+    training.keep_flags(folder, goes_on, may_change=("methods", "sparsities", "criteria_batches"))
+    data = load_data()
     base = base_network(data, folder / "dense")
     folders = {(m, s): folder / f"{m}_{s}" for s in FLAGS.sparsities for m in FLAGS.methods}
     for (method, sparsity), place in folders.items():

@@ -8,8 +8,8 @@
 The defaults are the published recipe (Diffenderfer & Kailkhura 2021, appendix): 100 epochs, batch 128, cosine decay
 to zero, SGD with learning rate 0.1, momentum 0.9 and weight decay 1e-4 (Adam with 0.1 for binary activations), crops
 and flips. The output folder receives the flags, `log.csv`, TensorBoard logs, `checkpoint.keras` with the whole state of
-the training after the last finished epoch, and in the end `ticket.mpt`. Runs on every Keras backend (KERAS_BACKEND);
-with `--data_dir FILE.npz` without TensorFlow.
+the training after the last finished epoch, and `ticket.mpt` once all epochs are over. Runs on every Keras backend
+(KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
 """
 
 import pathlib
@@ -43,7 +43,7 @@ flags.DEFINE_enum("optimizer", None, ["sgd", "adam"], "Default: sgd, with binary
 flags.DEFINE_float("learning_rate", 0.1, "At the start of the cosine decay.")
 flags.DEFINE_float("momentum", 0.9, "Of SGD.")
 flags.DEFINE_float("weight_decay", 1e-4, "L2 inside the gradient, as PyTorch's SGD has it; not used by Adam.")
-flags.DEFINE_integer("warmup_epochs", 0, "Epochs of linear warm-up.")
+flags.DEFINE_integer("warmup_epochs", 0, "Epochs of linear warm-up.", lower_bound=0)
 flags.DEFINE_integer("epochs", 100, "Number of epochs.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
@@ -68,6 +68,11 @@ def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     initializer = keras_mpt.initializers.get(FLAGS.kernel_initializer)
     if FLAGS.scale_fan:
+        if "scale_fan" not in initializer.get_config():
+            raise app.UsageError(
+                "--scale_fan needs an initializer that has it, such as kaiming_normal. "
+                f"Received: --kernel_initializer={FLAGS.kernel_initializer}"
+            )
         initializer = type(initializer)(scale_fan=True)
     return {
         "sparsity": FLAGS.sparsity,
@@ -128,9 +133,14 @@ def run(recipe, devices=training.ONE_DEVICE):
     output_dir = pathlib.Path(FLAGS.output_dir)
     if (output_dir / "checkpoint.keras").exists() and not FLAGS.resume:
         raise app.UsageError(f"--output_dir must be new or --resume given. Received: {output_dir} with a checkpoint")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if devices.is_chief:
-        (output_dir / "flags.txt").write_text(FLAGS.flags_into_string())
+    training.check_warmup(FLAGS.warmup_epochs, FLAGS.epochs)
+    arguments()  # complains about bad ones
+    training.keep_flags(
+        output_dir,
+        (output_dir / "checkpoint.keras").exists(),
+        may_change=("strategy", "processes", "virtual_devices"),  # of train_distributed.py
+        write=devices.is_chief,
+    )
 
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.deterministic and keras.backend.backend() == "tensorflow":
@@ -143,6 +153,11 @@ def run(recipe, devices=training.ONE_DEVICE):
     if FLAGS.held_out:
         data = cifar10.hold_out(data, FLAGS.held_out)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
+    if len(images) < FLAGS.batch_size:
+        raise app.UsageError(
+            "--batch_size must be at most the number of training images. "
+            f"Received: {FLAGS.batch_size}, and {len(images)} images"
+        )
     test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
     part = {"part": devices.process, "parts": devices.processes}
     model = training.fit(
@@ -158,7 +173,7 @@ def run(recipe, devices=training.ONE_DEVICE):
         validation_data=(cifar10.normalize(test_images), test_labels),
         validation_batch_size=max(1, VALIDATION_BATCH // devices.processes),
     )
-    if devices.is_chief and not FLAGS.dense:
+    if devices.is_chief and not FLAGS.dense and training.is_finished(output_dir, FLAGS.epochs):
         save_ticket(model, output_dir, recipe)
 
 

@@ -50,15 +50,20 @@ flags.DEFINE_string("output_dir", None, "Where logs, checkpoint and ticket go.",
 flags.DEFINE_integer("stop_after", None, "End after this epoch; called again, the script goes on.")
 
 
-def network():
+def arguments():
+    """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     settings = {} if FLAGS.sparsity is None else {"sparsity": FLAGS.sparsity}
-    return getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(
-        input_quantizer="approx_sign" if _BINARY[FLAGS.network] else None,
-        batch_norm_affine=FLAGS.batch_norm_affine,
-        width=FLAGS.width,
-        seed=FLAGS.seed,
+    return {
+        "input_quantizer": "approx_sign" if _BINARY[FLAGS.network] else None,
+        "batch_norm_affine": FLAGS.batch_norm_affine,
+        "width": FLAGS.width,
+        "seed": FLAGS.seed,
         **settings,
-    )
+    }
+
+
+def network():
+    return getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
 
 
 def compiled(steps):
@@ -78,7 +83,10 @@ def one_hot(labels):
 def main(_):
     if FLAGS.data == "synthetic" and FLAGS.data_dir is None:
         raise app.UsageError("--data=synthetic needs --data_dir, a folder for the pictures.")
+    training.check_warmup(FLAGS.warmup_epochs, FLAGS.epochs)
     where = devices.chosen(FLAGS.batch_size)
+    folder = pathlib.Path(FLAGS.output_dir)
+    training.keep_flags(folder, (folder / "checkpoint.keras").exists(), write=where.is_chief)
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.data == "synthetic" and where.is_chief and not pathlib.Path(FLAGS.data_dir, "imagenet2012").exists():
         imagenet.write_synthetic(FLAGS.data_dir, FLAGS.synthetic_images, FLAGS.synthetic_images // 4)
@@ -87,15 +95,15 @@ def main(_):
     batches, validation = imagenet.load(*settings, **part)
     if FLAGS.bfloat16:
         keras.config.set_dtype_policy("mixed_bfloat16")
-    folder = pathlib.Path(FLAGS.output_dir)
     fit = {"epochs": FLAGS.epochs, "stop_after": FLAGS.stop_after, "weight_decay": FLAGS.weight_decay, **validation}
     model = training.fit(compiled, batches, folder, devices=where, **fit)
-    if where.is_chief:
+    if where.is_chief and training.is_finished(folder, FLAGS.epochs):
         keras.config.set_dtype_policy("float32")
         ticket = network()
         ticket.set_weights(model.get_weights())
         recipe = training.command("train_imagenet.py")
-        provenance = {"data": FLAGS.data, "epochs": len(training.read_log(folder)), "recipe": recipe}
+        provenance = {"architecture": ticket.name, "arguments": arguments(), "data": FLAGS.data}
+        provenance |= {"epochs": FLAGS.epochs, "recipe": recipe}
         print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 

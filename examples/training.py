@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 import keras
-from absl import flags
+from absl import app, flags
 
 import keras_mpt
 
@@ -170,12 +170,68 @@ def _forget_epochs(log, first_epoch):
         os.replace(log.with_suffix(".tmp"), log)
 
 
+def keep_flags(folder, goes_on, may_change=(), write=True):
+    """Write the flags of a training to `flags.txt`, or, where it goes on, refuse others than it was started with.
+
+    The checkpoint has the model and the learning rate of the old flags, so others would only be written on the ticket.
+    A flag that is not in the file, for it is newer, had its default.
+
+    Args:
+        folder: `pathlib.Path` of the training.
+        goes_on: Whether there is something to go on with.
+        may_change: Names of flags that may be others.
+        write: Whether this process writes.
+
+    Raises:
+        app.UsageError: A flag has another value.
+    """
+    file = folder / "flags.txt"
+    if not goes_on or not file.exists():  # of older ones nobody knows
+        folder.mkdir(parents=True, exist_ok=True)
+        if write:
+            file.write_text(flags.FLAGS.flags_into_string())
+        return
+    before, changed = file.read_text().splitlines(), []
+    for flag in _flags_of_the_training():
+        old = _value(flag, before)
+        if flag.name not in may_change and flag.value != old:
+            changed.append(f"--{flag.name} {flag.value} instead of {old}")
+    if changed:
+        raise app.UsageError(
+            f"The flags must be those that the training in {folder} was started with. Received: {', '.join(changed)}"
+        )
+
+
+def _value(flag, lines):
+    """Return the value that a flag has in lines such as --epochs=4 or --nodense."""
+    if flag.boolean:
+        written = {f"--{flag.name}": True, f"--no{flag.name}": False}
+        return next((written[line] for line in lines if line in written), flag.default)
+    start = f"--{flag.name}="
+    return next((flag.parser.parse(line[len(start) :]) for line in lines if line.startswith(start)), flag.default)
+
+
 def command(script):
     """Return the command line of this training: all flags that were given, but for what only this machine has."""
-    local = ("data_dir", "output_dir", "cache_dir", "resume", "stop_after", "process_id", "coordinator")
-    here = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    given = [flag.serialize() for flag in here if flag.present and flag.name not in local]
+    given = [flag.serialize() for flag in _flags_of_the_training() if flag.present]
     return " ".join([f"python examples/{script}", *given])
+
+
+def _flags_of_the_training():
+    """Return the script's flags, but for those that say where and how far it runs."""
+    local = ("data_dir", "output_dir", "cache_dir", "resume", "stop_after", "process_id", "coordinator")
+    return [flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]) if flag.name not in local]
+
+
+def check_warmup(warmup_epochs, epochs):
+    """Raise app.UsageError if nothing is left of the training after the warm-up."""
+    if warmup_epochs >= epochs:
+        raise app.UsageError(f"--warmup_epochs must be fewer than --epochs. Received: {warmup_epochs} of {epochs}")
+
+
+def is_finished(folder, epochs):
+    """Return whether the last epoch is over: before that, a ticket is not what the flags describe."""
+    return len(read_log(folder)) == epochs
 
 
 def read_log(folder):

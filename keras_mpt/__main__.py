@@ -22,7 +22,7 @@ def main(arguments=None):
     convert.add_argument("ticket")
     convert.add_argument("out")
     convert.add_argument("--target", choices=("tflite", "lce"), default="tflite", help="default: tflite")
-    convert.add_argument("--weights", default="auto", help="of tflite: see keras_mpt.convert.to_tflite")
+    convert.add_argument("--weights", help="of tflite, default auto: see keras_mpt.convert.to_tflite")
     convert.add_argument("--require_binary", action="store_true", help="of lce: refuse layers that would stay float")
     convert.add_argument("--samples", help="file of numpy.save with inputs to check with; default: random ones")
     convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
@@ -58,6 +58,12 @@ def _convert(options):
 
     from keras_mpt import convert
 
+    for target, name, given in (
+        ("lce", "require_binary", options.require_binary),
+        ("tflite", "weights", options.weights is not None),
+    ):
+        if given and options.target != target:
+            raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
     samples = None
     if options.samples:
         try:
@@ -66,10 +72,14 @@ def _convert(options):
             raise ValueError(
                 f"--samples must be a file of numpy.save. Received: {options.samples} ({error})"
             ) from error
+        if not isinstance(samples, np.ndarray):
+            raise ValueError(
+                f"--samples must be a file of numpy.save, one array. Received: {options.samples}, an archive"
+            )
     if options.target == "lce":
         report = convert.to_lce(options.ticket, options.out, samples=samples, require_binary=options.require_binary)
     else:
-        report = convert.to_tflite(options.ticket, options.out, samples=samples, weights=options.weights)
+        report = convert.to_tflite(options.ticket, options.out, samples=samples, weights=options.weights or "auto")
     print(report)
     if options.gzip:
         packed = report.path.with_name(f"{report.path.name}.gz")

@@ -15,6 +15,7 @@ from PIL import Image
 
 import keras_mpt
 from keras_mpt import convert, zoo
+from keras_mpt.__main__ import main
 from keras_mpt.convert import conversion
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import border_excess, rebuild, ternary
@@ -430,6 +431,22 @@ def test_command_line(tmp_path):
     assert "2 samples" in result.stdout and "ms for one sample here, 2 threads" in result.stdout
     result = subprocess.run([*command, "--weights", "int7"], capture_output=True, text=True)
     assert result.returncode == 1 and "int7" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--require_binary"], "--require_binary needs --target lce. Received: --target tflite"),
+        (["--target", "lce", "--weights", "int8"], "--weights needs --target tflite. Received: --target lce"),
+        (["--samples", "x.npz"], "--samples must be a file of numpy.save, one array. Received: x.npz, an archive"),
+    ],
+    ids=str,
+)
+def test_options_that_the_command_line_cannot_follow(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", np.ones(2))
+    assert main(["convert", "no.mpt", "no.tflite", *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_sample_for_the_raspberry_pi(tmp_path):

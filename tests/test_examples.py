@@ -12,6 +12,8 @@ import time
 import keras
 import numpy as np
 import pytest
+from absl import app
+from absl.flags import FLAGS
 from small_images import small_cifar10
 
 import keras_mpt
@@ -117,6 +119,62 @@ app.run(reproduce.main)
     assert_same_run(tmp_path / "first", tmp_path / "second")
 
 
+@pytest.fixture
+def run_here(data, monkeypatch):
+    """Run train.py in this process, which is much quicker than another one; its flags are gone afterwards."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    others = set(FLAGS)
+    try:
+        import train
+
+        def run(folder, *more):
+            given = ["train", f"--data_dir={data}", f"--output_dir={folder}", *SMALL, *more]
+            monkeypatch.setattr(sys, "argv", given)  # the flags are those of the module of this name
+            FLAGS.unparse_flags()
+            FLAGS(given)
+            train.main(None)
+
+        yield run
+    finally:
+        for name in set(FLAGS) - others:
+            delattr(FLAGS, name)
+        sys.modules.pop("train", None)
+
+
+def test_a_training_goes_on_with_its_own_flags_only(run_here, tmp_path):
+    run_here(tmp_path, "--epochs=2", "--stop_after=1")
+    assert not (tmp_path / "ticket.mpt").exists()  # it would be one of two epochs
+    written = (tmp_path / "flags.txt").read_text()
+    for changed, message in {
+        ("--epochs=2", "--sparsity=0.9"): "--sparsity 0.9 instead of 0.5$",
+        ("--epochs=4",): "--epochs 4 instead of 2$",
+        ("--epochs=2", "--dense", "--held_out=8"): "--dense True instead of False, --held_out 8 instead of None$",
+    }.items():
+        with pytest.raises(app.UsageError, match=f"(?s)started with. Received: {message}"):
+            run_here(tmp_path, "--resume", *changed)
+        assert (tmp_path / "flags.txt").read_text() == written and not (tmp_path / "ticket.mpt").exists()
+    older = [line for line in written.splitlines(keepends=True) if "recycle" not in line]
+    (tmp_path / "flags.txt").write_text("".join(older))  # as before there was this flag
+    run_here(tmp_path, "--epochs=2", "--resume")
+    provenance = keras_mpt.tickets.Ticket.read(tmp_path / "ticket.mpt").provenance
+    assert provenance["epochs"] == 2 and "--resume" not in provenance["recipe"]
+    assert keras_mpt.zoo.conv2_mpt(weights=tmp_path / "ticket.mpt").name == provenance["architecture"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--scale_fan", "--kernel_initializer=he_normal"), "--scale_fan needs .* --kernel_initializer=he_normal"),
+        (("--epochs=2", "--warmup_epochs=2"), "--warmup_epochs must be fewer than --epochs. Received: 2 of 2"),
+        (("--train_examples=15",), "--batch_size must be .*images. Received: 16, and 15 images"),
+    ],
+    ids=str,
+)
+def test_flags_that_make_no_sense(given, message, run_here, tmp_path):
+    with pytest.raises(app.UsageError, match=message):
+        run_here(tmp_path, *given)
+
+
 def test_a_finished_run_is_not_overwritten(data, tmp_path):
     train(data, tmp_path, "--epochs=1", "--binary_activations", "--bfloat16")
     again = subprocess.run(command(data, tmp_path), cwd=EXAMPLES, capture_output=True, text=True, check=False)
@@ -146,13 +204,17 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]
     flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
 
-    def jackpot(*more):
+    def called(*more):
         command = [sys.executable, "jackpot.py", *flags, *more]
-        result = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+
+    def jackpot(*more):
+        result = called(*more)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
-    assert "Jaccard" not in jackpot("--stop_after=1")
+    assert "Jaccard" not in jackpot("--stop_after=1", "--methods=jackpot")
+    assert "--rates uniform instead of global" in called("--rates=uniform").stderr
     assert len((tmp_path / "jackpot_0.9" / "log.csv").read_text().splitlines()) == 2
     tables = jackpot()
     rows = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in tables.splitlines() if row.startswith("| ")}
@@ -236,11 +298,13 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
 
     train("--stop_after=1")
+    assert not (tmp_path / "run" / "ticket.mpt").exists()
     train()  # goes on
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
     assert [*(tmp_path / "cache").glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
     ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
     assert ticket.output_shape == (None, 1000)
+    assert keras_mpt.zoo.wide_resnet34_mpt(weights=tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)
     model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
     assert model.loss.label_smoothing == 0.1 and model.optimizer.momentum == 0.875
     assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"

@@ -1,17 +1,22 @@
 """Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from layer_contract import numpy
+from small_images import small_cifar10
 
 import keras_mpt
 from keras_mpt import zoo
@@ -113,6 +118,60 @@ def test_loading_by_name_dataset_and_path(tmp_path):
         np.testing.assert_array_equal(numpy(model(x)), expected)
 
 
+MADE_WITH = {"input_shape": [8, 8, 3], "input_quantizer": "approx_sign", "pad_values": 1.0, "width": 0.06, "seed": 0}
+
+
+def saved(path, **provenance):
+    """Return a small MPT-1/1 and write its ticket."""
+    model = zoo.conv2_mpt(**MADE_WITH)
+    keras_mpt.save_ticket(model, path, provenance=provenance)
+    return model
+
+
+def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
+    file = tmp_path / "conv2.mpt"
+    model, x = saved(file, architecture="conv2_mpt", arguments=MADE_WITH), rng.normal(size=(4, 8, 8, 3))
+    for built in (zoo.conv2_mpt(weights=file), zoo.conv2_mpt(weights=str(file), **MADE_WITH)):
+        np.testing.assert_array_equal(numpy(built(x)), numpy(model(x)))
+    features = zoo.conv2_mpt(weights=file, include_top=False)
+    inner = keras.Model(model.inputs[0], model.get_layer("norm2").output)
+    np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))
+    same = {"input_shape": (8, 8, 3), "input_quantizer": keras_mpt.quantizers.ApproxSign(), "width": np.float64(0.06)}
+    assert zoo.conv2_mpt(weights=file, **same)
+    for other, value in {"pad_values": 0.0, "input_quantizer": None, "width": 0.12}.items():
+        with pytest.raises(ValueError, match=f"`{other}` must be left out or that of the ticket"):
+            zoo.conv2_mpt(weights=file, **{other: value})
+    with pytest.raises(ValueError, match="`weights` must be a ticket of conv4_mpt. Received: .*, one of conv2_mpt"):
+        zoo.conv4_mpt(weights=file)
+
+
+def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, rng):
+    file = tmp_path / "conv2.mpt"
+    model, x = saved(file, data="none"), rng.normal(size=(4, 8, 8, 3))
+    np.testing.assert_array_equal(numpy(zoo.conv2_mpt(weights=file, **MADE_WITH)(x)), numpy(model(x)))
+    assert zoo.conv2_mpt(weights=file, include_top=False, **MADE_WITH)
+    for other, default, message in [
+        ("pad_values", 0.0, "layer 'conv2' has pad_values=1.0 in the file, pad_values=0.0 in the model"),
+        ("input_quantizer", None, r"the model has no layers \['norm1', .*'norm4'\]"),
+    ]:
+        with pytest.raises(TicketError, match=message):
+            zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"colour": "red"}, "must be a ticket of conv2_mpt.*made with colour='red'"),
+        ({"kernel_initializer": {"class_name": "Lambda", "module": "keras.layers", "config": {}}}, "cannot be used"),
+    ],
+    ids=["unknown", "not plain data"],
+)
+def test_arguments_that_a_ticket_file_may_not_have(arguments, error, tmp_path):
+    saved(tmp_path / "conv2.mpt", architecture="conv2_mpt", arguments=arguments)
+    with pytest.raises(ValueError, match=error):
+        zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
+
+
 def test_features_of_a_preset():
     preset = PUBLISHED[0]
     whole, features = preset.model(), preset.model(include_top=False)
@@ -139,7 +198,11 @@ def test_arguments_that_the_ticket_fixes():
         zoo.conv4_mpt(weights=preset.name, sparsity=0.9)
     with pytest.raises(TicketError, match="logits"):
         zoo.conv4_mpt(weights=preset.name, classes=7)
-    assert zoo.conv4_mpt(weights=preset.name, sparsity=preset.arguments["sparsity"])
+    initializer = keras_mpt.initializers.get(preset.arguments["kernel_initializer"])  # an object of the config
+    same = {"sparsity": preset.arguments["sparsity"], "kernel_initializer": initializer}
+    assert zoo.conv4_mpt(weights=preset.name, **same)
+    with pytest.raises(ValueError, match="`kernel_initializer` must be left out"):
+        zoo.conv4_mpt(weights=preset.name, kernel_initializer="he_normal")
 
 
 def test_damaged_file_is_refused(tmp_path, monkeypatch):
@@ -163,6 +226,75 @@ def test_preprocessing():
         preset.preprocess(images[..., :2])
     with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
         preset.preprocess(images / 255)
+
+
+@pytest.fixture
+def publishing(tmp_path, monkeypatch):
+    """A copy of the zoo, a run to publish, and a function that calls zoo/publish.py there; with `evaluate`'s flags gone
+    afterwards."""
+    flags = set(FLAGS)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # publish.py adds the examples
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
+    publish = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    for folder in ("zoo", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "zoo" / "presets.json").write_text("[]")
+    monkeypatch.setattr(publish, "ZOO", tmp_path / "zoo")
+    arguments = {"input_quantizer": "approx_sign", "pad_values": 1.0, "width": 0.06, "seed": 0}
+    made = {"architecture": "conv2_mpt", "arguments": arguments, "recipe": "python", "epochs": 1}
+    keras_mpt.save_ticket(zoo.conv2_mpt(**arguments), tmp_path / "run" / "ticket.mpt", provenance=made)
+    (tmp_path / "run" / "log.csv").write_text("epoch,accuracy,val_accuracy\n0,0.1,0.25\n")
+    data = small_cifar10(tmp_path / "images.npz")
+
+    def call(*more):
+        words = [tmp_path / "run", "--name=tiny", "--data=d", "--trained=t", f"--data_dir={data}", *more]
+        monkeypatch.setattr(sys, "argv", ["publish.py", *map(str, words)])
+        publish.main()
+
+    try:
+        yield call
+    finally:
+        for name in set(FLAGS) - flags:
+            delattr(FLAGS, name)
+        sys.modules.pop("evaluate", None)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.tensorflow_only
+def test_publishing_writes_everything_or_nothing(publishing, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("larq_compute_engine")
+    (tmp_path / "zoo" / "tiny.mpt").write_bytes(b"published before")
+    before = contents(tmp_path)
+
+    def fails(*args, **kwargs):
+        raise ValueError("no conversion")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no conversion"):
+        patch.setattr(keras_mpt.convert, "to_lce", fails)  # the last file
+        publishing()
+    assert contents(tmp_path) == before
+    with tempfile.TemporaryDirectory() as elsewhere:
+        shutil.copy(tmp_path / "run" / "log.csv", elsewhere)
+        for log in (pathlib.Path(elsewhere) / "log.csv", tmp_path / "no.csv"):
+            with pytest.raises(SystemExit):
+                publishing("--dense", log)
+            assert f"--dense must be a log inside the repository, as examples/results has. Received: {log}" in (
+                capsys.readouterr().err
+            )
+    assert contents(tmp_path) == before
+
+    publishing("--dense", tmp_path / "run" / "log.csv")
+    written = {path.name for path in (tmp_path / "zoo").iterdir()}
+    names = {f"tiny{ending}" for ending in (".mpt", ".csv", ".png", ".md", ".tflite", "_lce.tflite")}
+    assert written == {"presets.json", "README.md", *names}
+    (preset,) = json.loads((tmp_path / "zoo" / "presets.json").read_text())
+    assert preset["sha256"] == hashlib.sha256((tmp_path / "zoo" / "tiny.mpt").read_bytes()).hexdigest()
+    assert preset["dense"] == {"accuracy": 0.25, "epochs": 1, "log": "../run/log.csv"}
+    assert not list(tmp_path.glob(".publish*"))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ticket_files import X, assert_as_declared, assert_equal_models, opened, out
 
 import keras_mpt
 from keras_mpt import initializers
-from keras_mpt.layers import MPTDense
+from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, TicketError, kernels, load_ticket, restore, save_ticket
@@ -176,6 +176,13 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
     for wrong in (None, other):
         with pytest.raises(TicketError, match="pretrained.mpt: layer 'wide'.*another network: pass that as `base`"):
             load_ticket(tmp_path / "pretrained.mpt", base=wrong)
+    for fails in (
+        lambda base: load_ticket(tmp_path / "pretrained.mpt", base=base),
+        lambda base: restore(model, ticket, base=base),
+        lambda base: save_ticket(model, tmp_path / "x.mpt", base=base),
+    ):
+        with pytest.raises(TypeError, match="`base` must be a Keras model or None. Received: base='base.keras'"):
+            fails("base.keras")
     with pytest.raises(TicketError, match="`base`"):
         ticket.kernel("wide")
 
@@ -469,6 +476,54 @@ def test_restore_refuses_other_models(settings, message, tmp_path):
         restore(model, ticket)
     for wanted, weights in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(weights, wanted)
+
+
+def chain(strides=1, norms=2, epsilon=1e-3, **settings):
+    x = inputs = keras.Input((9, 9, 2))
+    for index in range(2):
+        stride = strides if index else 1
+        layer = MPTConv2D(3, 3, strides=stride, seed=index, name=f"conv{index}", **(settings if index else {}))
+        x = layer(x)
+        if index < norms:
+            x = keras.layers.BatchNormalization(epsilon=epsilon, name=f"norm{index}")(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strides": 2}, r"'conv1' has strides=\[1, 1\] in the file, strides=\[2, 2\] in the model"),
+        ({"padding": 1}, r"'conv1' has padding='valid' in the file, padding=\[1, 1\] in the model"),
+        ({"activation": "relu"}, "'conv1' has activation='linear'"),
+        ({"input_quantizer": "approx_sign"}, "'conv1' has input_quantizer=None in the file, .*'ApproxSign'"),
+        ({"epsilon": 1e-5}, "'norm0' has epsilon=0.001"),
+        ({"norms": 1}, r"the model has no layers \['norm1'\]"),
+    ],
+    ids=str,
+)
+def test_restore_refuses_what_would_compute_something_else(settings, message, tmp_path):
+    ticket, model = save_ticket(chain(), tmp_path / "chain.mpt"), chain(**settings)
+    with pytest.raises(TicketError, match=f"cannot be filled.*{message}"):
+        restore(model, ticket)
+
+
+def test_restore_compares_neither_names_nor_what_training_uses(tmp_path):
+    ticket = save_ticket(chain(kernel_quantizer="scaled_sign", sparsity=0.9), tmp_path / "chain.mpt")
+    frozen = load_ticket(tmp_path / "chain.mpt")  # whose quantizer has a fixed alpha
+    again = save_ticket(frozen, tmp_path / "again.mpt")
+    for file in (ticket, again):
+        model = chain(kernel_initializer="glorot_normal", scores_initializer="zeros")
+        restore(model, file)
+        assert_equal_models(frozen, model, np.ones((1, 9, 9, 2), "float32"))
+
+
+def test_a_part_is_what_lacks_the_last_layers(tmp_path):
+    ticket = save_ticket(chain(), tmp_path / "chain.mpt")
+    restore(chain(norms=1), ticket, part=True)
+    with pytest.raises(TicketError, match=r"no layers \['norm0', 'norm1'\]"):
+        restore(chain(norms=0), ticket)
+    with pytest.raises(TicketError, match=r"no layers \['norm0'\]"):
+        restore(chain(norms=0), ticket, part=True)
 
 
 def test_other_files(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 from layer_contract import inputs, numpy
 
+import keras_mpt
 from keras_mpt import zoo
 from keras_mpt.initializers import KaimingNormal, layer_seeds
 from keras_mpt.models import mpt_layers
@@ -190,6 +191,19 @@ def test_bad_arguments(argument, value):
     assert str(received) in str(error.value)
 
 
+def test_numbers_of_numpy(tmp_path):
+    plain = {"classes": 3, "pad_values": 1.0, "width": 0.0625, "input_shape": (8, 8, 1)}
+    numpys = {"classes": np.int64(3), "pad_values": np.float32(1), "width": np.float32(0.0625)}
+    model, same = (zoo.conv2_mpt(**{**plain, **given}, seed=0) for given in ({}, numpys))
+    assert model.get_config() == same.get_config()
+    keras_mpt.save_ticket(same, tmp_path / "ticket.mpt")  # which takes plain data only
+
+
+def test_a_width_that_leaves_a_layer_nothing():
+    with pytest.raises(ValueError, match="`width` must .*Received: width=0.001, which leaves none of 64"):
+        zoo.conv2_mpt(width=0.001)
+
+
 def test_sparsity_by_layer():
     model = zoo.vgg_small_mpt(sparsity={"conv2": 0.25, "logits": 0.0}, **SMALL)
     found = {layer.name: layer.sparsity for layer in mpt_layers(model)}
@@ -227,7 +241,8 @@ def test_weights_bring_their_arguments(monkeypatch):
     class Source:
         arguments = {"classes": 7, "sparsity": 0.75, "width": 0.25}
 
-        def load_into(self, model):
+        def load_into(self, model, part):
+            assert not part
             calls.append(model)
 
     def resolve(*arguments):

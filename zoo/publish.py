@@ -8,13 +8,15 @@
 RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set,
 and so is what it is converted to. Writes, all in this folder, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the
 curve), of MPT-1/1 NAME.tflite and NAME_lce.tflite (for phones), an entry of presets.json with checksums and golden
-outputs, a model card NAME.md and the table of README.md.
+outputs, a model card NAME.md and the table of README.md. All of it is written elsewhere first and takes its place once
+everything has succeeded.
 """
 
 import argparse
 import csv
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -80,8 +82,8 @@ HEADER = "preset|activations|kept|epochs|test accuracy|dense|ticket, bytes|bits/
 TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
 
 
-def publish(run, name, data, trained, default, test):
-    """Copy a run into the zoo; return the entry of its preset."""
+def publish(run, name, data, trained, default, test, draft):
+    """Copy a run into the folder `draft`; return the entry of its preset."""
     import cifar10
     from evaluate import accuracy
 
@@ -107,20 +109,20 @@ def publish(run, name, data, trained, default, test):
     model = keras_mpt.load_ticket(run / "ticket.mpt")
     preset["accuracy"] = accuracy(model.predict(cifar10.normalize(images), batch_size=500, verbose=0), labels)
     told = ("architecture", "arguments", "data", "recipe", "epochs", "trained", "accuracy")
-    file = ZOO / f"{name}.mpt"
+    file = draft / f"{name}.mpt"
     keras_mpt.save_ticket(model, file, provenance={key: preset[key] for key in told})
     preset["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     preset["golden"] = [[0.0]] * GOLDEN_IMAGES  # as many as there will be
     published = keras_mpt.zoo.Preset(**preset)
     logits = keras_mpt.load_ticket(file)(published.preprocess(published.golden_images()))
     preset["golden"] = [[float(f"{value:.7g}") for value in row] for row in np.asarray(logits)]
-    shutil.copyfile(run / "log.csv", ZOO / f"{name}.csv")
-    draw(ZOO / f"{name}.csv", ZOO / f"{name}.png", name)
+    shutil.copyfile(run / "log.csv", draft / f"{name}.csv")
+    draw(draft / f"{name}.csv", draft / f"{name}.png", name)
     return preset
 
 
-def convert(preset, test):
-    """Convert a published ticket; return what is known of the files, which stay if activations are binary.
+def convert(preset, test, draft):
+    """Convert a ticket; return what is known of the files, which stay in `draft` if activations are binary.
 
     Each file is checked on the whole test set: only where an activation is at zero may it differ from Keras.
     """
@@ -132,8 +134,8 @@ def convert(preset, test):
     ways = {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}
     with tempfile.TemporaryDirectory() as folder:
         for target in ways if binary else ["tflite"]:
-            path = (ZOO if binary else pathlib.Path(folder)) / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
-            report = ways[target](preset.path, path, samples=inputs)
+            path = (draft if binary else pathlib.Path(folder)) / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
+            report = ways[target](newest(f"{preset.name}.mpt", draft), path, samples=inputs)
             print(report)
             facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips}
             facts["accuracy"] = accuracy(keras_mpt.convert.run(path, target, inputs), labels)
@@ -143,11 +145,22 @@ def convert(preset, test):
     return found
 
 
+def newest(file, draft):
+    """Return the path of a file of this name: in `draft` if it is written anew, else in the zoo."""
+    return draft / file if (draft / file).exists() else ZOO / file
+
+
 def dense(log):
-    """Return what the dense network's log says: of its last epoch, as of tickets."""
+    """Return what the dense network's log says: of its last epoch, as of tickets.
+
+    Raises:
+        ValueError: The log is not in this repository, where the card refers to it.
+    """
+    if not log.is_file() or not log.resolve().is_relative_to(ZOO.parent.resolve()):
+        raise ValueError(f"--dense must be a log inside the repository, as examples/results has. Received: {log}")
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    place = pathlib.Path("..") / log.resolve().relative_to(ZOO.parent)
+    place = pathlib.Path("..") / log.resolve().relative_to(ZOO.parent.resolve())
     return {"accuracy": float(rows[-1]["val_accuracy"]), "epochs": len(rows), "log": place.as_posix()}
 
 
@@ -169,9 +182,9 @@ def draw(log, image, title):
     figure.savefig(image, dpi=120)
 
 
-def card(preset):
+def card(preset, draft):
     """Return the text of a preset's model card, and its row of the table."""
-    ticket = keras_mpt.tickets.Ticket.read(ZOO / f"{preset['name']}.mpt")
+    ticket = keras_mpt.tickets.Ticket.read(newest(f"{preset['name']}.mpt", draft))
     kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
     weights, kept = (sum(numbers) for numbers in zip(*((np.prod(k["shape"]), k["kept"]) for k in kernels), strict=True))
     besides = {  # numbers that are trained as in any network: a float stem, gamma and beta
@@ -243,28 +256,39 @@ def main():
     presets = {preset["name"]: preset for preset in json.loads(file.read_text())} if file.exists() else {}
     if options.name and not options.run and options.name not in presets:
         parser.error(f"--name must be a preset's where there is no run: {', '.join(presets)}. Received: {options.name}")
-    if options.name:
-        import cifar10
+    try:
+        measured = dense(options.dense) if options.dense else None
+    except ValueError as error:
+        parser.error(str(error))
+    with tempfile.TemporaryDirectory(dir=ZOO.parent, prefix=".publish-") as folder:
+        draft = pathlib.Path(folder)
+        if options.name:
+            import cifar10
 
-        test = cifar10.load(options.data_dir)["test"]
-        if options.run:
-            new = publish(options.run, options.name, options.data, options.trained, options.default, test)
-            for preset in presets.values():
-                preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
-            presets[options.name] = new
-        preset = presets[options.name]
-        if options.dense:
-            preset["dense"] = dense(options.dense)
-        preset["converted"] = convert(preset, test)
-        print(f"{options.name}: {preset['accuracy']:.2%}")
-    presets = [presets[name] for name in sorted(presets)]
-    file.write_text(json.dumps(presets, indent=1) + "\n")
+            test = cifar10.load(options.data_dir)["test"]
+            if options.run:
+                new = publish(options.run, options.name, options.data, options.trained, options.default, test, draft)
+                for preset in presets.values():
+                    preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
+                presets[options.name] = new
+            preset = presets[options.name]
+            preset["dense"] = measured or preset["dense"]
+            preset["converted"] = convert(preset, test, draft)
+            print(f"{options.name}: {preset['accuracy']:.2%}")
+        write_texts([presets[name] for name in sorted(presets)], draft)
+        for path in draft.iterdir():  # on the same disk, so that each takes its place at once
+            os.replace(path, ZOO / path.name)
+
+
+def write_texts(presets, draft):
+    """Write presets.json, cards and table."""
+    (draft / "presets.json").write_text(json.dumps(presets, indent=1) + "\n")
     table = f"| {HEADER.replace('|', ' | ')} |\n{'|---' * len(HEADER.split('|'))}|\n"
     for preset in presets:
-        text, row = card(preset)
-        (ZOO / f"{preset['name']}.md").write_text(text)
+        text, row = card(preset, draft)
+        (draft / f"{preset['name']}.md").write_text(text)
         table += row
-    (ZOO / "README.md").write_text(README + table)
+    (draft / "README.md").write_text(README + table)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def describe(model, custom_classes=()):
         ValueError: The model is subclassed, or holds what is not on the list.
     """
     check_model(model)
-    config = _plain(keras.saving.serialize_keras_object(model))
+    config = plain(keras.saving.serialize_keras_object(model))
     check(config, custom_classes)
     return config
 
@@ -190,11 +190,11 @@ def _with_zeros(config):
     return [_with_zeros(value) for value in config] if isinstance(config, list) else config
 
 
-def _plain(config):
+def plain(config):
     """Return the config as JSON gives it back, without the optimizer, with our quantizers instead of larq's."""
     if isinstance(config, dict):
         if larq_objects.is_larq_config(config):
             ours = larq_objects.to_ours(larq_objects.deserialize(config))
-            return _plain(keras.saving.serialize_keras_object(ours))
-        return {key: _plain(value) for key, value in config.items() if key != "compile_config"}
-    return [_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+            return plain(keras.saving.serialize_keras_object(ours))
+        return {key: plain(value) for key, value in config.items() if key != "compile_config"}
+    return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config

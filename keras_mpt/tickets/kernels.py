@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -149,7 +150,13 @@ def _check(entry):
 
 
 def content_table(model):
-    """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None."""
+    """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None.
+
+    Raises:
+        TypeError: It is no network, such as the path of one.
+    """
+    if not isinstance(model, (keras.layers.Layer, type(None))):
+        raise TypeError(f"`base` must be a Keras model or None. Received: base={model!r}")
     weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
     return {_sha256(array): array for array in map(to_numpy, weights)}
 

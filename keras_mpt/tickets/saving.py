@@ -13,7 +13,7 @@ from keras_mpt.masks import GlobalTopK, Restricted, TopK, share
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
-from keras_mpt.tickets import config, container, kernels
+from keras_mpt.tickets import config, container, kernels, settings
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
 from keras_mpt.traversal import walk
 
@@ -40,8 +40,9 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
         scores: Whether to store the scores and the whole frozen kernels too (up to 64 bits for each weight), so that
             the search can go on where it stopped.
         dtype: What to store other float32 variables as, `"float32"` or `"float16"`, which rounds them.
-        base: A Keras model with pretrained kernels. An MPT layer whose frozen kernel equals one of its kernels is
-            stored as a reference to that (by SHA-256); loading the ticket needs `base` then.
+        base: A Keras model with pretrained kernels. Of an MPT layer whose frozen kernel has more than half of its
+            entries in common with one of them, the ticket refers to that (by SHA-256) and stores what differs; loading
+            the ticket needs `base` then.
         provenance: JSON-able dict of what to remember: data, recipe, accuracy, ...
         custom_classes: See `load_ticket`.
 
@@ -50,6 +51,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
+        TypeError: `base` is no model.
 
     Example:
 
@@ -138,6 +140,7 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
         TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
             The message names file and layer. It is a ValueError.
         OSError: The file cannot be opened.
+        TypeError: `base` is no model.
 
     Example:
 
@@ -147,32 +150,38 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     return _build(Ticket.read(path), kernels.content_table(base), trainable, custom_classes)
 
 
-def restore(model, ticket, *, trainable=False, base=None):
+def restore(model, ticket, *, trainable=False, base=None, part=False):
     """Load a ticket into the layers of a model that has just been made, by the layers' paths.
 
     Args:
-        model: A built model. Each of its layers with variables must be in the ticket, which may hold more.
+        model: A built model. Each of its layers with variables must be in the ticket, with the settings that decide
+            its outputs.
         ticket: A `Ticket`, or the path of a file.
         trainable: See `load_ticket`.
         base: See `load_ticket`.
+        part: Whether the model may end before the ticket does: it may lack the last layers, such as the classifier,
+            but none before one that it has.
 
     Raises:
-        TicketError: A layer is missing in the ticket, or differs in its shapes (the model is untouched then), or a rule
-            that is none of ours makes another mask of the scores.
+        TicketError: A layer is missing in ticket or model, or differs in its shapes or in what decides its outputs,
+            such as `input_quantizer` or `strides` (the model is untouched then), or a rule that is none of ours makes
+            another mask of the scores.
+        TypeError: `base` is no model.
     """
     ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
+    table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
         _check_shapes(model, ticket)
-        _fill(model, ticket, kernels.content_table(base), trainable)
+        _check_missing(model, ticket, part)
+        settings.check(owners(model), ticket.config)
+        _fill(model, ticket, table, trainable)
 
 
 def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         config.check_model(model)
         _check_shapes(model, ticket)
-        unknown = set(ticket.layers) - {name for name, _ in owners(model)}
-        if unknown:
-            raise ValueError(f"the model has no layers {sorted(unknown)}")
+        _check_missing(model, ticket)
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
@@ -189,6 +198,16 @@ def _check_shapes(model, ticket):
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
         if ours != theirs:
             raise ValueError(f"the file has {theirs} for layer {name!r}, the model has {ours}")
+
+
+def _check_missing(model, ticket, part=False):
+    """Raise ValueError if the ticket has layers that the model lacks; with `part`, if one is not behind all others."""
+    ours, theirs = {name for name, _ in owners(model)}, list(ticket.layers)
+    while part and theirs and theirs[-1] not in ours:
+        del theirs[-1]
+    missing = sorted(set(theirs) - ours)
+    if missing:
+        raise ValueError(f"the model has no layers {missing}")
 
 
 def _shapes(layer):

@@ -29,6 +29,14 @@ _DEFAULTS = {
     "weights": None,
 }
 
+# One form for whatever an argument may be given as.
+_FORMS = {
+    "input_shape": lambda value: tuple(value) if isinstance(value, list) else value,
+    "input_quantizer": lambda value: quantizers.serialize(quantizers.get_activation(value)),
+    "kernel_quantizer": lambda value: quantizers.serialize(quantizers.get_kernel(value)),
+    "kernel_initializer": lambda value: keras.initializers.serialize(initializers.get(value, "kernel_initializer")),
+}
+
 _ARGUMENTS = string.Template("""
 Args:
     input_shape: Height, width and channels of an image, default `$input_shape`.
@@ -47,8 +55,9 @@ Args:
     seed: Integer from which each layer's seed is derived in construction order; None (default) draws one.
     include_top: Whether to add the classifier, default $include_top; without, what it would get is returned, before
         global pooling or flattening.
-    weights: None (default), or the name or path of a ticket, whose arguments become the defaults. The MPT layers are
-        frozen then. To search on: `keras_mpt.load_ticket(keras_mpt.zoo.get_preset(name).path, trainable=True)`.
+    weights: None (default), or the name or path of a ticket, whose arguments become the defaults (of a file: those
+        that its `provenance` says, as examples/train.py writes it). The MPT layers are frozen then. To search on:
+        `keras_mpt.load_ticket(keras_mpt.zoo.get_preset(name).path, trainable=True)`.
 
 Returns:
     A functional `keras.Model` from images to logits `(batch, classes)`.
@@ -88,14 +97,20 @@ def architecture(details="", /, **defaults):
             if weights is None:
                 return _model(function, defaults, arguments)
             source = presets.resolve(name, weights)
-            for argument in arguments:
-                if arguments[argument] != source.arguments.get(argument, arguments[argument]):
+            for argument, value in source.arguments.items():
+                if argument not in defaults:
                     raise ValueError(
-                        f"`{argument}` must be left out or that of the ticket: {source.arguments[argument]!r} in "
-                        f"{weights!r}. Received: {argument}={arguments[argument]!r}"
+                        f"`weights` must be a ticket of {name}(). Received: {weights!r}, made with {argument}={value!r}"
                     )
-            model = _model(function, defaults, {**source.arguments, **arguments})
-            source.load_into(model)
+                form = _FORMS.get(argument, lambda given: given)
+                if argument in arguments and form(arguments[argument]) != form(value):
+                    raise ValueError(
+                        f"`{argument}` must be left out or that of the ticket: {value!r} in {weights!r}. "
+                        f"Received: {argument}={arguments[argument]!r}"
+                    )
+            arguments = {**defaults, **source.arguments, **arguments}
+            model = _model(function, defaults, arguments)
+            source.load_into(model, part=not arguments["include_top"])
             return model
 
         build.__signature__ = signature
@@ -112,6 +127,8 @@ def _model(function, defaults, arguments):
     rule = settings["sparsity"]
     if isinstance(rule, GlobalTopK):  # which belongs to one model
         settings["sparsity"] = GlobalTopK(rule.sparsity, rule.selector, rule.group)
+    for name, kind in (("classes", int), ("pad_values", float), ("width", float)):  # numpy's cannot be saved
+        settings[name] = kind(settings[name])
     network = Network(defaults["sparsity"], settings)
     image = keras.Input(settings["input_shape"], name="image")
     model = keras.Model(image, function(network, image), name=function.__name__)

@@ -75,7 +75,12 @@ class Network:
 
     def scaled(self, number):
         """The number of filters or units at this network's width."""
-        return round(self._settings["width"] * number)
+        width = self._settings["width"]
+        if round(width * number) < 1:
+            raise ValueError(
+                f"`width` must leave every layer an output. Received: {width=}, which leaves none of {number}"
+            )
+        return round(width * number)
 
     def _shape(self, filters, size, strides):
         padding = "same" if strides == 1 else size // 2  # Keras' "same" is lopsided with strides, PyTorch's never

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_mpt import tickets
 from keras_mpt.initializers import random_uniform
+from keras_mpt.tickets import config
 
 _ENDING = ".mpt"
 
@@ -97,11 +98,12 @@ class Preset:
         shape = (len(self.golden), *self.arguments.get("input_shape", (32, 32, 3)))
         return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
 
-    def load_into(self, model):
+    def load_into(self, model, part=False):
         """Load the ticket into a network of this architecture. Its MPT layers are frozen then.
 
         Args:
             model: Such a network, with the preset's `arguments`.
+            part: Whether it may lack the last layers, as it does with `include_top=False`.
 
         Raises:
             TicketError: The file is not the one that was published, or the network is another one.
@@ -109,19 +111,24 @@ class Preset:
         """
         if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.sha256:
             raise tickets.TicketError(f"{self.path} is not the file of preset {self.name!r} (its checksum differs).")
-        tickets.restore(model, self.path)
+        tickets.restore(model, self.path, part=part)
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A ticket file given by its path, for a network whose arguments the caller knows."""
+    """A ticket file given by its path.
 
-    path: pathlib.Path
-    arguments = {}
+    Attributes:
+        ticket: Its content.
+        arguments: What the function of the architecture was called with, as far as the ticket says it.
+    """
 
-    def load_into(self, model):
-        """Load the ticket into a network."""
-        tickets.restore(model, self.path)
+    ticket: tickets.Ticket
+    arguments: dict
+
+    def load_into(self, model, part=False):
+        """Load the ticket into a network; see `Preset.load_into`."""
+        tickets.restore(model, self.ticket, part=part)
 
 
 def folder():
@@ -177,10 +184,12 @@ def resolve(architecture, weights):
         weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
 
     Raises:
-        ValueError: There is no such preset.
+        ValueError: There is no such preset, or the ticket says that it is one of another architecture.
+        TicketError: The file is no ticket, or its arguments are not plain data.
+        OSError: The file cannot be opened.
     """
     if isinstance(weights, os.PathLike) or str(weights).endswith(_ENDING):
-        return File(pathlib.Path(weights))
+        return _file(architecture, pathlib.Path(weights))
     presets = list_presets(architecture)
     for preset in presets:
         if weights in ([preset.name, preset.dataset] if preset.default else [preset.name]):
@@ -190,6 +199,20 @@ def resolve(architecture, weights):
         f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file. "
         f"{_choices(weights, names)} Received: weights={weights!r}"
     )
+
+
+def _file(architecture, path):
+    ticket = tickets.Ticket.read(path)
+    made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
+    if not isinstance(made_by, str) or not isinstance(arguments, dict):
+        return File(ticket, {})
+    if made_by != architecture:
+        raise ValueError(f"`weights` must be a ticket of {architecture}. Received: {str(path)!r}, one of {made_by}")
+    try:
+        config.check(arguments)  # quantizers and initializers are made of them
+    except ValueError as error:
+        raise tickets.TicketError(f"{path}: the arguments in its provenance cannot be used: {error}") from error
+    return File(ticket, arguments)
 
 
 def _choices(name, names):
