@@ -11,7 +11,7 @@ from keras_mpt.quantizers import ApproxSign
 ROUNDING = 1e-4  # of the largest output: what sums in another order may differ by
 AT_ZERO = 2  # times the largest error that was measured: closer to zero, rounding may flip a sign
 LEAST_ERROR = 5e-7  # of the largest pre-activation: where none was measured, as much is possible
-FLIPS = 0.05  # of the samples: rounding alone explains no more
+FLIPS = 0.05  # of the samples: where more flip, it is not rounding alone
 SIGN = ApproxSign().forward
 PIECES = 8  # samples to check pieces on
 BATCH = 100  # samples at a time: all activations of a batch are in memory at once
