@@ -11,7 +11,7 @@ from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
 from keras_mpt.ops import entropy_bits
 from keras_mpt.tables import BYTES, Table, Tabular, short, shortened
-from keras_mpt.traversal import check_model
+from keras_mpt.traversal import check_is_model
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -50,7 +50,7 @@ def summary(model, print_fn=None, include_macs=True):
     >>> keras_mpt.models.summary(model, print_fn=logging.info).totals["kept"]
     485008
     """
-    check_model(model)
+    check_is_model(model)
     found = _calls(model)
     for layer, *_ in found:
         if not layer.built and (layer is model or isinstance(layer, MPTLayer)):

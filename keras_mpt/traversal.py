@@ -14,11 +14,11 @@ def walk(layer, into=keras.layers.Layer):
     Raises:
         TypeError: `layer` is none.
     """
-    check_model(layer)
+    check_is_model(layer)
     yield from _walk(layer, "", into, set())
 
 
-def check_model(model):
+def check_is_model(model):
     """Raise TypeError for what is no Keras model or layer, such as a file."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(

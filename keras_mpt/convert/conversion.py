@@ -119,7 +119,6 @@ def _note(layers, layer, x, form, why, size):
 
 def _check(report, target, content, reference, samples):
     """Run a file in each runtime and write into the report how its outputs agree with the model's."""
-    agreements = {}
     for begin in range(0, len(samples), verify.BATCH):
         batch = samples[begin : begin + verify.BATCH]
         expected, taps = reference.outputs(batch)

@@ -127,17 +127,15 @@ def _counted(parts, threshold):
 @traced_once
 def _search(parts, kept, start, count_at_start, size):
     # PyTorch runs each operation by itself: on single numbers numpy's take a tenth of the time.
-    eager = keras.backend.backend() == "torch"
-    xp = np if eager else ops
-    if eager:
-        kept, start, count_at_start, size = (np.int32(int(n)) for n in (kept, start, count_at_start, size))
-
-    def cast(x, dtype):
-        return x.astype(dtype) if eager else ops.cast(x, dtype)
+    if keras.backend.backend() == "torch":
+        xp, cast, number, while_loop = np, np.asarray, lambda n: np.int32(int(n)), _while_loop
+    else:
+        xp, cast, number, while_loop = ops, ops.cast, lambda n: _integers(n)[0], ops.while_loop
+    kept, start, count_at_start, size = (number(n) for n in (kept, start, count_at_start, size))
 
     def counted(threshold):
-        count = sum(count_true(ops.greater_equal(part, int(threshold) if eager else threshold)) for part in parts)
-        return np.int32(int(count)) if eager else count
+        (threshold,) = _integers(threshold)
+        return number(sum(count_true(ops.greater_equal(part, threshold)) for part in parts))
 
     def enclose(threshold, count, low, low_count, high, high_count, passes):
         """Move one end of the bracket to `threshold`: count(low) >= kept > count(high)."""
@@ -174,14 +172,16 @@ def _search(parts, kept, start, count_at_start, size):
         threshold = xp.clip(threshold, low + 1, high - 1)
         return enclose(threshold, counted(threshold), low, low_count, high, high_count, passes)
 
-    zero, top = (np.int32(0), np.int32(_TOP)) if eager else _integers(0, _TOP)
+    zero, top = number(0), number(_TOP)
     bracket = enclose(start, count_at_start, zero, size, top, zero, zero)
-    if not eager:
-        low, low_count, *_ = ops.while_loop(unfinished, narrow, bracket)
-        return low, low_count
+    low, low_count, *_ = while_loop(unfinished, narrow, bracket)
+    return tuple(_integers(low, low_count))
+
+
+def _while_loop(unfinished, narrow, bracket):
     while unfinished(*bracket):
         bracket = narrow(*bracket)
-    return _integers(*bracket[:2])
+    return bracket
 
 
 def sort_threshold(keys, kept, start, size=None, count_at_start=None):
