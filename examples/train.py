@@ -38,7 +38,7 @@ flags.DEFINE_float("pad_values", 0.0, "What the convolutions pad with.")
 flags.DEFINE_float("width", 1.0, "Factor on filters and units.")
 flags.DEFINE_float("recycle_rate", 0.0, "Fraction of the weights recycled at a time (Gorbett & Whitley 2023).")
 flags.DEFINE_float("iterand_rate", 0.0, "Probability that a pruned weight is drawn again (Chijiwa et al. 2021).")
-flags.DEFINE_integer("recycle_every", 10, "Number of epochs from one time to the next, for both.")
+flags.DEFINE_integer("recycle_every", 10, "Number of epochs from one time to the next, for both.", lower_bound=1)
 flags.DEFINE_enum("optimizer", None, ["sgd", "adam"], "Default: sgd, with binary activations adam.")
 flags.DEFINE_float("learning_rate", 0.1, "At the start of the cosine decay.")
 flags.DEFINE_float("momentum", 0.9, "Of SGD.")
@@ -50,15 +50,15 @@ flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augme
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
 flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA (JAX always does).")
 flags.DEFINE_bool("deterministic", False, "Let TensorFlow use deterministic operations only.")
-flags.DEFINE_integer("steps_per_execution", 1, "Batches per call of the compiled step.")
-flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+flags.DEFINE_integer("steps_per_execution", 1, "Batches per call of the compiled step.", lower_bound=1)
+flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_integer(
     "held_out",
     None,
     "Validate on the last so many training images, left out of training, not on the test set.",
     lower_bound=1,
 )
-flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.")
+flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
 flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
 flags.DEFINE_bool("resume", False, "Go on from the checkpoint in --output_dir, if there is one.")

@@ -47,7 +47,7 @@ flags.DEFINE_integer("synthetic_images", 512, "How many to write for training; a
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets; for synthetic pictures one of their own.")
 flags.DEFINE_string("cache_dir", None, "Folder for the decoded images (350 GB); default: decode in every epoch.")
 flags.DEFINE_string("output_dir", None, "Where logs, checkpoint and ticket go.", required=True)
-flags.DEFINE_integer("stop_after", None, "End after this epoch; called again, the script goes on.")
+flags.DEFINE_integer("stop_after", None, "End after this epoch; called again, the script goes on.", lower_bound=1)
 
 
 def arguments():

@@ -172,6 +172,13 @@ def test_arguments_that_a_ticket_file_may_not_have(arguments, error, tmp_path):
         zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
 
 
+def test_a_ticket_file_cannot_ask_for_more_memory_than_it_has_weights(tmp_path):
+    arguments = {**MADE_WITH, "width": 1e4}  # two kernels of four terabytes
+    saved(tmp_path / "conv2.mpt", architecture="conv2_mpt", arguments=arguments)
+    with pytest.raises(TicketError, match="conv2.mpt: the model cannot be made: the variables are larger"):
+        zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
+
+
 def test_features_of_a_preset():
     preset = PUBLISHED[0]
     whole, features = preset.model(), preset.model(include_top=False)

@@ -141,7 +141,7 @@ def build(config, check_shapes, most, custom_classes=()):
         Exception: Whatever Keras raises for a config that makes no sense.
     """
     check(config, custom_classes)
-    with _without_memory(most):
+    with without_memory(most):
         check_shapes(keras.saving.deserialize_keras_object(_with_zeros(config)))
     state = random.getstate()  # initializers without a seed draw one here
     try:
@@ -165,8 +165,15 @@ class _Waiting(list):
 
 
 @contextlib.contextmanager
-def _without_memory(most):
-    """Let variables be created without values."""
+def without_memory(most):
+    """Let variables be created without values.
+
+    Args:
+        most: How many entries all of them together may have.
+
+    Raises:
+        ValueError: They have more.
+    """
     waiting = global_state.get_global_attribute("uninitialized_variables")
     global_state.set_global_attribute("uninitialized_variables", _Waiting(most))
     on_torch = keras.backend.backend() == "torch"

@@ -177,6 +177,12 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
         _fill(model, ticket, table, trainable)
 
 
+def check_size(ticket, make):
+    """Raise TicketError if the model that `make()` makes is larger than the ticket's, before memory is taken for it."""
+    with naming(ticket.path, "the model cannot be made"), config.without_memory(FREE_WEIGHTS + ticket._entries()):
+        make()
+
+
 def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         config.check_model(model)

@@ -109,6 +109,8 @@ def architecture(details="", /, **defaults):
                         f"Received: {argument}={arguments[argument]!r}"
                     )
             arguments = {**defaults, **source.arguments, **arguments}
+            if isinstance(source, presets.File):  # which may be anybody's
+                source.check_size(lambda: _model(function, defaults, arguments))
             model = _model(function, defaults, arguments)
             source.load_into(model, part=not arguments["include_top"])
             return model

@@ -14,6 +14,7 @@ import numpy as np
 from keras_mpt import tickets
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets import config
+from keras_mpt.tickets.saving import check_size
 
 _ENDING = ".mpt"
 
@@ -125,6 +126,10 @@ class File:
 
     ticket: tickets.Ticket
     arguments: dict
+
+    def check_size(self, make):
+        """Raise TicketError if the network that `make()` makes is larger than the ticket, without memory for it."""
+        check_size(self.ticket, make)
 
     def load_into(self, model, part=False):
         """Load the ticket into a network; see `Preset.load_into`."""
