@@ -139,6 +139,16 @@ def test_a_shared_layer_on_signs_has_one_kernel_in_the_file(tmp_path):
     assert sum(b"/int8" in tensor.name for tensor in tensors) == 2
 
 
+@pytest.mark.parametrize("target", ["lce", "auto"])
+def test_a_layer_called_twice_on_one_tensor_is_computed_once(target, tmp_path):
+    twice = MPTDense(8, seed=2, name="twice", **SIGN)
+    inputs = keras.Input((8,))
+    x = MPTDense(8, seed=1)(inputs)
+    report = to(target, keras.Model(inputs, twice(x) + 0.5 * twice(x)), tmp_path / "model.tflite")
+    entry = next(layer for layer in report.layers if layer.name == "twice")
+    assert entry.macs == entry.weights and report.flips == 0
+
+
 def test_layers_on_zeros_and_ones_are_no_layers_on_signs(tmp_path):
     inputs = keras.Input((8, 8, 4))
     booleans = keras.ops.cast(inputs > 0, "float32")

@@ -59,7 +59,7 @@ def run(model, inputs, mpt, signs=None, note=None):
     Raises:
         ValueError: `model` is subclassed, or an MPT layer hides in a custom layer.
     """
-    graph, twins, names = graph_of(model), {}, set()
+    graph, twins, names, calls = graph_of(model), {}, set(), {}
 
     def step(prefix, operation):
         return functools.partial(apply, prefix, operation)
@@ -69,7 +69,10 @@ def run(model, inputs, mpt, signs=None, note=None):
         if inner is not None:
             return inner._run_through_graph(args[0], functools.partial(step, f"{prefix}{operation.name}_"))
         if isinstance(operation, MPTLayer):
-            return mpt(operation, args[0])
+            call = operation, args[0]
+            if (key := tuple(map(id, call))) not in calls:  # of one tensor, a layer makes one
+                calls[key] = call, mpt(*call)
+            return calls[key][1]
         if isinstance(operation, keras.layers.Activation) and _is_quantizer(operation.activation):
             quantizer = operation.activation
             return (signs if signs and is_sign(quantizer) else quantizers.plain(quantizer))(args[0])
