@@ -40,7 +40,7 @@ RUNTIME = {
     "jax": ["jax>=0.4.30"],
     "torch": ["torch>=2.1"],
     "lce": [f"larq-compute-engine>=0.16; {LCE_WHEELS}"],
-    "litert": ["ai-edge-litert>=2.0", "ai-edge-quantizer>=0.5"],
+    "litert": ["ai-edge-litert>=2.0"],
     "datasets": ["tensorflow-datasets>=4.9", "pillow"],
     "analysis": ["matplotlib"],
 }

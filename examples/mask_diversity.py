@@ -28,6 +28,7 @@ import keras_mpt
 from keras_mpt import analysis
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(studies)
 _KINDS = ["all", "scores", "order"]
 flags.DEFINE_list("kinds", _KINDS, "Of all, scores and order: what the seed of a run determines.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights removed.", lower_bound=0)

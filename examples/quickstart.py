@@ -8,6 +8,7 @@ strips them to plain Keras models, converts them for phones, and checks that all
     python examples/quickstart.py
 """
 
+import argparse
 import importlib.util
 import pathlib
 import tempfile
@@ -80,6 +81,7 @@ def check(model, images, folder):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     keras.utils.set_random_seed(SEED)
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")

@@ -22,6 +22,7 @@ import keras_mpt
 from keras_mpt.callbacks import IteRand, IterativeWeightRecycling
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(studies)
 _KERNELS = {"Edge-Popup": "identity", "Biprop": "scaled_sign"}
 _METHODS = ["plain", "iterand", "recycling", "mixed", "ablation"]
 flags.DEFINE_list("algorithms", list(_KERNELS), "Of Edge-Popup and Biprop, which ones.")

@@ -1,4 +1,4 @@
-"""`train.py` on several devices: its flags, and where to train. With the same batch size the result is that of one.
+"""`train.py` on several devices: its flags, and where to train. See docs/guides/distributed.md for what is the same.
 
     python examples/train_distributed.py --strategy mirrored --synchronized_batch_norm --output_dir …  # TensorFlow
     KERAS_BACKEND=jax python examples/train_distributed.py --strategy data_parallel --output_dir …     # JAX

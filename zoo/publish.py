@@ -34,7 +34,7 @@ GOLDEN_IMAGES = 4
 
 CARD = """# {name}
 
-`keras_mpt.zoo.{architecture}(weights="{name}")`{default}
+`keras_mpt.zoo.{architecture}(weights="{name}")` loads it{default}.
 
 {kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}); none of the kept ones was trained.{besides}
 
@@ -58,7 +58,8 @@ logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 25
 
 The model is frozen. That of `keras_mpt.load_ticket(preset.path, trainable=True)` is not: `fit` goes on with the search.
 
-The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}.
+The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}, where DIR is
+or holds [such data](../examples/results/README.md#data).
 The training again: `python examples/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its log is
 [{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
 ({classes}), and nothing is known of how it does on other pictures.
@@ -69,8 +70,9 @@ README = """# Published tickets
 Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../docs/ticket-format.md)), with a model card,
 the log of its training and golden outputs: the logits of four images of noise, to check a file by. They ship with the
 package and load without an internet connection. Table and cards are written by `python zoo/publish.py`; the accuracies
-are those of the files on the whole test set, one seed each, evaluated by `python examples/evaluate.py --weights all`.
-[What the data are](../examples/results/README.md#data).
+are those of the files on the whole test set, one seed each, evaluated by
+`python examples/evaluate.py --weights all --data_dir DIR`. [What the data are, and how to make such](../examples/results/README.md#data): on CIFAR-10 as it is published, without
+JPEG, the accuracies are others.
 
 "dense" is the network of that name with float activations and all weights trained by the same script, for all its
 tickets, those with binary activations included; epochs and log are on the card. Converted files are
