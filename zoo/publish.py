@@ -71,7 +71,8 @@ Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../doc
 the log of its training and golden outputs: the logits of four images of noise, to check a file by. They ship with the
 package and load without an internet connection. Table and cards are written by `python zoo/publish.py`; the accuracies
 are those of the files on the whole test set, one seed each, evaluated by
-`python examples/evaluate.py --weights all --data_dir DIR`. [What the data are, and how to make such](../examples/results/README.md#data): on CIFAR-10 as it is published, without
+`python examples/evaluate.py --weights all --data_dir DIR`.
+[What the data are, and how to make such](../examples/results/README.md#data): on CIFAR-10 as it is published, without
 JPEG, the accuracies are others.
 
 "dense" is the network of that name with float activations and all weights trained by the same script, for all its
