@@ -72,3 +72,8 @@ def copy_state(source, target):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
+
+
+def first_input(args, kwargs):
+    """Return what a layer is called on, whether by position or by name."""
+    return args[0] if args else kwargs.get("inputs", next(iter(kwargs.values())))

@@ -135,8 +135,11 @@ def to_mpt(
     if kernel == "pretrained":
         _start_at_magnitudes([pairs[id(layer)][1] for layer in chosen.values()])
     for layer, twin in reversed(pairs.values()):  # models before their layers, for they pass it on
-        if isinstance(layer, keras.layers.Layer):
+        if isinstance(layer, keras.Model):
             twin.trainable = layer.trainable
+        elif isinstance(layer, keras.layers.Layer):  # outer ones first, too
+            for part, copy_of_it in zip(layer._flatten_layers(), twin._flatten_layers(), strict=False):
+                copy_of_it.trainable = part.trainable
     _compile(result, model)
     return result
 

@@ -300,3 +300,29 @@ def get(identifier, argument="identifier"):
             f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
             f"Received: {identifier!r}"
         ) from error
+
+
+def reseeded(initializer, seed):
+    """Return a Keras initializer that draws as another one does, but from `seed`; itself if it draws nothing.
+
+    Args:
+        initializer: Of Keras or of the user's.
+        seed: 64 random bits, of which Keras' initializers take 31.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer) or "seed" not in initializer.get_config():
+        return initializer
+    return type(initializer).from_config({**initializer.get_config(), "seed": seed >> 33})
+
+
+def seeded(initializer, seed, stream):
+    """Return a Keras initializer with a seed: its own if it was given one, else one derived from a layer's.
+
+    Args:
+        initializer: Of Keras or of the user's.
+        seed: The layer's.
+        stream: Which of its streams of random bits.
+    """
+    of_keras = isinstance(initializer, keras.initializers.Initializer)
+    if not of_keras or initializer.get_config().get("seed", 0) is not None:
+        return initializer
+    return reseeded(initializer, int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]))

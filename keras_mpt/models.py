@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mpt.cloning import clone, copied, copy_state
+from keras_mpt.cloning import clone, copied, copy_state, first_input
 from keras_mpt.from_keras import to_mpt
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
@@ -104,7 +104,8 @@ def dense_twin(model, kernel_initializer="he_normal"):
     return _without_mpt(model, baked=False, kernel_initializer=kernel_initializer)
 
 
-def _without_mpt(model, baked, kernel_initializer="zeros"):
+def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
+    """Return the plain model; `pairs` are `(layer, twin)` of the models around it, with which it may share layers."""
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not hasattr(model, "operations") or not isinstance(model, keras.Model):
@@ -113,30 +114,31 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
             "not known. Rebuild it with the functional API. "
             f"Received: {type(model).__name__} {getattr(model, 'name', model)!r}"
         )
-    twins, originals = {}, {}
+    pairs = {} if pairs is None else pairs
 
     def plain(layer):
-        if id(layer) not in twins:
-            twins[id(layer)] = twin = plain_twin(layer)
-            originals[id(twin)] = layer
-        return twins[id(layer)]
+        if id(layer) not in pairs:
+            pairs[id(layer)] = pair = layer, plain_twin(layer)
+            pairs[id(pair[1])] = pair
+        return pairs[id(layer)][1]
 
     def plain_twin(layer):
         if isinstance(layer, keras.Model):
-            return _without_mpt(layer, baked, kernel_initializer)
+            return _without_mpt(layer, baked, kernel_initializer, pairs)
         return layer.plain(kernel_initializer) if isinstance(layer, MPTLayer) else copied(layer)
 
     def call(twin, *args, **kwargs):
-        layer = originals[id(twin)]
+        layer, _ = pairs[id(twin)]
         if isinstance(layer, keras.layers.Activation) and isinstance(layer.activation, ActivationQuantizer):
-            return layer.activation.forward(*args)
+            return layer.activation.forward(_autocast(layer, first_input(args, kwargs)))
         if isinstance(layer, MPTLayer):
-            args = (layer.prepare_plain(args[0]), *args[1:])
+            x = first_input(args, kwargs)
+            args, kwargs = (layer.prepare_plain(x if layer.input_quantizer is None else _autocast(layer, x)),), {}
         outputs = twin(*args, **kwargs)
         if baked and isinstance(layer, MPTLayer):
             biases = [] if layer.bias is None else [layer.bias]
             twin.set_weights([ops.convert_to_numpy(ops.cast(w, "float32")) for w in (layer.kernel, *biases)])
-        elif baked and isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
+        elif _keeps_state(layer, baked):
             copy_state(layer, twin)
         return outputs
 
@@ -147,9 +149,32 @@ def _without_mpt(model, baked, kernel_initializer="zeros"):
             f"Received: layer {layer.name!r} within a custom layer"
         )
     for layer in twin._flatten_layers(include_self=False):
-        if baked and "keras_mpt" in str(keras.saving.serialize_keras_object(layer)):
+        if baked and _names_keras_mpt(keras.saving.serialize_keras_object(layer)):
             raise ValueError(
                 "`model` must not use objects of keras_mpt as arguments of other layers, or as activations, to be made "
                 f"plain. Received: layer {layer.name!r} with config {layer.get_config()}"
             )
     return twin
+
+
+def _autocast(layer, x):
+    """Return a tensor as the layer's own call gets it: Keras casts floats to the layer's compute dtype first."""
+    is_float = keras.backend.is_float_dtype(x.dtype)
+    return ops.cast(x, layer.compute_dtype) if is_float and x.dtype != layer.compute_dtype else x
+
+
+def _keeps_state(layer, baked):
+    """Return whether a twin gets the layer's state: without kernels baked in, only what was adapted to data."""
+    if isinstance(layer, keras.Model) or not isinstance(layer, keras.layers.Layer):
+        return False
+    return not isinstance(layer, MPTLayer) and (baked or hasattr(layer, "adapt"))
+
+
+def _names_keras_mpt(config):
+    """Return whether objects of keras_mpt are needed to make a layer of its config."""
+    if isinstance(config, dict):
+        in_module = str(config.get("module") or "").startswith("keras_mpt")
+        return in_module or any(map(_names_keras_mpt, config.values()))
+    if isinstance(config, (list, tuple)):
+        return any(map(_names_keras_mpt, config))
+    return isinstance(config, str) and config.startswith("keras_mpt>")

@@ -522,3 +522,17 @@ def test_rebuilding_dissolves_nested_models():
     x = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype(np.float32)
     np.testing.assert_allclose(numpy(plain(x)), numpy(model(x)), rtol=1e-5, atol=1e-6)
     assert not any(isinstance(layer, (keras.Model, keras_mpt.layers.MPTLayer)) for layer in plain.layers)
+
+
+def test_inputs_by_name_outputs_in_a_dict(tmp_path):
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8)(inputs=MPTDense(8, seed=1)(inputs=inputs))
+    model = keras.Model(inputs, {"logits": MPTDense(3, seed=2, **SIGN)(inputs=hidden)})
+    report = convert.to_tflite(model, tmp_path / "model.tflite")
+    assert report.agreement == 1
+
+
+def test_a_model_that_takes_integers_is_checked_with_integers(tmp_path):
+    inputs = keras.Input((6,), dtype="uint8")
+    model = keras.Model(inputs, MPTDense(3, seed=1)(keras.layers.Rescaling(1 / 255)(inputs)))
+    assert convert.to_tflite(model, tmp_path / "model.tflite").agreement == 1

@@ -348,3 +348,36 @@ def test_check_scores_tells_layers_of_one_name_apart():
     callback.set_model(model)
     with pytest.raises(FloatingPointError, match=r"in layers 'a/dense' \(3 steps\)\.$"):
         callback.on_epoch_end(0)
+
+
+def test_positional_arguments():
+    dense = MPTDense(4, "relu", True, seed=1)
+    assert (dense.units, dense.activation, dense.use_bias) == (4, keras.activations.relu, True)
+    transpose = MPTConv2DTranspose(4, 3, 2, "same", None, None, (1, 1), "relu", True)
+    assert (transpose.strides, transpose.padding, transpose.use_bias) == ((2, 2), "same", True)
+    with pytest.raises(TypeError, match="MPTDense\\(\\) got multiple values for argument 'units'"):
+        MPTDense(4, units=3)
+
+
+@pytest.mark.parametrize("initializer", ["he_normal", keras.initializers.RandomUniform()])
+def test_the_seed_determines_what_initializers_of_keras_draw(initializer):
+    def drawn(seed, **settings):
+        layer = MPTDense(5, seed=seed, kernel_initializer=initializer, scores_initializer=initializer, **settings)
+        layer.build((None, 7))
+        return layer
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    np.testing.assert_array_equal(numpy(first.frozen_kernel), numpy(again.frozen_kernel))
+    np.testing.assert_array_equal(numpy(first.scores), numpy(again.scores))
+    assert not np.isclose(numpy(first.frozen_kernel), numpy(other.frozen_kernel)).any()
+    assert not np.isclose(numpy(first.frozen_kernel), numpy(first.scores)).any()
+    copy = MPTDense.from_config(first.get_config())
+    copy.build((None, 7))
+    np.testing.assert_array_equal(numpy(copy.frozen_kernel), numpy(first.frozen_kernel))
+
+
+def test_an_initializer_of_keras_keeps_its_own_seed():
+    own = keras.initializers.HeNormal(seed=3)
+    layer = MPTDense(5, seed=0, kernel_initializer=own)
+    layer.build((None, 7))
+    np.testing.assert_array_equal(numpy(layer.frozen_kernel), numpy(own((7, 5))))

@@ -191,3 +191,45 @@ def test_a_file_is_no_model(function):
         function("ticket.mpt")
     with pytest.raises(ValueError, match="`model` must be a built functional.*Received: str 'ticket.mpt'"):
         strip("ticket.mpt")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("quantizer", [quantizers.DoReFa(2), quantizers.SteHeaviside()])
+def test_strip_rounds_inputs_as_layers_do_before_they_quantize(policy, quantizer, rng):
+    inputs = keras.Input((6,), dtype="float32")
+    first = layers.MPTDense(3, seed=1, input_quantizer=quantizer, dtype=policy)
+    second = keras.layers.Activation(quantizer, dtype=policy)
+    x = np.concatenate([rng.uniform(size=(400, 6)), np.full((1, 6), 1e-9)]).astype(np.float32)
+    for model in (keras.Model(inputs, first(inputs)), keras.Model(inputs, second(inputs))):
+        np.testing.assert_array_equal(numpy(strip(model)(x)), numpy(model(x)))
+
+
+def test_a_layer_shared_by_a_nested_model_is_shared_by_the_twins():
+    shared, inputs, outer = layers.MPTDense(6, seed=1), keras.Input((6,)), keras.Input((6,))
+    model = keras.Model(outer, shared(keras.Model(inputs, shared(inputs))(outer)))
+    assert dense_twin(model).count_params() == strip(model).count_params() == 36
+    x = np.ones((2, 6), np.float32)
+    np.testing.assert_allclose(numpy(strip(model)(x)), numpy(model(x)), rtol=1e-5)
+
+
+def test_dense_twin_keeps_what_was_adapted(rng):
+    data = rng.normal(5, 3, (100, 6)).astype(np.float32)
+    normalization = keras.layers.Normalization()
+    normalization.adapt(data)
+    twin = dense_twin(keras.Sequential([keras.Input((6,)), normalization, layers.MPTDense(3, seed=1)]))
+    np.testing.assert_array_equal(numpy(twin.layers[1](data)), numpy(normalization(data)))
+
+
+def test_inputs_by_name(rng):
+    inputs, x = keras.Input((6,)), rng.normal(size=(4, 6)).astype(np.float32)
+    nested = keras.Sequential([keras.Input((6,)), layers.MPTDense(5, seed=1)])
+    hidden = keras.layers.Activation(quantizers.ApproxSign())(inputs=nested(inputs=inputs))
+    model = keras.Model(inputs, layers.MPTDense(3, seed=2)(inputs=hidden))
+    np.testing.assert_array_equal(numpy(strip(model)(x)), numpy(model(x)))
+
+
+def test_a_name_is_no_object_of_keras_mpt():
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.MPTDense(3, seed=1), keras.layers.Dense(3, name="after_keras_mpt")]
+    )
+    assert strip(model).layers[-1].name == "after_keras_mpt"

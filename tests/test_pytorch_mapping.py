@@ -285,3 +285,26 @@ def test_masks_that_only_a_file_with_masks_can_have():
     assert np.abs(made.forward(X) - expected).max() <= 1e-5 * np.abs(expected).max()
     again = load(made.state, layout="auto")
     np.testing.assert_allclose(numpy(again(X)), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def dense_checkpoint(rng):
+    return {name: rng.normal(size=(3, 4)).astype(np.float32) for name in ("fc.weight", "fc.scores")}
+
+
+def dense_model(**settings):
+    return keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1, name="fc", **settings)])
+
+
+def test_a_model_that_has_run_already_predicts_anew(rng):
+    model, x = dense_model(), rng.normal(size=(2, 4)).astype(np.float32)
+    model.predict(x, verbose=0)
+    from_pytorch(dense_checkpoint(rng), model, 0.3, "biprop", mapping={"fc": "fc"})  # 9 of 12 stay, divided by 8
+    np.testing.assert_allclose(model.predict(x, verbose=0), numpy(model(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.05])
+def test_a_global_threshold_that_removes_nothing(sparsity, rng):
+    rule = masks.GlobalTopK(sparsity)
+    model = dense_model(kernel_quantizer=None, mask=rule)
+    from_pytorch(dense_checkpoint(rng), model, rule, "hidden_networks", mapping={"fc": "fc"})
+    assert numpy(model.layers[-1].subnet_mask).all()

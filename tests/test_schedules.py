@@ -7,9 +7,9 @@ import reference
 from layer_contract import numpy
 from networks import X, Y, nested_and_shared
 
-from keras_mpt.callbacks import SparsitySchedule
+from keras_mpt.callbacks import CheckScores, MaskStatistics, ShortRestriction, SparsitySchedule
 from keras_mpt.layers import MPTConv2D, MPTDense
-from keras_mpt.masks import GlobalTopK, TopK
+from keras_mpt.masks import GlobalTopK, Restricted, TopK
 from keras_mpt.models import mpt_layers
 
 BACKEND = keras.backend.backend()
@@ -167,3 +167,17 @@ def test_a_part_of_the_layers_that_share_a_rule():
     part.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="must have all layers that share the rule .* without"):
         fit(part, SparsitySchedule())
+
+
+@pytest.mark.parametrize("callback", [SparsitySchedule(0.8), MaskStatistics(), ShortRestriction(2), CheckScores()])
+def test_models_that_fit_builds(callback):
+    """On TensorFlow, `fit` builds a model at its first step: too late for callbacks that change a layer before."""
+    restricted = isinstance(callback, ShortRestriction)
+    rule = {"mask": Restricted(0.5)} if restricted else {}
+    model = keras.Sequential([keras.layers.Flatten(), MPTDense(2, seed=1, name="late", **rule)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if keras.backend.backend() != "tensorflow" or isinstance(callback, CheckScores):
+        model.fit(X, Y, verbose=0, callbacks=[callback])
+        return
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} needs a built model.*'late'"):
+        model.fit(X, Y, verbose=0, callbacks=[callback])

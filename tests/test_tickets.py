@@ -590,3 +590,23 @@ def test_the_format_is_as_described(tmp_path):
 def test_no_folder_for_the_file_is_found_out_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="`path` must be in a folder that exists.*nowhere"):
         keras_mpt.save_ticket(keras.Sequential(), tmp_path / "nowhere" / "x.mpt")
+
+
+ACTIVATIONS = "elu gelu hard_sigmoid leaky_relu relu relu6 selu sigmoid silu softmax softplus softsign tanh exponential"
+
+
+def test_activations_as_functions(tmp_path, rng):
+    x = inputs = keras.Input((6,))
+    for seed, name in enumerate(ACTIVATIONS.split()):
+        x = MPTDense(6, seed=seed)(getattr(keras.activations, name)(x))
+    model = keras.Model(inputs, MPTDense(3, seed=99)(keras.ops.relu(x)))
+    save_ticket(model, tmp_path / "ticket.mpt")
+    x = rng.normal(size=(4, 6)).astype(np.float32)
+    np.testing.assert_array_equal(numpy(load_ticket(tmp_path / "ticket.mpt")(x)), numpy(model(x)))
+
+
+def test_other_operations_are_refused_by_name(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, MPTDense(3, seed=1)(keras.ops.cumsum(inputs, axis=-1)))
+    with pytest.raises(ValueError, match="use such a layer instead of this operation. Received: .*Cumsum"):
+        save_ticket(model, tmp_path / "ticket.mpt")

@@ -520,3 +520,12 @@ def test_pretrained_tickets_hold_masks_beside_their_base(tmp_path):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
     with pytest.raises(keras_mpt.TicketError, match="pass that as `base`"):
         keras_mpt.load_ticket(tmp_path / "jackpot.mpt")
+
+
+def test_frozen_layers_within_layers_stay_frozen():
+    inner = keras.layers.Dense(4, name="inner", trainable=False)
+    inputs = keras.Input((5, 6))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.TimeDistributed(inner)(inputs)))
+    twin = to_mpt(model, skip=["time_distributed"], seed=0)
+    assert [variable.name for variable in twin.trainable_variables] == ["bias", "scores"]
+    assert twin.layers[1].trainable and not twin.layers[1].layer.trainable

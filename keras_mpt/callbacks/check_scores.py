@@ -23,7 +23,7 @@ class CheckScores(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        layers = [(path, layer) for path, layer in walk(self.model) if isinstance(layer, MPTLayer)]
+        layers = [(path, layer) for path, layer in walk(self.model) if isinstance(layer, MPTLayer) and layer.built]
         diverged = [(path, steps) for path, layer in layers if (steps := _count(layer.nan_steps))]
         if diverged:
             diverged.sort(key=lambda found: found[1], reverse=True)

@@ -8,7 +8,7 @@ import numbers
 import keras
 import numpy as np
 
-from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform
+from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -232,10 +232,7 @@ def _fresh(layer, seed):
     shape = tuple(layer.frozen_kernel.shape)
     if isinstance(initializer, SeededInitializer):
         return initializer.draw(shape, **{**settings, "seed": seed, "stream": 0})
-    if isinstance(initializer, keras.initializers.Initializer) and "seed" in initializer.get_config():
-        # Keras' initializers return the same values at every call, and take 32 bits
-        initializer = type(initializer).from_config({**initializer.get_config(), "seed": seed >> 33})
-    return to_numpy(initializer(shape, dtype="float32"))
+    return to_numpy(reseeded(initializer, seed)(shape, dtype="float32"))  # Keras' return the same at every call
 
 
 def _trained(model):

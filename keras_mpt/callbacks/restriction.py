@@ -4,6 +4,7 @@ import numbers
 
 import keras
 
+from keras_mpt.callbacks.building import check_built
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 
@@ -23,7 +24,8 @@ class ShortRestriction(keras.callbacks.Callback):
         power: Of the decrease, a number >= 0; 0 restricts nothing until the end.
 
     Raises:
-        ValueError: An argument is out of its range; as the training begins: no layer has a `masks.Restricted`.
+        ValueError: An argument is out of its range; as the training begins: no layer has a `masks.Restricted`, or
+            one that has is not built.
 
     Example:
 
@@ -44,6 +46,7 @@ class ShortRestriction(keras.callbacks.Callback):
                 "ShortRestriction needs a model with layers whose mask rule is masks.Restricted. "
                 f"Received: {self.model.name!r} without one"
             )
+        check_built(self, self._layers())
 
     def on_epoch_begin(self, epoch, logs=None):
         rate = (1 - epoch / self.epochs) ** self.power if epoch < self.epochs else 0.0

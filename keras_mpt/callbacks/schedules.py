@@ -4,6 +4,7 @@ import numbers
 
 import keras
 
+from keras_mpt.callbacks.building import check_built
 from keras_mpt.models import mpt_layers
 
 _POWERS = {"constant": None, "linear": 1, "cubic": 3}
@@ -29,8 +30,8 @@ class SparsitySchedule(keras.callbacks.Callback):
         curve: `"constant"`, `"linear"` or `"cubic"`.
 
     Raises:
-        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers, or only some
-            of those that share a rule.
+        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers, only some of
+            those that share a rule, or one that is not built.
 
     Example:
 
@@ -75,6 +76,7 @@ class SparsitySchedule(keras.callbacks.Callback):
                     f"The model must have all layers that share the rule of layer {layer.name!r}. Received: "
                     f"{self.model.name!r} without {missing}"
                 )
+        check_built(self, layers)
 
     def on_epoch_begin(self, epoch, logs=None):
         for layer in mpt_layers(self.model):

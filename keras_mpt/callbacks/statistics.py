@@ -7,6 +7,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_mpt.callbacks.building import check_built
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
@@ -64,6 +65,7 @@ class MaskStatistics(keras.callbacks.Callback):
             raise ValueError(
                 f"`model` must have MPT layers whose masks can be counted. Received: {self.model.name!r} without one"
             )
+        check_built(self, mpt_layers_by_path(self.model).values())
         self._masks = self._writer = None
 
     def on_epoch_begin(self, epoch, logs=None):

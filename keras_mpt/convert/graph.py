@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import quantizers
-from keras_mpt.cloning import copied, copy_state
+from keras_mpt.cloning import copied, copy_state, first_input
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
@@ -67,15 +67,17 @@ def run(model, inputs, mpt, signs=None, note=None):
     def apply(prefix, operation, *args, **kwargs):
         inner = functional_graph(operation)
         if inner is not None:
-            return inner._run_through_graph(args[0], functools.partial(step, f"{prefix}{operation.name}_"))
+            return inner._run_through_graph(
+                first_input(args, kwargs), functools.partial(step, f"{prefix}{operation.name}_")
+            )
         if isinstance(operation, MPTLayer):
-            call = operation, args[0]
+            call = operation, first_input(args, kwargs)
             if (key := tuple(map(id, call))) not in calls:  # of one tensor, a layer makes one
                 calls[key] = call, mpt(*call)
             return calls[key][1]
         if isinstance(operation, keras.layers.Activation) and _is_quantizer(operation.activation):
             quantizer = operation.activation
-            return (signs if signs and is_sign(quantizer) else quantizers.plain(quantizer))(args[0])
+            return (signs if signs and is_sign(quantizer) else quantizers.plain(quantizer))(first_input(args, kwargs))
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
         if any(isinstance(layer, MPTLayer) for layer in operation._flatten_layers()):
@@ -91,7 +93,7 @@ def run(model, inputs, mpt, signs=None, note=None):
             twins[id(operation)] = copied(operation, dtype="float32", name=name)
         twin = twins[id(operation)]
         if note is not None:
-            note(operation, args[0])
+            note(operation, first_input(args, kwargs))
         outputs = twin(*args, **kwargs)
         copy_state(operation, twin)
         return outputs

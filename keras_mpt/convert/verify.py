@@ -19,7 +19,7 @@ _GENERATED = 16
 
 
 def samples_for(model, samples):
-    """Return the samples to check with: those given, or standard normal ones.
+    """Return the samples to check with: those given, or standard normal ones, integers where the model takes these.
 
     Raises:
         ValueError: The model is no built functional or Sequential one, has more than one input or output, or the
@@ -33,7 +33,10 @@ def samples_for(model, samples):
         )
     shape = tuple(model.inputs[0].shape[1:])
     if samples is None:
-        return np.random.default_rng(0).normal(size=(_GENERATED, *(n or 32 for n in shape))).astype(np.float32)
+        random, size = np.random.default_rng(0), (_GENERATED, *(n or 32 for n in shape))
+        if keras.backend.is_int_dtype(model.inputs[0].dtype):  # pixels, or numbers of things, of which there are two
+            return random.integers(0, 256 if model.inputs[0].dtype == "uint8" else 2, size).astype(np.float32)
+        return random.normal(size=size).astype(np.float32)
     samples = np.asarray(samples, np.float32)
     if samples.ndim != len(shape) + 1 or any(n not in (None, m) for n, m in zip(shape, samples.shape[1:], strict=True)):
         wanted = ", ".join(map(str, ("number", *shape)))
@@ -71,14 +74,14 @@ class Reference:
 
     def outputs(self, samples):
         """Return the outputs, and what signs are taken of: a list of arrays."""
-        outputs, *taps = _list(self._model.predict(samples, batch_size=32, verbose=0))
+        outputs, *taps = keras.tree.flatten(self._model.predict(samples, batch_size=32, verbose=0))
         return outputs, taps
 
     def own_outputs(self, samples):
         """Return the outputs of the Keras model itself; None if it rounds, since not all layers compute in float32."""
         if any(layer.compute_dtype != "float32" for layer in self.model._flatten_layers()):
             return None
-        return self.model.predict(samples, batch_size=32, verbose=0)
+        return keras.tree.flatten(self.model.predict(samples, batch_size=32, verbose=0))[0]
 
     def pieces(self, samples, taps, call, signs=None):
         """Return a model of the pieces between signs, each on signs that it is given, and its inputs.
@@ -113,7 +116,7 @@ class Reference:
             lambda layer, x: call(layer, cut(x) if takes_signs(layer) else x),
             lambda x: (signs or SIGN)(cut(x)),
         )
-        ends += _list(outputs)
+        ends += keras.tree.flatten(outputs)
         sizes = [int(np.prod(end.shape[1:])) for end in ends]
         flattened = [ops.reshape(end, (-1, size)) for end, size in zip(ends, sizes, strict=True)]
         return keras.Model(flat, ops.concatenate(flattened, axis=1) if len(ends) > 1 else flattened[0]), inputs, sizes
@@ -176,7 +179,3 @@ class Agreement:
         self.flips += int(flipped.sum())
         self.max_error = max(self.max_error, float(errors[~flipped].max(initial=0.0)))
         self.scale = max(self.scale, scale)
-
-
-def _list(outputs):
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

@@ -1,6 +1,7 @@
 """What every MPT layer has: a frozen kernel, trainable scores, a mask rule, quantizers."""
 
 import contextlib
+import inspect
 
 import keras
 from keras import ops
@@ -36,9 +37,10 @@ class MPTLayer:
         mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`, such as one `GlobalTopK` for several layers.
         scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published.
         scores_regularizer: Optional Keras regularizer of the scores.
-        seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits;
-            None draws one. The config stores it. Layers of equal seeds, shapes and initializers have equal weights:
-            give each layer a seed of its own.
+        seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits
+            with the initializers of keras_mpt; those of Keras differ, and keep a seed of their own. None draws one. The
+            config stores it. Layers of equal seeds, shapes and initializers have equal weights: give each layer a seed
+            of its own.
         **kwargs: Keyword arguments of the Keras layer, with two other defaults: `use_bias=False` and a seeded
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
@@ -63,13 +65,14 @@ class MPTLayer:
         seed=None,
         **kwargs,
     ):
+        kwargs = self._by_name(args, kwargs)
         kwargs.setdefault("use_bias", False)
         initializer = f"{self._kernel_argument}_initializer"
         kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self.mask = _mask_rule(sparsity, mask)
         self.sparsity = self.mask.sparsity
         self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
@@ -78,6 +81,20 @@ class MPTLayer:
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self.seed = initializers.check_seed(seed)
         self._kernel_of_call = None
+
+    def _by_name(self, args, kwargs):
+        """Return the arguments of the Keras layer as keyword arguments."""
+        named = inspect.signature(self._plain_class().__init__).bind_partial(self, *args).arguments
+        del named["self"]
+        for name in named:
+            if name in kwargs:
+                raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
+        return {**named, **kwargs}
+
+    @classmethod
+    def _plain_class(cls):
+        """Return the Keras layer that this one is made of."""
+        return next(base for base in cls.__mro__ if not issubclass(base, MPTLayer))
 
     @classmethod
     def _meaningless_arguments(cls):
@@ -112,7 +129,7 @@ class MPTLayer:
 
     def _seeded(self, initializer, stream):
         if not isinstance(initializer, initializers.SeededInitializer):
-            return initializer
+            return initializers.seeded(initializer, self.seed, stream)
 
         def initialize(shape, dtype=None):
             return initializer(shape, dtype, **self._draw_settings(initializer, stream, shape))
@@ -198,8 +215,7 @@ class MPTLayer:
 
     def plain(self, kernel_initializer="zeros"):
         """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made."""
-        plain_class = next(cls for cls in type(self).__mro__ if not issubclass(cls, MPTLayer))
-        return plain_class.from_config(
+        return self._plain_class().from_config(
             {**self._keras_config(), f"{self._kernel_argument}_initializer": kernel_initializer}
         )
 

@@ -1,6 +1,5 @@
 """Convolutions over frozen random kernels."""
 
-import inspect
 import math
 import numbers
 
@@ -27,12 +26,10 @@ class MPTConv(MPTLayer):
     """
 
     def __init__(self, *args, pad_values=0.0, **kwargs):
-        plain_class = next(cls for cls in type(self).__mro__ if not issubclass(cls, MPTLayer))
-        arguments = inspect.signature(plain_class.__init__).bind_partial(self, *args).arguments  # padding may be here
-        del arguments["self"]
-        padding = arguments.pop("padding") if "padding" in arguments else kwargs.pop("padding", "valid")
+        kwargs = self._by_name(args, kwargs)
+        padding = kwargs.pop("padding", "valid")
         named = isinstance(padding, str)
-        super().__init__(**arguments, **kwargs, padding=padding if named else "valid")
+        super().__init__(**kwargs, padding=padding if named else "valid")
         if isinstance(pad_values, bool) or not isinstance(pad_values, (int, float)) or not math.isfinite(pad_values):
             raise ValueError(f"`pad_values` must be a finite number. Received: pad_values={pad_values!r}")
         if pad_values != 0 and named and self.padding != "same":

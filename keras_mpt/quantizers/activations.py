@@ -320,7 +320,9 @@ class DoReFa(ActivationQuantizer):
 
     def forward(self, x):
         n = 2**self.k_bit - 1
-        return ops.round(ops.clip(x, 0.0, 1.0) * n) / n
+        narrow = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")  # too narrow for n levels
+        levels = ops.round(ops.clip(ops.cast(x, "float32") if narrow else x, 0.0, 1.0) * n) / n
+        return ops.cast(levels, x.dtype) if narrow else levels
 
     def slope(self, x):
         return ops.cast(ops.logical_and(x >= 0, x <= 1), x.dtype)

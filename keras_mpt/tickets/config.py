@@ -38,10 +38,14 @@ SimpleRNN SimpleRNNCell GRU GRUCell LSTM LSTMCell RNN StackedRNNCells
 MultiHeadAttention GroupQueryAttention Attention AdditiveAttention
 """
 
-# Operations of keras.ops on tensors of a functional model: arithmetic and changes of shape.
+# Operations of keras.ops on tensors of a functional model: arithmetic and changes of shape; activations.
 _OPERATIONS = """
-Absolute Add Clip Concatenate Divide GetItem Maximum Mean Minimum Multiply Negative Pad Power Reshape Sign Sqrt Square
-Squeeze Stack Subtract Sum Transpose
+Absolute Add Clip Concatenate Divide Exp GetItem Maximum Mean Minimum Multiply Negative Pad Power Reshape Sign Sqrt
+Square Squeeze Stack Subtract Sum Tanh Transpose
+"""
+_ACTIVATIONS = """
+Celu Elu Gelu HardSigmoid HardTanh LeakyRelu LogSigmoid LogSoftmax Relu Relu6 Selu Sigmoid Silu Softmax Softplus
+Softsign
 """
 
 _ALLOWED = {
@@ -51,6 +55,8 @@ _ALLOWED = {
     "keras.src.applications.convnext": {"LayerScale", "StochasticDepth"},
     "keras.src.applications.inception_resnet_v2": {"CustomScaleLayer"},
     "keras.src.ops.numpy": set(_OPERATIONS.split()),
+    "keras.src.ops.nn": set(_ACTIVATIONS.split()),
+    "keras.src.activations.activations": {"ReLU"},
     "keras.initializers": {
         *("Constant", "Zeros", "Ones", "Identity", "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal"),
         *("VarianceScaling", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform"),
@@ -116,14 +122,14 @@ def _check_object(config, registered):
     else:
         allowed = name in list(_ALLOWED.get(str(module), ())) and package in (None, name)
     if not allowed or not (name in _PLAIN or _KEYS <= set(config) <= _KEYS | _MORE_KEYS):
-        raise _not_allowed(package or f"{module}.{name}")
+        raise _not_allowed(package or f"{module}.{name}", module)
 
 
-def _not_allowed(received):
-    return ValueError(
-        "A ticket holds layers of keras_mpt and ordinary ones of Keras; others must be among `custom_classes`. "
-        f"Received: {received}"
-    )
+def _not_allowed(received, module=None):
+    others = "others must be among `custom_classes`"
+    if str(module).startswith("keras.src."):
+        others = "use such a layer instead of this operation"
+    return ValueError(f"A ticket holds layers of keras_mpt and ordinary ones of Keras; {others}. Received: {received}")
 
 
 def build(config, check_shapes, most, custom_classes=()):

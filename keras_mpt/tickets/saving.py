@@ -257,7 +257,13 @@ def _fill(model, ticket, base, trainable):
         kernel, scores = decoded.pop(name)
         fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
         masks[name] = kernel.mask
+    forget_compiled(model)
     check_rules(mpt, masks)
+
+
+def forget_compiled(model):
+    """Let `fit`, `evaluate` and `predict` be compiled anew: they may hold the quantizers that the layers had before."""
+    model.train_function = model.test_function = model.predict_function = None
 
 
 def one_threshold(mpt):

@@ -13,7 +13,7 @@ from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import check_rules, fill_kernel, one_threshold
+from keras_mpt.tickets.saving import check_rules, fill_kernel, forget_compiled, one_threshold
 
 
 def from_pytorch(
@@ -93,6 +93,7 @@ def from_pytorch(
                 variable.assign(array)
             if path in tickets:
                 fill_kernel(layer, *tickets[path], trainable)
+        forget_compiled(model)
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)
         check_signs_of_zero(model, checkpoint.name)
@@ -109,6 +110,7 @@ def _untouched_on_error(model):
     except BaseException:
         for layer, trainable, quantizer in settings:
             layer.trainable, layer.kernel_quantizer = trainable, quantizer
+        forget_compiled(model)
         for variable, array in arrays:
             variable.assign(array)
         raise

@@ -84,7 +84,8 @@ class Global:
 
     def masks(self, scores):
         magnitudes = np.sort(np.concatenate([np.abs(array).ravel() for array in scores.values()]))
-        threshold = magnitudes[int((1 - self.kept) * magnitudes.size) - 1]
+        removed = int((1 - self.kept) * magnitudes.size)
+        threshold = magnitudes[removed - 1] if removed else -1.0
         return {name: np.abs(array) > threshold for name, array in scores.items()}
 
     def divisor(self, mask):
