@@ -20,6 +20,8 @@ from keras import ops
 from keras_mpt.ops import straight_through
 from keras_mpt.quantizers.base import Quantizer, positive_float
 
+_LARGEST_FLOAT16 = 65504
+
 
 class ActivationQuantizer(Quantizer):
     """Base of the activation quantizers: `forward` is the function, `slope` its pseudo-derivative.
@@ -320,9 +322,9 @@ class DoReFa(ActivationQuantizer):
 
     def forward(self, x):
         n = 2**self.k_bit - 1
-        narrow = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")  # too narrow for n levels
-        levels = ops.round(ops.clip(ops.cast(x, "float32") if narrow else x, 0.0, 1.0) * n) / n
-        return ops.cast(levels, x.dtype) if narrow else levels
+        if n > _LARGEST_FLOAT16 and keras.backend.standardize_dtype(x.dtype) == "float16":
+            return ops.cast(self.forward(ops.cast(x, "float32")), "float16")
+        return ops.round(ops.clip(x, 0.0, 1.0) * n) / n
 
     def slope(self, x):
         return ops.cast(ops.logical_and(x >= 0, x <= 1), x.dtype)
