@@ -119,7 +119,8 @@ activation close to zero took the other sign. Times are those of one image on on
 {machine}; larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
 the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. Rows may
 come from different runs of the command (`--networks`, `--files`): "to float32" is the median of the ratios within a
-round to the float32 file of the same run, which is not always the one in the table.
+round to the float32 file of the same run, which is not always the one in the table. Files hold the names of operations,
+which Keras numbers as they are made, so that the same network may take some bytes more or less.
 
 {table(rows)}
 
