@@ -7,6 +7,7 @@ import math
 import keras
 from keras import layers, tree
 
+from keras_mpt.cloning import first_input
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
 from keras_mpt.ops import entropy_bits
@@ -121,7 +122,7 @@ def _calls(model):
         if not isinstance(operation, layers.Layer):
             return operation.compute_output_spec(*args, **kwargs)
         calls = found.setdefault(id(operation), (operation, depth, []))[2]
-        inputs, graph = next(iter((*args, *kwargs.values()))), functional_graph(operation)
+        inputs, graph = first_input(args, kwargs), functional_graph(operation)
         if graph is None:
             outputs = operation.compute_output_spec(*args, **kwargs)
             note_unknown(_children(operation), depth + 1)
