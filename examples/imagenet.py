@@ -26,7 +26,8 @@ def scaling(application):
 def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, label=lambda label: label):
     """Return (function from an epoch to its training batches, arguments of `fit` for validation).
 
-    Training images are cropped at random from a side of 256 pixels and flipped, others are cropped in the middle. Order
+    All images are scaled to a smaller side of 256 pixels. Those for training are crops of 8 to 100 % of the area, with
+    sides in a ratio of 3/4 to 4/3, that are scaled again and flipped at random; others are cropped in the middle. Order
     and crops depend on the seed; those of a resumed training are not those of an uninterrupted one.
 
     Args:
@@ -53,8 +54,16 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         return tf.saturate_cast(tf.round(image), tf.uint8)
 
     def training_image(image, number):
-        image = tf.image.random_crop(image, (SIDE, SIDE, 3), seed=seed)
-        return scale(tf.cast(tf.image.random_flip_left_right(image, seed=seed), tf.float32)), label(number)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.zeros((1, 0, 4)),
+            seed=seed,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.image.resize(tf.slice(image, begin, size), (SIDE, SIDE))
+        return scale(tf.image.random_flip_left_right(image, seed=seed)), label(number)
 
     def test_image(image, number):
         return scale(tf.cast(tf.image.resize_with_crop_or_pad(image, SIDE, SIDE), tf.float32)), label(number)

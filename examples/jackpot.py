@@ -1,4 +1,4 @@
-"""Lottery Jackpots: sparse subnetworks of a trained network, found without changing a weight, beside other ways.
+"""Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, beside other ways.
 
     python examples/jackpot.py --output_dir runs/jackpot                        # trains a dense ResNet-32 first
     python examples/jackpot.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
@@ -12,7 +12,8 @@ The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the w
 - `random`: an unrestricted search from random masks with as many weights per layer;
 - `finetuned`: the largest weights trained further, the usual magnitude pruning, with the same epochs and rates.
 
-In all of them batch normalization and the classifier train, but for `magnitude`. Each run has a folder with its log,
+In all of them batch normalization and the classifier train, but for `magnitude` (the paper's code freezes them, and
+its classifier has a bias). Each run has a folder with its log,
 its checkpoint and, if a mask was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to
 `load_ticket`. Called again, the script goes on where it was. It prints a table of accuracies, how many epochs a search
 from the magnitude mask takes to be as good as one from random masks in the end, and the overlaps of the masks with

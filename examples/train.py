@@ -5,9 +5,12 @@
     python examples/train.py --network conv4 --dense --output_dir …               # all weights trained
     python examples/train.py … --resume                                           # go on after a kill at any moment
 
-The defaults are the published recipe (Diffenderfer & Kailkhura 2021, appendix): 100 epochs, batch 128, cosine decay
-to zero, SGD with learning rate 0.1, momentum 0.9 and weight decay 1e-4 (Adam with 0.1 for binary activations), crops
-and flips. The output folder receives the flags, `log.csv`, TensorBoard logs, `checkpoint.keras` with the whole state of
+The defaults are the published recipe of Conv-2 to Conv-8 (Diffenderfer & Kailkhura 2021, the configurations in their
+code), but for --scale_fan, which those have: 100 epochs (their script: 250), batch 128, cosine decay to zero, SGD with
+learning rate 0.1, momentum 0.9 and weight decay 1e-4 (Adam with 0.1 for binary activations), crops and flips. Others:
+ResNet-18 --batch_size 256 --weight_decay 5e-4; VGG-Small --optimizer adam, and for binary activations with
+--batch_norm_affine --learning_rate 2e-4. The published rate changes from epoch to epoch, here it does from step to
+step. The output folder receives the flags, `log.csv`, TensorBoard logs, `checkpoint.keras` with the whole state of
 the training after the last finished epoch, and `ticket.mpt` once all epochs are over. Runs on every Keras backend
 (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
 """

@@ -189,11 +189,12 @@ class _Kaiming(SeededInitializer):
 class SignedConstant(_Kaiming):
     """Random signs times a constant: `±std` with `std = sqrt(2 / fan_in)`.
 
-    Source: Ramanujan et al. 2020, section 3.3 ("signed Kaiming constant"), arXiv:1911.13299.
+    Source: Ramanujan et al. 2020 ("signed Kaiming constant"), arXiv:1911.13299.
 
     Args:
         scale_fan: Whether to multiply `fan_in` by the fraction of weights kept, so that the *kept* weights preserve
-            the variance of the signal.
+            the variance of the signal. (The published code multiplies by the fraction removed, which is the same at
+            half: with 20 % kept, its weights are half as large.)
         seed: See `SeededInitializer`.
 
     Example:

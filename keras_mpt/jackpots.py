@@ -15,7 +15,8 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
 
     Kernels are those of `model`, masks are those of magnitude pruning (`masks.Restricted`), scores start at 1.0 and
     0.99. `fit` with `callbacks.ShortRestriction` searches on. All that is not converted trains as usual: biases, batch
-    normalization, and the classifier, which is not pruned.
+    normalization's gamma and beta, and the classifier, which is not pruned. The published code freezes these, too: set
+    `trainable = False` for their variables to do so.
 
     Forward: `kernel = W * M`. Gradient: `dL/dS = dL/dkernel * W`.
 

@@ -306,7 +306,9 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
     assert ticket.output_shape == (None, 1000)
     assert keras_mpt.zoo.wide_resnet34_mpt(weights=tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)
     model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
-    assert model.loss.label_smoothing == 0.1 and model.optimizer.momentum == 0.875
+    assert model.loss.label_smoothing == 0.1 and model.optimizer.name == "adam"
+    assert model.get_layer("stage1_block1_conv1").get_config()["kernel_initializer"]["config"]["scale_fan"] is True
+    assert model.get_layer("norm1").scale
     assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
 
 
@@ -328,6 +330,9 @@ def test_pictures_of_imagenet(tmp_path, monkeypatch):
     images, labels = read(batches(0))
     assert len(batches(0)) == 2 and images.shape == (8, 224, 224, 3) and len(set(labels)) > 5
     assert np.abs(images).max() < 3 and 0.3 < images.std() < 3
+    again, _ = read(imagenet.load(tmp_path, imagenet.normalize, 4, seed=0)[0](0))
+    other, _ = read(imagenet.load(tmp_path, imagenet.normalize, 4, seed=1)[0](0))
+    assert not np.array_equal(images, other)
     whole, _ = read(validation["validation_data"])
     assert len(whole) == 6
     halves = [

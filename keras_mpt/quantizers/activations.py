@@ -297,7 +297,7 @@ class DoReFa(ActivationQuantizer):
         ValueError: An argument is not as described.
 
     Reference:
-        Zhou et al., "DoReFa-Net", 2016, section 2.3, https://arxiv.org/abs/1606.06160
+        Zhou et al., "DoReFa-Net", 2016, section 2.4, https://arxiv.org/abs/1606.06160
 
     Example:
 

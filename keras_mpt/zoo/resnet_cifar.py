@@ -29,8 +29,8 @@ def resnet32_mpt(network, image):
     """ResNet-32 for CIFAR: three stages of five blocks; 0.46 M weights, with `width=2.0` 1.85 M.
 
     Published on CIFAR-10 for twice the width and pretrained instead of random frozen weights (Lottery Jackpots), where
-    the classifier is not pruned (`sparsity={"logits": 0.0}`), trained for 30 / 160 epochs: 10 % kept: 93.70 / 94.39 %,
-    5 % kept: 92.90 / 93.41 %.
+    the classifier is not pruned (`sparsity={"logits": 0.0}`) and has a bias, searched for 30 / 160 epochs: 10 % kept:
+    93.70 / 94.39 %, 5 % kept: 92.90 / 93.41 %.
     Source: He et al. 2016, section 4.2, arXiv:1512.03385; Zhang et al. 2023, arXiv:2104.08700.
     """
     return _resnet(network, image, blocks=5)
