@@ -37,7 +37,7 @@ RUNTIME = {
         f"tf-keras>=2.17; {NUMPY_1}",
         f"larq>=0.13; {NUMPY_1}",
     ],
-    "jax": ["jax>=0.4.30"],
+    "jax": ["jax>=0.6.1"],
     "torch": ["torch>=2.1"],
     "lce": [f"larq-compute-engine>=0.16; {LCE_WHEELS}"],
     "litert": ["ai-edge-litert>=2.0"],

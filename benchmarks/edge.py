@@ -11,18 +11,16 @@ has no optimized kernels on x86: there, its time says nothing about a phone. Wri
 """
 
 import argparse
-import json
 import pathlib
 import platform
 import statistics
 import sys
 import tempfile
-import time
 
-import keras
 import numpy as np
 
 import keras_mpt
+from benchmarks.rounds import interleaved, ratio, rows_of, save
 from keras_mpt import convert
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -51,14 +49,15 @@ FILES = {
     "dynamic int8": ("tflite", "dynamic_int8"),
     "larq-compute-engine": ("lce", None),
 }
+ADAPTED = 640  # images
 TARGETS = {"tflite": convert.tflite.TensorFlowLite, "lce": convert.lce.LarqComputeEngine}
 
 
-def measure(name, build, images, lce_images, rounds, folder, kinds):
+def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
     """Return the rows of one network, one for each kind of file."""
     model = build()
-    for begin in range(0, 640, 64):  # statistics for batch normalization; trained networks have theirs
-        if "Conv-4" not in name:
+    if "Conv-4" not in name:
+        for begin in range(0, ADAPTED, 64):  # statistics for batch normalization; trained networks have theirs
             model(images[begin : begin + 64], training=True)
     rows, invokers = [], {}
     for kind, (target, weights) in FILES.items():
@@ -66,26 +65,20 @@ def measure(name, build, images, lce_images, rounds, folder, kinds):
             continue
         path = folder / f"{kind}.tflite"
         if target == "lce":
-            report = convert.to_lce(model, path, samples=images[:lce_images])
+            report = convert.to_lce(model, path, samples=images[: min(samples, lce_samples)])
         else:
-            report = convert.to_tflite(model, path, weights=weights, samples=images)
+            report = convert.to_tflite(model, path, weights=weights, samples=images[:samples])
         row = {"network": name, "file": kind, "bytes": report.bytes, "gzip": report.gzip}
         row |= {"samples": report.samples, "max error": report.max_error, "largest output": report.scale}
         row |= {"agreement": report.agreement, "flips": report.flips, "operations": report.operations}
         rows.append(row)
         invokers[kind] = TARGETS[target]().invoker(path.read_bytes(), images[:1], 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
-    seconds = {kind: [] for kind in invokers}
-    for _ in range(rounds):
-        for kind, invoke in invokers.items():
-            invoke()
-            start = time.perf_counter()
-            invoke()
-            seconds[kind].append(time.perf_counter() - start)
+    seconds = interleaved(invokers, rounds)
     for row in rows:
         mine = seconds[row["file"]]
         row["milliseconds"] = 1e3 * statistics.median(mine)
-        row["ratio to float32"] = statistics.median(a / b for a, b in zip(mine, seconds["float32"], strict=True))
+        row["ratio to float32"] = ratio(mine, seconds["float32"])
     return rows
 
 
@@ -143,22 +136,20 @@ def main():
 
     import cifar10
 
-    images = cifar10.normalize(cifar10.load(arguments.data_dir)["test"][0][: max(arguments.samples, 640)])
+    images = cifar10.normalize(cifar10.load(arguments.data_dir)["test"][0][: max(arguments.samples, ADAPTED)])
     images = images.astype(np.float32)
-    results = ROOT / "benchmarks" / "results" / "edge.json"
-    kept = json.loads(results.read_text())["rows"] if results.exists() else []
+    kept = rows_of("edge")
     rows = []
     for key in NETWORKS:
         for name, build in NETWORKS[key].items():
             new = []
             if key in arguments.networks:
                 with tempfile.TemporaryDirectory() as folder:
-                    samples, path = images[: arguments.samples], pathlib.Path(folder)
-                    how = arguments.lce_samples, arguments.rounds, path, arguments.files
-                    new = measure(name, build, samples, *how)
+                    how = arguments.samples, arguments.lce_samples, arguments.rounds, pathlib.Path(folder)
+                    new = measure(name, build, images, *how, arguments.files)
             found = {row["file"]: row for row in (*kept, *new) if row["network"] == name}
             rows += [found[kind] for kind in FILES if kind in found]
-    results.write_text(json.dumps({"keras": keras.__version__, "machine": arguments.machine, "rows": rows}, indent=1))
+    save("edge", {"machine": arguments.machine, "rows": rows})
     (ROOT / "docs" / "edge-results.md").write_text(page(rows, arguments.machine))
     print(table(rows))
 

@@ -23,7 +23,7 @@ from keras import ops
 
 import keras_mpt
 from benchmarks.memory import peak
-from benchmarks.rounds import interleaved, save
+from benchmarks.rounds import interleaved, save, where
 from keras_mpt.ops import magnitude_bits, mask_at, search_threshold, sort_threshold
 
 COLUMNS = 1000
@@ -97,7 +97,7 @@ def main():
         masks = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in row["mask seconds"].items())
         ticket = f"ticket {row['file bytes']:,} bytes, {row['save seconds']:.2f} s, {row['load seconds']:.2f} s"
         print(f"{size:,} weights: {masks}; {ticket}, peak {row['load peak bytes'] / 1e6:,.0f} MB", flush=True)
-    save(f"growth_{keras.backend.backend()}", {"rounds": arguments.rounds, "rows": rows})
+    save(f"growth_{where()}", {"rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import keras
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import interleaved, ratio, save
+from benchmarks.rounds import interleaved, ratio, save, where
 from benchmarks.step_time import keras_step
 
 
@@ -47,7 +47,7 @@ def main():
     for name in arguments.networks:
         for batch in arguments.batch:
             rows += measure(name, batch, arguments.rounds)
-    save(f"inference_{keras.backend.backend()}", {"rounds": arguments.rounds, "rows": rows})
+    save(f"inference_{where()}", {"rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

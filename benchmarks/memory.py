@@ -21,7 +21,7 @@ import numpy as np
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import save
+from benchmarks.rounds import save, where
 from benchmarks.step_time import keras_step, torch_step
 
 NETWORK, STEPS = "resnet18", 5
@@ -106,7 +106,7 @@ def main():
                 row |= {"peak bytes": median, "ratio to dense": median / dense, "peaks": peaks}
                 rows.append(row | {"bytes of variables per weight": variables / weights})
                 print(f"batch {batch:4}  {name:28}{median / 1e6:9,.0f} MB{median / dense:7.2f}", flush=True)
-    save(f"memory_{keras.backend.backend()}", {"steps": STEPS, "rounds": arguments.rounds, "rows": rows})
+    save(f"memory_{where()}", {"steps": STEPS, "rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

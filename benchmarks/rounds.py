@@ -53,6 +53,16 @@ def load(name):
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def rows_of(name):
+    """Return the rows of what was saved, none if nothing was."""
+    return (load(name) or {"rows": []})["rows"]
+
+
+def where():
+    """Return the backend, `"jax"` or, on a GPU, `"jax_gpu"`: the end of a result's name."""
+    return keras.backend.backend() + ("_gpu" if accelerators() else "")
+
+
 def machine():
     """Return what the results were measured on."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")

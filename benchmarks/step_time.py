@@ -16,7 +16,7 @@ import keras
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import interleaved, load, ratio, save
+from benchmarks.rounds import interleaved, ratio, rows_of, save, where
 
 DENSE, TICKET = "Keras dense", "keras_mpt"
 TORCH_DENSE, TORCH_SORT = "PyTorch dense", "PyTorch Biprop, full sort"
@@ -128,13 +128,13 @@ def main():
     if "steps_per_execution" in arguments.variants and backend != "tensorflow":
         parser.error("--variants steps_per_execution needs TensorFlow")
     jit_compile = arguments.jit_compile or backend == "jax"
-    result = f"step_time_{backend}{'_xla' if jit_compile and backend == 'tensorflow' else ''}"
+    result = f"step_time_{where()}{'_xla' if jit_compile and backend == 'tensorflow' else ''}"
     print(f"{backend}{' with XLA' if jit_compile else ''}")
     for name in arguments.networks:
         for batch in arguments.batch:
             rows = measure(name, batch, arguments.rounds, jit_compile, arguments.variants)
             measured = networks.NETWORKS[name][0], batch
-            kept = [row for row in (load(result) or {"rows": []})["rows"] if (row["network"], row["batch"]) != measured]
+            kept = [row for row in rows_of(result) if (row["network"], row["batch"]) != measured]
             save(result, {"rounds": arguments.rounds, "rows": [*kept, *rows]})
 
 

@@ -11,7 +11,7 @@ import csv
 import json
 import re
 
-from benchmarks.rounds import RESULTS, load
+from benchmarks.rounds import RESULTS, load, rows_of
 
 ROOT = RESULTS.parent.parent
 PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
@@ -33,10 +33,6 @@ def markdown(header, rows):
     """Return a table; cells are strings."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def rows_of(result):
-    return (load(result) or {"rows": []})["rows"]
 
 
 def cell(rows, column, form, **wanted):

@@ -8,6 +8,7 @@
 Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow. See examples/cifar10.py.
 """
 
+import hashlib
 import pathlib
 
 import cifar10
@@ -36,7 +37,7 @@ def contestants(weights, runtime):
     """Return {name: (function from images to inputs, function from inputs to logits)}.
 
     Raises:
-        app.UsageError: There is no such file for this runtime.
+        app.UsageError: There is no such file for this runtime, or one of a preset is not the one that was published.
     """
     if weights.endswith((".mpt", ".tflite")):
         if weights.endswith(".mpt") != (runtime == "keras"):
@@ -44,15 +45,25 @@ def contestants(weights, runtime):
         return {weights: (cifar10.normalize, _predictor(weights, runtime))}
     presets = keras_mpt.zoo.list_presets() if weights == "all" else [keras_mpt.zoo.get_preset(weights)]
     if runtime == "keras":
-        return {preset.name: (preset.preprocess, _predictor(preset.path, runtime)) for preset in presets}
-    files = [(preset, preset.converted[runtime].get("file")) for preset in presets if runtime in preset.converted]
-    found = {file: (preset.preprocess, _predictor(ZOO / file, runtime)) for preset, file in files if file}
+        return {preset.name: (preset.preprocess, _predictor(_published(preset), runtime)) for preset in presets}
+    shipped = [preset for preset in presets if "file" in preset.converted.get(runtime, {})]
+    files = [_published(preset, runtime) for preset in shipped]
+    found = {file.name: (p.preprocess, _predictor(file, runtime)) for p, file in zip(shipped, files, strict=True)}
     if not found:
         raise app.UsageError(
             f"No file for {runtime} is published of --weights {weights}. Convert the ticket (python -m keras_mpt "
             "convert) and pass the file"
         )
     return found
+
+
+def _published(preset, runtime=None):
+    """Return the path of a preset's ticket or phone file, once its checksum is found right."""
+    converted = preset.converted[runtime] if runtime else {}
+    path, sha256 = (ZOO / converted["file"], converted["sha256"]) if runtime else (preset.path, preset.sha256)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise app.UsageError(f"{path} is not the file that was published (its checksum differs)")
+    return path
 
 
 def _predictor(path, runtime):

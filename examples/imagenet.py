@@ -1,7 +1,10 @@
 """ImageNet from tensorflow-datasets, or pictures of noise in its format. Needs TensorFlow, on every Keras backend."""
 
+import hashlib
+import os
 import pathlib
 import sys
+import time
 
 import keras
 import numpy as np
@@ -36,7 +39,7 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         batch_size: Images in a batch, of all processes.
         seed: Of the order and the crops.
         cache_dir: Folder for the decoded images, uint8 with a smaller side of 256 pixels: some 350 GB for ImageNet,
-            written while the first epoch runs. None: decode in every epoch.
+            written while the first epoch runs; one that is killed has to do it again. None: decode in every epoch.
         part, parts: Which of several processes the batches are for; each gets its part of them.
         label: Function of the labels.
     """
@@ -68,13 +71,23 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
     def test_image(image, number):
         return scale(tf.cast(tf.image.resize_with_crop_or_pad(image, SIDE, SIDE), tf.float32)), label(number)
 
+    def cache(split):
+        """Return where the images of a split are cached: elsewhere for other data or another number of processes."""
+        facts = builder.info.splits[split]
+        what = f"{versions[-1].resolve()} {facts.num_examples} {facts.num_bytes}"
+        return pathlib.Path(cache_dir, f"{split}{part}of{parts}_{hashlib.sha256(what.encode()).hexdigest()[:8]}")
+
+    if cache_dir is not None:
+        pathlib.Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        for split in ("train", "validation"):  # a killed process leaves a lock, and parts of files of no use
+            for kind in ("lockfile", "*tempstate*"):
+                for path in pathlib.Path(cache_dir).glob(f"{cache(split).name}_*.{kind}"):
+                    path.unlink()
+
     def images(split):
         found = builder.as_dataset(split=split).shard(parts, part)
         found = found.map(lambda x: (resized(x["image"]), x["label"]), num_parallel_calls=tf.data.AUTOTUNE)
-        if cache_dir is None:
-            return found
-        pathlib.Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        return found.cache(str(pathlib.Path(cache_dir) / f"{split}{part}of{parts}"))
+        return found if cache_dir is None else found.cache(str(cache(split)))
 
     def batched(found, function, drop_remainder):
         found = found.map(function, num_parallel_calls=tf.data.AUTOTUNE)
@@ -88,6 +101,8 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
 
 def write_synthetic(data_dir, train, validation, seed=0):
     """Write pictures of noise as tensorflow-datasets stores ImageNet: JPEG in TFRecords. Their colour tells the class.
+
+    The folder appears once it is complete.
 
     Args:
         data_dir: Folder for them, without an imagenet2012.
@@ -113,7 +128,8 @@ def write_synthetic(data_dir, train, validation, seed=0):
             "label": tfds.features.ClassLabel(num_classes=CLASSES),
         }
     )
-    folder = pathlib.Path(data_dir, "imagenet2012", VERSION)
+    unfinished = pathlib.Path(data_dir, f".imagenet2012-{os.getpid()}")
+    folder = unfinished / VERSION
     folder.mkdir(parents=True)
     splits = []
     for number, (split, count) in enumerate({"train": train, "validation": validation}.items()):
@@ -128,3 +144,17 @@ def write_synthetic(data_dir, train, validation, seed=0):
         split_infos=splits,
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
     )
+    os.replace(unfinished, pathlib.Path(data_dir, "imagenet2012"))
+
+
+def wait_for_synthetic(data_dir, seconds=600):
+    """Wait until another process has written the pictures.
+
+    Raises:
+        TimeoutError: It has not in this time.
+    """
+    deadline = time.monotonic() + seconds
+    while not pathlib.Path(data_dir, "imagenet2012").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Process 0 should have written {data_dir}/imagenet2012 within {seconds} seconds.")
+        time.sleep(0.1)

@@ -9,12 +9,8 @@ Each argument is LABEL=CSV, the log of a run of examples/train.py.
 import csv
 import pathlib
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from absl import app, flags  # noqa: E402
-from matplotlib import pyplot  # noqa: E402
+from absl import app, flags
+from matplotlib.figure import Figure
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "Image file to write.", required=True)
@@ -30,7 +26,8 @@ def read(path):
 def main(arguments):
     if len(arguments) < 2 or any("=" not in argument for argument in arguments[1:]):
         raise app.UsageError(f"Expected arguments LABEL=CSV. Received: {arguments[1:]}")
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     print("| run | epochs | training accuracy | test accuracy (last epoch) |\n|---|---|---|---|")
     for argument in arguments[1:]:
         label, path = argument.rsplit("=", 1)

@@ -105,6 +105,8 @@ def main(_):
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.data == "synthetic" and where.is_chief and not pathlib.Path(FLAGS.data_dir, "imagenet2012").exists():
         imagenet.write_synthetic(FLAGS.data_dir, FLAGS.synthetic_images, FLAGS.synthetic_images // 4)
+    elif FLAGS.data == "synthetic":
+        imagenet.wait_for_synthetic(FLAGS.data_dir)
     part = {"part": where.process, "parts": where.processes, "label": one_hot}
     settings = FLAGS.data_dir, imagenet.normalize, FLAGS.batch_size, FLAGS.seed, FLAGS.cache_dir
     batches, validation = imagenet.load(*settings, **part)

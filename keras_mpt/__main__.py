@@ -7,8 +7,10 @@ import hashlib
 import pathlib
 import sys
 
-from keras_mpt.files import replacing
+from keras_mpt.files import check_another, replacing
 from keras_mpt.tickets import Ticket, save_ticket
+
+_LAYOUTS = ("auto", "biprop", "hidden_networks", "lottery_jackpots")
 
 
 def main(arguments=None):
@@ -33,7 +35,7 @@ def main(arguments=None):
     importing.add_argument("out")
     importing.add_argument("--model", help="network of the zoo, such as resnet18_mpt; default: what the file says")
     importing.add_argument("--sparsity", type=float, help="fraction removed; default: what the file says")
-    importing.add_argument("--layout", default="auto", help="biprop, hidden_networks or lottery_jackpots")
+    importing.add_argument("--layout", choices=_LAYOUTS, default="auto", help="default: auto")
     importing.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
     importing.add_argument("--input_quantizer", help="approx_sign for binary activations; default: what the file says")
     importing.add_argument("--input_shape", type=int, nargs=3, metavar=("HEIGHT", "WIDTH", "CHANNELS"))
@@ -95,6 +97,7 @@ def _convert(options):
 def _import(options):
     from keras_mpt import convert, masks
 
+    check_another(options.out, options.checkpoint)
     sparsity = options.sparsity
     if options.global_threshold:
         if sparsity is None:

@@ -1,9 +1,9 @@
 """Copies of functional and Sequential models whose layers the caller makes."""
 
+import inspect
 import tempfile
 
 import keras
-from keras.src.models.functional import functional_like_constructor  # no public way to know how to make a model again
 
 
 def check_model(model, what):
@@ -21,10 +21,8 @@ def check_model(model, what):
         raise ValueError(
             f"`model` must be built to be {what}: call it on data or `model.build(input_shape)` first. {received}"
         )
-    constructor = (
-        type(model).__init__ is keras.Sequential.__init__ if sequential else functional_like_constructor(type(model))
-    )
-    if not constructor:
+    made = type(model).__init__ is keras.Sequential.__init__ if sequential else _made_of_tensors(type(model))
+    if not made:
         raise ValueError(
             f"`model` must have a class that is made of inputs and outputs, or of layers, to be {what}. Pass "
             f"`keras.Model(model.inputs, model.outputs)`, which has the same layers. {received}"
@@ -34,7 +32,8 @@ def check_model(model, what):
 def clone(model, copy, call=None):
     """Return a model like a built functional or Sequential one, of the layers that `copy` makes; it is not compiled.
 
-    The class is the model's, or `keras.Model` where that cannot be made of inputs and outputs.
+    The class is the model's, or `keras.Model` where that cannot be made of inputs and outputs. Not
+    `keras.models.clone_model`: that compiles the copy as the model was, and keeps of inputs only shape, dtype and name.
 
     Args:
         model: The model, one that `check_model` accepts.
@@ -48,10 +47,19 @@ def clone(model, copy, call=None):
         twin = type(model)([inputs[0], *map(copy, model.layers)], name=model.name)
     else:
         outputs = model._run_through_graph(inputs, operation_fn=copy, call_fn=call)
-        cls = type(model) if functional_like_constructor(type(model)) else keras.Model
+        cls = type(model) if _made_of_tensors(type(model)) else keras.Model
         twin = cls(keras.tree.pack_sequence_as(model.input, inputs), outputs, name=model.name)
     twin.dtype_policy = model.dtype_policy
     return twin
+
+
+def _made_of_tensors(cls):
+    """Return whether a class of models is made of inputs, outputs and a name, as `keras.Model` is."""
+    parameters = inspect.signature(cls.__init__).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds:
+        return True
+    return list(parameters)[1:4] == ["inputs", "outputs", "name"]
 
 
 def copied(layer, **changes):

@@ -13,6 +13,12 @@ def check_folder(path):
         raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {str(path)!r}, no folder {folder}")
 
 
+def check_another(path, source):
+    """Raise ValueError if a file would take the place of the one that it is made from."""
+    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise ValueError(f"`path` must be another file than the one that is read. Received: {str(path)!r} for both")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield the path of a new file, which takes the place of `path` if all goes well, and vanishes otherwise."""

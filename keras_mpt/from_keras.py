@@ -305,7 +305,7 @@ def _warn_of_others(leaves):
             others.setdefault(type(layer).__name__, []).append(path)
     if others:
         listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
-        _warn(f"These layers have no MPT twin and stay as they are (`skip` them to be told no more): {listed}")
+        _warn(f"These layers have no MPT twin and stay as they are (name them in `skip` to be silent): {listed}")
 
 
 def _compile(result, model):

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+__all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
+
 _LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 serve the kernel and the scores of a layer
 _BLOCK = 1 << 20  # entries drawn at a time, to bound the memory used
 

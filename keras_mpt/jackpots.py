@@ -5,7 +5,7 @@ import numpy as np
 from keras_mpt.from_keras import convertible_layers, to_mpt
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
-from keras_mpt.ops import kept_count, sparsity_of
+from keras_mpt.ops import check_sparsity, kept_count, sparsity_of
 
 _RATES = ("global", "uniform")
 
@@ -72,7 +72,7 @@ def magnitude_sparsity(sparsity):
 
     >>> model = keras_mpt.models.to_mpt(trained, keras_mpt.models.magnitude_sparsity(0.9), kernel="pretrained")
     """
-    kept_count(1 << 31, sparsity)  # complains about a bad sparsity here
+    check_sparsity("sparsity", sparsity)
 
     def of_layers(kernels):
         ends = np.cumsum([kernel.size for kernel in kernels.values()])

@@ -8,10 +8,11 @@ from keras_mpt.from_keras import to_mpt
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
-from keras_mpt.summaries import summary
-from keras_mpt.traversal import walk
+from keras_mpt.summaries import Summary, summary
+from keras_mpt.traversal import check_functional, walk
 
 __all__ = [
+    "Summary",
     "dense_twin",
     "magnitude_sparsity",
     "mpt_layers",
@@ -108,12 +109,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
     """Return the plain model; `pairs` are `(layer, twin)` of the models around it, with which it may share layers."""
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    if not hasattr(model, "operations") or not isinstance(model, keras.Model):
-        raise ValueError(
-            "`model` must be a built functional or Sequential model; of a subclassed model the order of the layers is "
-            "not known. Rebuild it with the functional API. "
-            f"Received: {type(model).__name__} {getattr(model, 'name', model)!r}"
-        )
+    check_functional(model, "made plain")
     pairs = {} if pairs is None else pairs
 
     def plain(layer):

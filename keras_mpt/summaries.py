@@ -12,7 +12,7 @@ from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
 from keras_mpt.ops import entropy_bits
 from keras_mpt.tables import BYTES, Table, Tabular, short, shortened
-from keras_mpt.traversal import check_is_model
+from keras_mpt.traversal import check_is_model, functional_graph
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -43,7 +43,7 @@ def summary(model, print_fn=None, include_macs=True):
 
     Raises:
         ValueError: The model, or an MPT layer in it, is not built.
-        TypeError: `model` is none.
+        TypeError: `model` is not a Keras model or layer.
 
     Example:
 
@@ -138,12 +138,6 @@ def _calls(model):
 
     note_unknown([model], depth=0) if functional_graph(model) is None else call(0, model, model.inputs)
     return list(found.values())
-
-
-def functional_graph(layer):
-    """Return the graph of a functional or built Sequential model, None for others."""
-    graph = getattr(layer, "_functional", layer)
-    return graph if isinstance(graph, keras.Function) else None
 
 
 def _children(layer):

@@ -12,7 +12,7 @@ def walk(layer, into=keras.layers.Layer):
         into: Class of the layers whose insides are walked.
 
     Raises:
-        TypeError: `layer` is none.
+        TypeError: `layer` is not a Keras model or layer.
     """
     check_is_model(layer)
     yield from _walk(layer, "", into, set())
@@ -23,6 +23,22 @@ def check_is_model(model):
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
+        )
+
+
+def functional_graph(layer):
+    """Return the graph of a functional or built Sequential model, None for others."""
+    graph = getattr(layer, "_functional", layer)
+    return graph if isinstance(graph, keras.Function) else None
+
+
+def check_functional(model, what):
+    """Raise ValueError unless a model is built and functional or Sequential; `what` is to be done, such as "saved"."""
+    if not isinstance(model, keras.Model) or functional_graph(model) is None or not model.built:
+        received = f"{type(model).__name__} {getattr(model, 'name', model)!r}"
+        raise ValueError(
+            f"`model` must be a built functional or Sequential model to be {what}; of a subclassed model the order of "
+            f"the layers is not known. Received: {received}"
         )
 
 

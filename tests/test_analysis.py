@@ -96,8 +96,6 @@ def test_bad_sources(tmp_path):
 
 def test_norms():
     model = networks()[0]
-    layer = MPTDense(3, sparsity=0.0, seed=1)
-    layer.build((None, 4))
     for name, norms in analysis.weight_norms(model).items():
         layer = mpt_layers_by_path(model)[name]
         frozen, mask = numpy(layer.frozen_kernel).astype(np.float64), numpy(layer.subnet_mask)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import networks, tables
+from benchmarks import edge, networks, tables
 from keras_mpt.models import mpt_layers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,6 +23,11 @@ def test_tables_are_those_of_the_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert tables.BLOCK.search(text)
     assert tables.written(text) == text
+
+
+def test_the_page_of_converted_files_is_that_of_the_results():
+    found = json.loads((ROOT / "benchmarks" / "results" / "edge.json").read_text())
+    assert edge.page(found["rows"], found["machine"]) == (ROOT / "docs" / "edge-results.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["vgg_small", "conv4", "resnet18"])

@@ -80,7 +80,7 @@ if BACKEND == "tensorflow":
     CASES = [("mirrored", "tickets"), slow("mirrored", "synchronized_norm"), slow("mirrored", "jackpot")]
 elif BACKEND == "jax":
     CASES = [("layouts", "tickets"), slow("layouts", "jackpot"), slow("layouts", "plain_norm")]
-    CASES += [slow("processes", network) for network in ("tickets", "jackpot", "plain_norm")]
+    CASES += [("processes", "tickets"), slow("processes", "jackpot"), slow("processes", "plain_norm")]
 else:
     CASES = []
 
@@ -148,8 +148,10 @@ def replicas(state):
 
 @pytest.mark.parametrize("scenario, network", CASES)
 def test_all_replicas_are_equal(trained, scenario, network):
+    if scenario == "processes":
+        pytest.skip("each has one device: see test_all_processes_have_the_same_state")
     folder = trained(scenario, network)
-    expected = {"mirrored": 2, "data_parallel": 2, "model_parallel": 4, "processes0": 1}
+    expected = {"mirrored": 2, "data_parallel": 2, "model_parallel": 4}
     for way in WAYS[scenario]:
         state = read(folder, network, way)
         devices = replicas(state)

@@ -176,15 +176,26 @@ def check_python(words):
             main([*words[2:], "--help"])
         assert stop.value.code == 0
         return
-    if words[0] == "-m":
-        assert words[1] in ("venv", "pytest") or (ROOT / f"{words[1].replace('.', '/')}.py").exists()
+    if words[:2] in (["-m", "venv"], ["-m", "pytest"]):
         return
+    if words[0] == "-m":
+        words = [f"{words[1].replace('.', '/')}.py", *words[2:]]
     script = next(
         p for p in (ROOT / words[0], ROOT / "examples/edge" / words[0], ROOT / "zoo" / words[0]) if p.exists()
     )
-    source = "".join(path.read_text() for path in script.parent.glob("*.py"))
+    source = "".join(path.read_text() for path in with_imported(script))
     for flag in (word.split("=")[0] for word in words[1:] if word.startswith("--")):
         assert re.search(rf"(DEFINE_\w+\(\s*\"|\"--){flag[2:]}\"", source), f"{script} has no flag {flag}"
+
+
+def with_imported(script, seen=()):
+    """Return a script and the modules beside it that it imports, whose flags it has, too."""
+    names = re.findall(r"^import (\w+)$", script.read_text(), re.MULTILINE)
+    found = [*seen, script]
+    for path in (script.with_name(f"{name}.py") for name in names):
+        if path.exists() and path not in found:
+            found = with_imported(path, found)
+    return found
 
 
 def check_file(words):

@@ -77,13 +77,37 @@ def evaluate(data, *flags):
 @pytest.mark.tensorflow_only
 def test_evaluating_presets_and_their_phone_files(data):
     pytest.importorskip("larq_compute_engine")
-    found = {runtime: evaluate(data, "--weights=all", f"--runtime={runtime}").stdout for runtime in ("keras", "lce")}
+    runtimes = ("keras", "lce", "tflite")
+    found = {runtime: evaluate(data, "--weights=all", f"--runtime={runtime}").stdout for runtime in runtimes}
     presets = keras_mpt.zoo.list_presets()
     assert found["keras"].count("test images (tensorflow)") == len(presets)
     for preset in presets:
         share = found["keras"].split(f"{preset.name}: ")[1].split(" (")[0]
-        if "file" in preset.converted.get("lce", {}):
-            assert f"{preset.converted['lce']['file']}: {share} (lce)" in found["lce"]
+        for runtime in ("lce", "tflite"):
+            if "file" in preset.converted.get(runtime, {}):
+                assert f"{preset.converted[runtime]['file']}: {share} ({runtime})" in found[runtime]
+
+
+@pytest.mark.tensorflow_only
+def test_evaluating_a_file_that_is_not_the_published_one(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    others = set(FLAGS)
+    try:
+        import evaluate
+
+        monkeypatch.setattr(evaluate, "ZOO", tmp_path)
+        preset = next(p for p in keras_mpt.zoo.list_presets() if "lce" in p.converted)
+        (tmp_path / preset.converted["lce"]["file"]).write_bytes(b"another")
+        with pytest.raises(app.UsageError, match="is not the file that was published"):
+            evaluate.contestants(preset.name, "lce")
+        monkeypatch.setattr(keras_mpt.zoo.presets, "folder", lambda: tmp_path)
+        (tmp_path / f"{preset.name}.mpt").write_bytes(b"another")
+        with pytest.raises(app.UsageError, match="is not the file that was published"):
+            evaluate.contestants(preset.name, "keras")
+    finally:
+        for name in set(FLAGS) - others:
+            delattr(FLAGS, name)
+        sys.modules.pop("evaluate", None)
 
 
 def test_evaluating_what_is_not_there(data):
@@ -116,6 +140,17 @@ app.run(reproduce.main)
     again = [sys.executable, "-c", code, str(tmp_path), *flags]
     printed = subprocess.run(again, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout
     assert "Jaccard index of the masks: 1.0000" in printed
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+def test_a_published_recipe_gives_the_same_again(data, tmp_path):
+    """Conv-2 as it was published, two steps of it: a batch of 48 of the 96 images that there are here."""
+    recipe = keras_mpt.zoo.get_preset("conv2_mpt32_s50").recipe.split()[1:]
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        flags = [f"--data_dir={data}", f"--output_dir={folder}", "--batch_size=48", "--stop_after=1"]
+        subprocess.run([sys.executable, *recipe, *flags], cwd=EXAMPLES.parent, capture_output=True, check=True)
     assert_same_run(tmp_path / "first", tmp_path / "second")
 
 
@@ -286,14 +321,41 @@ def test_crops_and_flips_come_from_the_image(monkeypatch):
     assert len(views) > 30
 
 
+def train_imagenet(folder, *flags):
+    pictures = ["--data=synthetic", f"--data_dir={folder}", "--batch_size=4", "--width=0.06", "--warmup_epochs=1"]
+    return [sys.executable, "train_imagenet.py", *pictures, f"--output_dir={folder / 'run'}", "--epochs=2", *flags]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only  # for its time
+@pytest.mark.parametrize("network", ["resnet50", "wide_resnet50"])
+def test_imagenet_recipe_of_other_networks(network, tmp_path):
+    flags = f"--network={network}", "--synthetic_images=8"
+    result = subprocess.run(train_imagenet(tmp_path, *flags), cwd=EXAMPLES, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    model = keras.models.load_model(tmp_path / "run" / "checkpoint.keras")
+    assert model.optimizer.momentum == 0.875
+    frozen = np.abs(model.get_layer("stage1_block1_conv2").frozen_kernel)
+    assert np.unique(frozen).size == 1  # signed constants
+    assert keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only  # for its time
 def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
-    flags = ["--data=synthetic", f"--data_dir={tmp_path}", "--synthetic_images=16", "--batch_size=4", "--width=0.06"]
-    flags += ["--network=wide_resnet34", "--epochs=2", "--warmup_epochs=1", f"--cache_dir={tmp_path / 'cache'}"]
+    """From a kill in the first epoch on, which leaves a cache that is not complete."""
+    cache = tmp_path / "cache"
+    flags = ["--network=wide_resnet34", "--synthetic_images=64", f"--cache_dir={cache}"]
+    process = subprocess.Popen(train_imagenet(tmp_path, *flags), cwd=EXAMPLES, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 300
+    while not list(cache.glob("train*.lockfile")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert list(cache.glob("train*.lockfile")) and not (tmp_path / "run" / "checkpoint.keras").exists()
 
     def train(*more):
-        command = [sys.executable, "train_imagenet.py", *flags, f"--output_dir={tmp_path / 'run'}", *more]
+        command = train_imagenet(tmp_path, *flags, *more)
         result = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr[-3000:]
 
@@ -301,7 +363,7 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
     assert not (tmp_path / "run" / "ticket.mpt").exists()
     train()  # goes on
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
-    assert [*(tmp_path / "cache").glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
+    assert [*cache.glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
     ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
     assert ticket.output_shape == (None, 1000)
     assert keras_mpt.zoo.wide_resnet34_mpt(weights=tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)

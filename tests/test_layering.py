@@ -34,14 +34,6 @@ def module(path):
     return "" if parts == ("__init__",) else parts[0]
 
 
-def run_at_import(tree):
-    """Yield the syntax nodes outside of functions."""
-    for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node
-            yield from run_at_import(node)
-
-
 def imported(nodes):
     """Yield the dotted names that these syntax nodes import."""
     for node in nodes:
@@ -64,11 +56,6 @@ def test_imports_run_one_way(path):
     assert own in ORDER, f"say in ORDER what {own!r} may import"
     allowed = set(ORDER[: ORDER.index(own)]) - FORBIDDEN.get(own, set())
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_heavy_imports_are_inside_functions(path):
-    assert not {name.split(".")[0] for name in imported(run_at_import(parsed(path)))} & HEAVY
 
 
 def test_importing_is_cheap_and_leaves_no_traces():

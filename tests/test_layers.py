@@ -212,14 +212,10 @@ def test_dtype_policies(cls, settings, shape, policy, rng):
     np.testing.assert_allclose(numpy(y), numpy(exact(x)), rtol=0.05, atol=0.1)
 
 
-@pytest.mark.parametrize("attribute", ["frozen_kernel", "subnet_mask"])
+@pytest.mark.parametrize("attribute", ["frozen_kernel", "subnet_mask", "kernel", "kept"])
 def test_unbuilt(attribute):
-    with pytest.raises(ValueError, match=f"`{attribute}` of MPTDense 'fresh' exists once .* built"):
+    with pytest.raises(AttributeError, match=f"`{attribute}` of MPTDense 'fresh' exists once .* built"):
         getattr(MPTDense(3, name="fresh"), attribute)
-
-
-def test_unbuilt_kernel_is_an_attribute_error():
-    assert not hasattr(MPTDense(3), "kernel")
 
 
 @pytest.mark.parametrize("quantize", ["enable_lora", "quantize"])
@@ -269,6 +265,48 @@ def test_settings_that_mean_nothing_may_be_none():
     layer = MPTDense(3, kernel_regularizer=None, kernel_constraint=None, mask=TopK(0.7, "sort"), sparsity=0.7)
     assert layer.sparsity == 0.7 and layer.mask.selector == "sort"
     assert "kernel_regularizer" not in layer.get_config()
+
+
+@pytest.mark.parametrize("name", ["int8_from_float32", "int4_from_float32", "float8_from_float32"])
+def test_dtype_policies_that_quantize_are_refused(name):
+    with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: dtype policy '{name}'"):
+        MPTDense(3, dtype=name)
+
+
+def test_rule_and_sparsity_are_not_assigned_to():
+    layer = MPTDense(3, sparsity=0.5, name="fixed")
+    layer.mask = TopK(0.25)  # as long as it is not built
+    assert layer.sparsity == 0.25
+    layer.build((None, 4))
+    for attribute, value in {"mask": TopK(0.9), "sparsity": 0.9}.items():
+        with pytest.raises(AttributeError, match=f"`{attribute}` of layer 'fixed' .*set_sparsity"):
+            setattr(layer, attribute, value)
+    layer.mask.set_sparsity(layer, 0.75)
+    assert int(layer.kept) == 3
+    assert int(MPTDense.from_config(layer.get_config()).mask.sparsity * 4) == 1
+
+
+def test_a_layer_without_weights_is_refused():
+    with pytest.raises(ValueError, match="'empty' must have weights. Received: a kernel of shape .*0, 4"):
+        MPTDense(4, name="empty")(np.zeros((2, 0), "float32"))
+
+
+def test_boolean_inputs_are_quantized():
+    layer, x = MPTDense(4, seed=0, input_quantizer="ste_sign"), np.array([[True, False, True]])
+    np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x.astype("float32"))))
+
+
+def test_scales_for_channels_need_channels_last():
+    with pytest.raises(ValueError, match="`input_quantizer` with a scale for each channel needs channels last"):
+        MPTConv2D(4, 3, input_quantizer="magnitude_aware_sign", data_format="channels_first")
+
+
+def test_a_frozen_layer_keeps_its_state():
+    layer = MPTDense(3, seed=0, trainable=False)
+    layer.build((None, 8))
+    layer.threshold.assign(5)
+    layer(np.ones((1, 8), "float32"), training=True)
+    assert int(layer.threshold) == 5
 
 
 def test_selectors_agree():

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_one_default_for_each_architecture_and_dataset():
     assert sorted(keys) == sorted((preset.architecture, preset.dataset) for preset in PUBLISHED if preset.default)
 
 
+def test_presets_of_an_architecture_that_there_is_not():
+    assert zoo.list_presets("conv4_mpt") and not zoo.list_presets("conv8_mpt")
+    with pytest.raises(ValueError, match="`architecture` must be one of keras_mpt.zoo: conv2_mpt.*'conv4'"):
+        zoo.list_presets("conv4")
+
+
 @each
 def test_golden_outputs(preset):
     model = preset.model()
@@ -62,17 +69,51 @@ def test_file_is_the_one_that_was_published(preset):
         assert one.get_config() == two.get_config()
 
 
+@pytest.fixture(scope="module")
+def publish():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_cards_and_table_are_those_of_the_presets(publish, tmp_path):
+    publish.write_texts(json.loads((ROOT / "zoo" / "presets.json").read_text()), tmp_path)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert written.keys() == {"presets.json", "README.md", *(f"{preset.name}.md" for preset in PUBLISHED)}
+    for name, text in written.items():
+        assert (ROOT / "zoo" / name).read_text() == text, f"{name} is not what zoo/publish.py writes"
+
+
 @each
-def test_card_log_and_table_say_the_same(preset):
+def test_card_and_logs_say_the_same(preset, publish):
     card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
-    table = (ROOT / "zoo" / "README.md").read_text()
-    for text in (card, table):
-        assert f"{preset.accuracy:.2%}" in text and preset.data in text and preset.name in text
-    heads, _, *rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
-    assert len(rows) == len(PUBLISHED) and all(len(row) == len(heads) for row in rows)
-    assert preset.sha256 in card and preset.recipe in card
+    for text in (f"{preset.accuracy:.2%}", preset.data, preset.name, preset.sha256, preset.recipe, preset.note):
+        assert text in card
     assert len((ROOT / "zoo" / f"{preset.name}.csv").read_text().splitlines()) == 1 + preset.epochs
     assert (ROOT / "zoo" / f"{preset.name}.png").exists()
+    assert preset.dense is None or preset.dense == publish.dense(ROOT / "zoo" / preset.dense["log"])
+
+
+@each
+def test_the_recipe_makes_the_network(preset, monkeypatch):
+    """The flags of the command on the card are those that the ticket's arguments came from."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    others = set(FLAGS)
+    try:
+        import train
+
+        python, script, *flags = shlex.split(preset.recipe)
+        assert (python, script) == ("python", "examples/train.py")
+        monkeypatch.setattr(sys, "argv", ["train"])
+        FLAGS.unparse_flags()
+        FLAGS(["train", *flags, "--output_dir=unused"])
+        assert train.arguments() == preset.arguments and f"{FLAGS.network}_mpt" == preset.architecture
+        assert FLAGS.epochs == preset.epochs and FLAGS.seed == preset.seed
+    finally:
+        for name in set(FLAGS) - others:
+            delattr(FLAGS, name)
+        sys.modules.pop("train", None)
 
 
 @each

@@ -104,7 +104,7 @@ def sequential(*layers):
     [
         (sequential(MPTConv2DTranspose(2, 3, name="a", kernel_quantizer=None)), "of type MPTConv2DTranspose"),
         (sequential(keras.layers.Conv2D(2, 3, name="a")), "must have layers of keras_mpt"),
-        (keras.layers.Dense(2), "must be the name of a network, or a built"),
+        (keras.layers.Dense(2), "`model` must be a built functional"),
     ],
 )
 def test_models_that_cannot_be_filled(model, message):
@@ -170,7 +170,7 @@ def test_what_the_checkpoint_does_not_say():
         from_pytorch(state, "conv3_mpt", 0.5, "biprop")
     with pytest.raises(ValueError, match=r"`sparsity` must be left out or 1 - 0.5.*sparsity=0.8"):
         load(whole, 0.8)
-    with pytest.raises(ValueError, match="`sparsity` must be the fraction removed"):
+    with pytest.raises(ValueError, match="`sparsity` must be a number in .*the fraction removed"):
         load(state, 1.5)
     with pytest.raises(ValueError, match="must not be a GlobalTopK: .* says 'SubnetConv'"):
         load(whole, masks.GlobalTopK(0.5))

@@ -343,9 +343,9 @@ def test_wrong_identifiers(get, identifier, message):
         (lambda: quantizers.SteSign(clip_value="x"), "`clip_value` must be None or a number >= 0. Received: 'x'"),
         (lambda: quantizers.SwishSign(beta=0), "`beta` must be a number > 0. Received: 0"),
         (lambda: quantizers.SteTern(threshold_value=None), "`threshold_value` must be a number >= 0. Received: None"),
-        (lambda: quantizers.DoReFa(k_bit=0), "`k_bit` must be an integer >= 1. Received: 0"),
-        (lambda: quantizers.DoReFa(k_bit=True), "`k_bit` must be an integer >= 1. Received: True"),
-        (lambda: quantizers.DoReFa(k_bit=1.5), "`k_bit` must be an integer >= 1. Received: 1.5"),
+        (lambda: quantizers.DoReFa(k_bit=0), "`k_bit` must be an integer > 0. Received: k_bit=0"),
+        (lambda: quantizers.DoReFa(k_bit=True), "`k_bit` must be an integer > 0. Received: k_bit=True"),
+        (lambda: quantizers.DoReFa(k_bit=1.5), "`k_bit` must be an integer > 0. Received: k_bit=1.5"),
         (lambda: quantizers.DoReFa(mode="weights"), "`mode` must be 'activations'.*Received: 'weights'"),
     ],
 )

@@ -36,7 +36,7 @@ def fit(model, callbacks, epochs, initial_epoch=0):
 
 
 class Record(keras.callbacks.Callback):
-    """Keeps the kernels at the begin of epochs, or at the begin of steps by the optimizer's iterations."""
+    """Keeps the kernels at the beginning of epochs, or at the beginning of steps by the optimizer's iterations."""
 
     def __init__(self, steps=False):
         super().__init__()
@@ -312,6 +312,13 @@ def test_never_twice_for_one_epoch(tmp_path):
 def test_a_second_training_of_the_same_model_is_no_resumed_one():
     model = fit(compiled(small()), [], 3)
     assert changes(model, [IterativeWeightRecycling(0.3, 1)], 3) == [1, 2]
+
+
+def test_a_second_training_with_other_batches_is_no_resumed_one():
+    """Its first epoch seems to be half done, by the number of the optimizer's steps."""
+    model = compiled(small())
+    model.fit(X, Y, batch_size=len(X) // (STEPS + STEPS // 2), verbose=0)
+    assert changes(model, [IterativeWeightRecycling(0.3, 1)], 3, initial_epoch=1) == [1, 2]
 
 
 # --- tickets

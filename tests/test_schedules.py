@@ -161,6 +161,21 @@ def test_a_model_without_mpt_layers():
         fit(model, SparsitySchedule())
 
 
+def test_layers_that_are_not_trained_stay_as_they_are():
+    model = network()
+    for layer in mpt_layers(model):
+        layer.trainable = False
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="needs a model with MPT layers that are trained.*none of them trainable"):
+        fit(model, SparsitySchedule(0.9, curve="constant"))
+    first, last = mpt_layers(model)[0], mpt_layers(model)[-1]
+    before = int(numpy(first.kept))
+    last.trainable = True
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(model, SparsitySchedule(0.9, curve="constant"))
+    assert int(numpy(first.kept)) == before and int(numpy(last.kept)) == kept(numpy(last.scores).size, 0.9)
+
+
 def test_a_part_of_the_layers_that_share_a_rule():
     model = network(GlobalTopK(0.9))
     part = keras.Sequential([keras.Input(X.shape[1:]), model.layers[1], keras.layers.Flatten()])

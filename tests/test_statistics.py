@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from layer_contract import numpy
-from networks import X, nested_and_shared
+from networks import X, Y, nested_and_shared
 from test_recycling import Stop, fit, small
 from test_training import compiled
 
@@ -116,6 +116,16 @@ def test_bad_bins():
     for bins in (0, -1, 1.5, True, None):
         with pytest.raises(ValueError, match="`bins` must be an integer > 0"):
             MaskStatistics(bins=bins)
+
+
+def test_a_loop_without_a_history(tmp_path):
+    model = compiled(small())
+    callbacks = keras.callbacks.CallbackList([MaskStatistics(tmp_path / "masks.csv")], model=model)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    model.train_on_batch(X, Y)
+    callbacks.on_epoch_end(0)
+    assert len((tmp_path / "masks.csv").read_text().splitlines()) == 1 + len(mpt_layers(model))
 
 
 def test_tensorboard_needs_tensorflow(tmp_path, monkeypatch):

@@ -289,6 +289,15 @@ def with_custom_layer():
     return keras.Sequential([keras.Input((3,)), MPTDense(4, seed=1), Doubled()])
 
 
+def test_custom_classes_must_be_a_list(tmp_path):
+    for call in (
+        lambda: save_ticket(chain(), tmp_path / "a.mpt", custom_classes=Doubled),
+        lambda: load_ticket(tmp_path / "a.mpt", custom_classes=Doubled),
+    ):
+        with pytest.raises(TypeError, match="`custom_classes` must be a list of classes. Received: <class"):
+            call()
+
+
 def test_custom_classes_are_used_where_they_are_named(tmp_path):
     model, file = with_custom_layer(), tmp_path / "custom.mpt"
     with pytest.raises(ValueError, match="`custom_classes`.*test_tickets>Doubled"):

@@ -3,6 +3,7 @@
     python zoo/publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
         --dense examples/results/conv4_dense.csv
     python zoo/publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
+    python zoo/publish.py --name conv4_mpt32_s50 --note "..."        # a sentence for its card
     python zoo/publish.py                                            # cards and table only
 
 RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set,
@@ -61,7 +62,7 @@ The model is frozen. That of `keras_mpt.load_ticket(preset.path, trainable=True)
 The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}, where DIR is
 or holds [such data](../examples/results/README.md#data).
 The training again: `python examples/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its log is
-[{name}.csv]({name}.csv). Meant for research and as an example: the images are small, the classes are ten
+[{name}.csv]({name}.csv).{note} Meant for research and as an example: the images are small, the classes are ten
 ({classes}), and nothing is known of how it does on other pictures.
 """
 
@@ -108,6 +109,7 @@ def publish(run, name, data, trained, default, test, draft):
         "trained": trained,
         "dense": None,
         "converted": {},
+        "note": "",
     }
     model = keras_mpt.load_ticket(run / "ticket.mpt")
     preset["accuracy"] = accuracy(model.predict(cifar10.normalize(images), batch_size=500, verbose=0), labels)
@@ -169,14 +171,12 @@ def dense(log):
 
 def draw(log, image, title):
     """Plot the accuracies of a log by epoch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
     for column, label in (("accuracy", "training"), ("val_accuracy", "test")):
         axes.plot([int(row["epoch"]) + 1 for row in rows], [100 * float(row[column]) for row in rows], label=label)
     axes.set(xlabel="epoch", ylabel="accuracy (%)", title=title)
@@ -212,6 +212,7 @@ def card(preset, draft):
         "classes": ", ".join(preset["classes"]),
         "dense": "",
         "converted": "".join(conversion(target, found) for target, found in preset["converted"].items()),
+        "note": f" {preset['note']}" if preset["note"] else "",
         "runtimes": ",\nof the phone files with `--runtime tflite` and `--runtime lce`" if binary else "",
     }
     if preset["dense"]:
@@ -250,6 +251,7 @@ def main():
     parser.add_argument("--trained", help="on what machine and how long, in words")
     parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
     parser.add_argument("--dense", type=pathlib.Path, help="log of the same network trained densely")
+    parser.add_argument("--note", help="what else to say on the card; of a published ticket, nothing else is done then")
     parser.add_argument("--data_dir", help="see examples/cifar10.py")
     options = parser.parse_args()
     if options.run and not (options.name and options.data and options.trained):
@@ -265,7 +267,9 @@ def main():
         parser.error(str(error))
     with tempfile.TemporaryDirectory(dir=ZOO.parent, prefix=".publish-") as folder:
         draft = pathlib.Path(folder)
-        if options.name:
+        if options.note is not None and options.name in presets:
+            presets[options.name]["note"] = options.note
+        if options.run or options.name and options.note is None:
             import cifar10
 
             test = cifar10.load(options.data_dir)["test"]
@@ -274,6 +278,7 @@ def main():
                 for preset in presets.values():
                     preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
                 presets[options.name] = new
+                new["note"] = options.note or ""
             preset = presets[options.name]
             preset["dense"] = measured or preset["dense"]
             preset["converted"] = convert(preset, test, draft)

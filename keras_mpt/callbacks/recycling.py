@@ -11,7 +11,7 @@ import numpy as np
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
-from keras_mpt.ops import to_numpy
+from keras_mpt.ops import check_count, to_numpy
 
 _INDEX_BITS = 32
 _CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the kernel's
@@ -60,14 +60,13 @@ def redraw(frozen, mask, fresh, uniform, rate):
 
 
 class _KernelChange(keras.callbacks.Callback):
-    """Changes the frozen kernels of all layers whose scores are trained, at the begin of epochs N, 2N, ..."""
+    """Changes the frozen kernels of all layers whose scores are trained, at the beginning of epochs N, 2N, ..."""
 
     def __init__(self, rate, every):
         super().__init__()
         if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
             raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
-        if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
-            raise ValueError(f"`every` must be an integer > 0. Received: every={every!r}")
+        check_count("every", every)
         self.rate, self.every = float(rate), int(every)
 
     def on_train_begin(self, logs=None):
@@ -85,8 +84,10 @@ class _KernelChange(keras.callbacks.Callback):
         self._first_epoch = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it.
-        begun = self._first_epoch and self._is_within(epoch)
+        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it. That it did can be
+        # told by this attribute of Keras' alone.
+        restored = getattr(self.model, "_initial_epoch", None) is not None
+        begun = self._first_epoch and restored and self._is_within(epoch)
         self._first_epoch = False
         if epoch > 0 and epoch % self.every == 0 and not begun:
             self._change_kernels(epoch)
@@ -109,8 +110,8 @@ class _KernelChange(keras.callbacks.Callback):
 class IterativeWeightRecycling(_KernelChange):
     """Give the weights with the lowest |scores| the values of those with the highest, again and again.
 
-    At the begin of epochs N, 2N, ... (as Keras numbers them: from 0, and on after a resume), in each layer, with W its
-    frozen kernel, n its size, k = int(rate * n), and o the stable ascending argsort of |S|, ties by index:
+    At the beginning of epochs N, 2N, ... (as Keras numbers them: from 0, and on after a resume), in each layer, with W
+    its frozen kernel, n its size, k = int(rate * n), and o the stable ascending argsort of |S|, ties by index:
 
         W[o[i]] := W[o[n - k + i]]  for i < k, all read before any is written
 
@@ -159,7 +160,7 @@ class IterativeWeightRecycling(_KernelChange):
 class IteRand(_KernelChange):
     """Draw pruned weights again with a probability, again and again.
 
-    At the begin of epochs (or steps) N, 2N, ..., each entry that the mask removes at that time is replaced with
+    At the beginning of epochs (or steps) N, 2N, ..., each entry that the mask removes at that time is replaced with
     probability `rate` by a new number from the layer's kernel initializer. All random numbers are functions of `seed`,
     the layer's seed, and the number of the epoch or step, so that a resumed training equals an uninterrupted one;
     those of the initializers of keras_mpt are the same bits on every backend, too. Of a Keras initializer, the seed is

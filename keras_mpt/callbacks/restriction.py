@@ -7,14 +7,15 @@ import keras
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import check_count
 
 
 class ShortRestriction(keras.callbacks.Callback):
     """Let masks change less and less: in epoch e of E, from 0, a step makes `(1 - e / E)^power` of the wanted swaps.
 
-    Sets the `swap_rate` of the layers whose rule is `masks.Restricted` at the begin of each epoch; the swaps themselves
-    are made inside the compiled step. After E epochs the rate is 0. It depends on nothing but e, so that a training
-    that is resumed with `initial_epoch` goes on as it would have.
+    Sets the `swap_rate` of the layers whose rule is `masks.Restricted` at the beginning of each epoch; the swaps
+    themselves are made inside the compiled step. After E epochs the rate is 0. It depends on nothing but e, so that a
+    training that is resumed with `initial_epoch` goes on as it would have.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", arXiv:2104.08700, short restriction,
     with a power of 4.
@@ -34,8 +35,7 @@ class ShortRestriction(keras.callbacks.Callback):
 
     def __init__(self, epochs, power=4):
         super().__init__()
-        if isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral) or epochs < 1:
-            raise ValueError(f"`epochs` must be an integer > 0. Received: epochs={epochs!r}")
+        check_count("epochs", epochs)
         if isinstance(power, bool) or not isinstance(power, numbers.Real) or not power >= 0:
             raise ValueError(f"`power` must be a number >= 0. Received: power={power!r}")
         self.epochs, self.power = int(epochs), power

@@ -1,24 +1,24 @@
 """How many weights are removed in which epoch."""
 
-import numbers
-
 import keras
 
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.models import mpt_layers
+from keras_mpt.ops import check_count, check_sparsity
 
 _POWERS = {"constant": None, "linear": 1, "cubic": 3}
 
 
 class SparsitySchedule(keras.callbacks.Callback):
-    """Remove more and more weights: at the begin of each epoch, the sparsity of the MPT layers is set anew.
+    """Remove more and more weights: at the beginning of each epoch, the sparsity of the MPT layers is set anew.
 
     With s the final sparsity, i the initial one, E the number of epochs from one to the other and e that of the epoch,
     from 0, the sparsity is `s + (i - s) * (1 - e / E)^power` while e < E, then s. The power is 1 for `"linear"`, 3 for
     `"cubic"`; `"constant"` begins with s. It depends on nothing but e, so that a training that is resumed with
     `initial_epoch` goes on as it would have. Nothing is compiled again.
 
-    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, others have it each.
+    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, others have it each. Layers that are not
+    `trainable`, such as those of a loaded ticket, stay as they are, unless they share their rule with one that is.
 
     Source: Diffenderfer et al. 2021, "A Winning Hand", arXiv:2106.09129, whose global pruning starts with half of the
     weights, unless more are kept in the end, and is cubic with E = 10: the defaults.
@@ -30,8 +30,8 @@ class SparsitySchedule(keras.callbacks.Callback):
         curve: `"constant"`, `"linear"` or `"cubic"`.
 
     Raises:
-        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers, only some of
-            those that share a rule, or one that is not built.
+        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers that are
+            trained, only some of those that share a rule, or one that is not built.
 
     Example:
 
@@ -42,10 +42,9 @@ class SparsitySchedule(keras.callbacks.Callback):
     def __init__(self, sparsity=None, initial_sparsity=None, epochs=10, curve="cubic"):
         super().__init__()
         for name, value in {"sparsity": sparsity, "initial_sparsity": initial_sparsity}.items():
-            if value is not None and not _is_sparsity(value):
-                raise ValueError(f"`{name}` must be a number in [0, 1), the fraction removed. Received: {value!r}")
-        if isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral) or epochs < 1:
-            raise ValueError(f"`epochs` must be an integer > 0. Received: epochs={epochs!r}")
+            if value is not None:
+                check_sparsity(name, value)
+        check_count("epochs", epochs)
         if curve not in _POWERS:
             raise ValueError(f"`curve` must be one of {sorted(_POWERS)}. Received: curve={curve!r}")
         self.sparsity, self.initial_sparsity, self.epochs, self.curve = sparsity, initial_sparsity, int(epochs), curve
@@ -67,8 +66,11 @@ class SparsitySchedule(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         layers = mpt_layers(self.model)
-        if not layers:
-            raise ValueError(f"SparsitySchedule needs a model with MPT layers. Received: {self.model.name!r}")
+        if not _trained(self.model):
+            raise ValueError(
+                f"SparsitySchedule needs a model with MPT layers that are trained. Received: {self.model.name!r} with "
+                f"{len(layers)} MPT layers, none of them trainable"
+            )
         for layer in layers:
             missing = [other.name for other in getattr(layer.mask, "layers", ()) if other not in layers]
             if missing:
@@ -79,10 +81,11 @@ class SparsitySchedule(keras.callbacks.Callback):
         check_built(self, layers)
 
     def on_epoch_begin(self, epoch, logs=None):
-        for layer in mpt_layers(self.model):
+        for layer in _trained(self.model):
             final = layer.sparsity if self.sparsity is None else self.sparsity
             layer.mask.set_sparsity(layer, self.at(epoch, final))
 
 
-def _is_sparsity(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value < 1
+def _trained(model):
+    """Return the MPT layers whose masks are trained, or share a rule with one whose mask is."""
+    return [layer for layer in mpt_layers(model) if any(o.trainable for o in getattr(layer.mask, "layers", [layer]))]

@@ -10,7 +10,7 @@ import numpy as np
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
-from keras_mpt.ops import to_numpy
+from keras_mpt.ops import check_count, to_numpy
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
 
@@ -18,8 +18,8 @@ _SCALARS = ("flip_ratio", "sparsity", "alpha")
 class MaskStatistics(keras.callbacks.Callback):
     """Write down after each epoch how far each layer's mask moved.
 
-    For each MPT layer, with M its mask at the end of this epoch, M' that at the end of the epoch before (at the begin
-    of the first one), W its frozen kernel and S its scores:
+    For each MPT layer, with M its mask at the end of this epoch, M' that at the end of the epoch before (at the
+    beginning of the first one), W its frozen kernel and S its scores:
 
     - `flip_ratio`: `mean(M != M')`, the fraction of weights that came or went;
     - `sparsity`: `1 - mean(M)`;
@@ -37,7 +37,8 @@ class MaskStatistics(keras.callbacks.Callback):
         bins: Number of bins of the histograms in the CSV file.
 
     Raises:
-        ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer.
+        ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer, or one that is not
+            built, or `path` is a file with something else.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
 
     Example:
@@ -49,8 +50,7 @@ class MaskStatistics(keras.callbacks.Callback):
 
     def __init__(self, path=None, log_dir=None, bins=20):
         super().__init__()
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"`bins` must be an integer > 0. Received: bins={bins!r}")
+        check_count("bins", bins)
         if log_dir is not None and importlib.util.find_spec("tensorflow") is None:
             raise ImportError(
                 "`log_dir` needs TensorFlow to write for TensorBoard. Use `path` for a CSV file, or install it. "
@@ -102,6 +102,8 @@ class MaskStatistics(keras.callbacks.Callback):
             self._writer.close()
 
     def _write_history(self, rows):
+        if getattr(self.model, "history", None) is None:  # in a loop of one's own
+            return
         history = self.model.history.history  # what this call of `fit` will return
         for path, row in rows.items():
             for name, value in row.items():

@@ -13,14 +13,15 @@ from keras_mpt.convert import verify
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import call_plain, rebuild
 from keras_mpt.convert.report import ConversionError, Layer, Report
-from keras_mpt.files import check_folder, replacing
+from keras_mpt.files import check_another, check_folder, replacing
 from keras_mpt.tickets import Ticket, load_ticket
 
 
 class Target:
     """What a model is converted to. Subclasses say what becomes of each layer, and how to compile and run a file."""
 
-    name = ""
+    name = ""  # as an argument
+    engine = ""  # in words
     lossy = False  # whether differences to the model are reported only
     signs = None  # see `rebuild`
 
@@ -45,7 +46,7 @@ class Target:
 
     def runtimes(self):
         """Return the names of the runtimes that are here, the first one being the default of `run`."""
-        return [self.name]
+        return [self.engine]
 
     def run(self, content, samples, runtime=None):
         """Return the outputs of a file on samples."""
@@ -70,10 +71,10 @@ def convert(model, path, target, samples=None):
         )
     path = pathlib.Path(path)
     check_folder(path)
-    if isinstance(model, (str, os.PathLike)):
-        model = load_ticket(model)
-    elif isinstance(model, Ticket):
-        model = load_ticket(model.path)
+    if isinstance(model, (str, os.PathLike, Ticket)):
+        ticket = model.path if isinstance(model, Ticket) else model
+        check_another(path, ticket)
+        model = load_ticket(ticket)
     samples = verify.samples_for(model, samples)
 
     layers, forms = {}, []
@@ -94,11 +95,12 @@ def convert(model, path, target, samples=None):
     report = Report(
         path=path,
         target=target.name,
+        engine=target.engine,
         layers=list(layers.values()),
         operations=file.operations(),
         bytes=len(content),
         gzip=len(gzip.compress(content, 9)),
-        runtimes=list(target.runtimes()),
+        runtimes=target.runtimes(),
     )
     _check(report, target, content, verify.Reference(model), samples)
     with replacing(path) as unfinished:

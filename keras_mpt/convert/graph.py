@@ -13,7 +13,7 @@ from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
 from keras_mpt.quantizers.larq_objects import is_larq, to_ours
-from keras_mpt.summaries import functional_graph
+from keras_mpt.traversal import check_functional, functional_graph
 
 _SIGNS = (ApproxSign, SteSign, SwishSign)
 NOT_TERNARY = "kept weights differ in magnitude"
@@ -36,13 +36,8 @@ def graph_of(model):
     Raises:
         ValueError: `model` is not a built functional or Sequential model.
     """
-    graph = functional_graph(model)
-    if graph is None or not model.built:
-        raise ValueError(
-            "`model` must be a built functional or Sequential model to be converted. "
-            f"Received: {type(model).__name__} {getattr(model, 'name', model)!r}"
-        )
-    return graph
+    check_functional(model, "converted")
+    return functional_graph(model)
 
 
 def run(model, inputs, mpt, signs=None, note=None):

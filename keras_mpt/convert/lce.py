@@ -40,7 +40,9 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     Raises:
         ConversionError: A layer is not binary, though required, or the file does not compute what the model does. There
             is no new file then. It is a ValueError.
-        ValueError: The size of the model's inputs is not known.
+        ValueError: `model` is subclassed or not built, has more than one input or output, or inputs of unknown size; or
+            `samples` do not fit.
+        FileNotFoundError: There is no folder for `path`.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -54,7 +56,7 @@ def to_lce(model, path, *, samples=None, require_binary=False):
 class LarqComputeEngine(Target):
     """See `to_lce`."""
 
-    name = "larq-compute-engine"
+    name, engine = "lce", "larq-compute-engine"
 
     def __init__(self, require_binary=False):
         try:

@@ -40,7 +40,8 @@ class Report(Tabular):
 
     Attributes:
         path: Of the file.
-        target: `"larq-compute-engine"` or `"TensorFlow Lite"`.
+        target: `"lce"` or `"tflite"`, as `run` and `latency` take it.
+        engine: Its name in words.
         layers: A `Layer` for each layer with a kernel.
         operations: How often each kind of operation is in the file.
         bytes: Size of the file.
@@ -58,6 +59,7 @@ class Report(Tabular):
 
     path: pathlib.Path
     target: str
+    engine: str
     layers: list
     operations: dict
     bytes: int
@@ -77,12 +79,12 @@ class Report(Tabular):
         rows.append(["Total", "", *map(_cell, totals)])
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.operations.items())
         facts = [
-            ("File", f"{self.path.name} for {self.target}: {self.bytes:,} bytes, {self.gzip:,} compressed"),
+            ("File", f"{self.path.name} for {self.engine}: {self.bytes:,} bytes, {self.gzip:,} compressed"),
             ("Operations", kinds),
             *self._checks(),
         ]
         facts += [(f"{layer.name}: ", layer.why) for layer in self.layers if layer.why]
-        return Table(f"Conversion to {self.target}", header, rows, facts)
+        return Table(f"Conversion to {self.engine}", header, rows, facts)
 
     def _checks(self):
         yield "Checked", f"on {self.samples} samples in {', '.join(self.runtimes)}"

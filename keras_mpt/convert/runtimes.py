@@ -8,10 +8,10 @@ import numpy as np
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.tflite import TensorFlowLite
-from keras_mpt.convert.verify import BATCH
+from keras_mpt.convert.verify import BATCH, checked_samples
 
 _SECONDS = 2.0
-_TARGETS = {"lce": LarqComputeEngine, "tflite": TensorFlowLite}
+_TARGETS = {target.name: target for target in (LarqComputeEngine, TensorFlowLite)}
 
 
 def run(path, target, samples):
@@ -26,14 +26,10 @@ def run(path, target, samples):
         ValueError: `target` is none of these or cannot run the file, or `samples` have another shape than its inputs.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
-    file, samples = File(content), np.asarray(samples, np.float32)
+    file = File(content)
     if target == "tflite" and any(name.startswith("Lce") for name in file.operations()):
         raise ValueError(f"`target` must be 'lce': the file has its operations. Received: target={target!r}, {path}")
-    shape = file.input_shape()[1:]
-    fits = samples.ndim == len(shape) + 1 and all(n in (None, m) for n, m in zip(shape, samples.shape[1:], strict=True))
-    if not fits or not len(samples):
-        wanted = ", ".join(map(str, ("number", *shape)))
-        raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {samples.shape}")
+    samples = checked_samples(samples, file.input_shape()[1:])
     batches = (samples[begin : begin + BATCH] for begin in range(0, len(samples), BATCH))
     return np.concatenate([runtime.run(content, batch) for batch in batches])
 

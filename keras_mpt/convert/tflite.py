@@ -48,7 +48,9 @@ def to_tflite(model, path, *, weights="auto", samples=None):
     Raises:
         ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, or the file does not
             compute what the model does. There is no new file then. It is a ValueError.
-        ImportError: TensorFlow is not installed.
+        ValueError: `weights` is none of these; `model` is subclassed or not built, or has more than one input or
+            output; or `samples` do not fit.
+        FileNotFoundError: There is no folder for `path`.
         RuntimeError: Keras does not run on TensorFlow.
 
     Example:
@@ -63,7 +65,7 @@ def to_tflite(model, path, *, weights="auto", samples=None):
 class TensorFlowLite(Target):
     """See `to_tflite`."""
 
-    name = "TensorFlow Lite"
+    name, engine = "tflite", "TensorFlow Lite"
 
     def __init__(self, weights="auto"):
         self._weights = weights
@@ -124,14 +126,7 @@ class TensorFlowLite(Target):
         check_int8(file, forms)
 
     def runtimes(self):
-        import tensorflow as tf
-
-        found = {"tf.lite": tf.lite.Interpreter}
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            return found
-        return {**found, "LiteRT": Interpreter}
+        return list(_interpreters())
 
     def run(self, content, samples, runtime="tf.lite"):
         interpreter, inputs, outputs = self._prepared(content, samples.shape, 2, runtime)
@@ -147,11 +142,23 @@ class TensorFlowLite(Target):
     def _prepared(self, content, shape, threads, runtime):
         with warnings.catch_warnings():  # TensorFlow's says that LiteRT will replace it
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            interpreter = self.runtimes()[runtime](model_content=content, num_threads=threads)
+            interpreter = _interpreters()[runtime](model_content=content, num_threads=threads)
         (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
         interpreter.resize_tensor_input(inputs["index"], shape)
         interpreter.allocate_tensors()
         return interpreter, inputs["index"], outputs["index"]
+
+
+def _interpreters():
+    """Return the interpreters that are installed, by name."""
+    import tensorflow as tf
+
+    found = {"tf.lite": tf.lite.Interpreter}
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        return found
+    return {**found, "LiteRT": Interpreter}
 
 
 @contextlib.contextmanager

@@ -34,9 +34,18 @@ def samples_for(model, samples):
     shape = tuple(model.inputs[0].shape[1:])
     if samples is None:
         random, size = np.random.default_rng(0), (_GENERATED, *(n or 32 for n in shape))
-        if keras.backend.is_int_dtype(model.inputs[0].dtype):  # pixels, or numbers of things, of which there are two
+        if keras.backend.is_int_dtype(model.inputs[0].dtype):  # pixels, or indices: 0 and 1 are valid
             return random.integers(0, 256 if model.inputs[0].dtype == "uint8" else 2, size).astype(np.float32)
         return random.normal(size=size).astype(np.float32)
+    samples = checked_samples(samples, shape)
+    if not np.isfinite(samples).all():
+        first = int(np.argmax(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1)))
+        raise ValueError(f"`samples` must be finite, to compare outputs. Received: NaN or infinity in sample {first}")
+    return samples
+
+
+def checked_samples(samples, shape):
+    """Return samples as a float32 array; raise ValueError unless there is one, of this shape (None: any size)."""
     samples = np.asarray(samples, np.float32)
     if samples.ndim != len(shape) + 1 or any(n not in (None, m) for n, m in zip(shape, samples.shape[1:], strict=True)):
         wanted = ", ".join(map(str, ("number", *shape)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 
 import keras
 from keras import ops
@@ -35,7 +36,8 @@ class MPTLayer:
         input_quantizer: Applied to the inputs: None, a name like `"approx_sign"` (then the layer is MPT-1/1), a
             quantizer of `keras_mpt.quantizers`, or (TensorFlow backend) a larq quantizer.
         mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`, such as one `GlobalTopK` for several layers.
-        scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published.
+        scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published. Not zeros, unless the mask is a
+            `masks.Restricted`: their gradient is zero, and they stay so.
         scores_regularizer: Optional Keras regularizer of the scores.
         seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits
             with the initializers of keras_mpt; those of Keras differ, and keep a seed of their own. None draws one. The
@@ -49,6 +51,8 @@ class MPTLayer:
 
     Raises:
         ValueError: An argument is out of its range or has no meaning for a frozen kernel.
+        AttributeError: `mask` of a built layer, or `sparsity`, is assigned to. How many weights stay is changed by
+            `layer.mask.set_sparsity(layer, sparsity)`.
     """
 
     _kernel_argument = "kernel"  # how Keras prefixes the kernel's arguments: kernel_initializer, ...
@@ -73,10 +77,19 @@ class MPTLayer:
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
         super().__init__(**kwargs)
+        if isinstance(self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
+            raise ValueError(
+                "`dtype` must not quantize: the kernel is quantized already, see `kernel_quantizer`. "
+                f"Received: dtype policy {self.dtype_policy.name!r}"
+            )
         self.mask = _mask_rule(sparsity, mask)
-        self.sparsity = self.mask.sparsity
         self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
         self.input_quantizer = quantizers.get_activation(input_quantizer)
+        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(self.input_quantizer):
+            raise ValueError(
+                "`input_quantizer` with a scale for each channel needs channels last. Received: "
+                f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
+            )
         self.scores_initializer = initializers.get(scores_initializer, "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self.seed = initializers.check_seed(seed)
@@ -118,6 +131,8 @@ class MPTLayer:
         """Freeze what Keras' own `build` adds as the kernel."""
         if name != "kernel":
             return super().add_weight(*args, name=name, **kwargs)
+        if not math.prod(kwargs["shape"]):
+            raise ValueError(f"Layer {self.name!r} must have weights. Received: a kernel of shape {kwargs['shape']}")
         return super().add_weight(
             name="frozen_kernel",
             shape=kwargs["shape"],
@@ -152,6 +167,32 @@ class MPTLayer:
         raise NotImplementedError
 
     @property
+    def mask(self):
+        """The mask rule."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, rule):
+        if self.built:
+            raise AttributeError(
+                f"`mask` of layer {self.name!r} cannot be assigned to once the layer is built. How many weights stay "
+                f"is changed by `layer.mask.set_sparsity(layer, sparsity)`. Received: {rule!r}"
+            )
+        self._mask = rule
+
+    @property
+    def sparsity(self):
+        """The fraction of the weights that the mask rule was made to remove."""
+        return self.mask.sparsity
+
+    @sparsity.setter
+    def sparsity(self, value):
+        raise AttributeError(
+            f"`sparsity` of layer {self.name!r} cannot be assigned to. How many weights stay is changed by "
+            f"`layer.mask.set_sparsity(layer, sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
+        )
+
+    @property
     def frozen_kernel(self):
         """The frozen random kernel, a non-trainable float32 variable."""
         self._check_built("frozen_kernel")
@@ -166,15 +207,13 @@ class MPTLayer:
     @property
     def kept(self):
         """How many weights stay, an int32 scalar: the number of ones in `subnet_mask`."""
-        if not self.built:  # see `kernel`
-            raise AttributeError(f"`kept` of {type(self).__name__} {self.name!r} exists once the layer is built.")
+        self._check_built("kept")
         return self.mask.kept(self)
 
     @property
     def kernel(self):
         """The kernel that the layer convolves or multiplies with, in the layer's compute dtype."""
-        if not self.built:  # AttributeError: frameworks probe for attributes while a layer is being built
-            raise AttributeError(f"`kernel` of {type(self).__name__} {self.name!r} exists once the layer is built.")
+        self._check_built("kernel")
         return self._kernel_of_call if self._kernel_of_call is not None else self._effective_kernel()
 
     @kernel.setter
@@ -195,10 +234,12 @@ class MPTLayer:
         return ops.cast(kernel, self.compute_dtype)
 
     def call(self, inputs, training=None):
+        if self.input_quantizer is not None and keras.backend.standardize_dtype(inputs.dtype) == "bool":
+            inputs = ops.cast(inputs, self.compute_dtype)
         inputs = self._prepare(inputs, self.input_quantizer)
         if self.input_quantizer is not None:
             inputs = ops.cast(inputs, self.compute_dtype)  # larq's quantizers return float32 under any policy
-        with self._one_kernel(training):
+        with self._one_kernel(bool(training) and self.trainable):  # scores that stand still change no state
             return super().call(inputs)
 
     def _prepare(self, inputs, quantizer):
@@ -207,7 +248,7 @@ class MPTLayer:
     @contextlib.contextmanager
     def _one_kernel(self, training):
         """Compute the kernel once for a call, and only here with its side effects on the mask rule's variables."""
-        self._kernel_of_call = self._effective_kernel(bool(training))
+        self._kernel_of_call = self._effective_kernel(training)
         try:
             yield
         finally:
@@ -272,8 +313,8 @@ class MPTLayer:
         }
 
     def _check_built(self, attribute):
-        if not self.built:
-            raise ValueError(
+        if not self.built:  # AttributeError: frameworks probe for attributes while a layer is being built
+            raise AttributeError(
                 f"`{attribute}` of {type(self).__name__} {self.name!r} exists once the layer is built: call it on "
                 "data or `layer.build(input_shape)` first. Received: built=False"
             )

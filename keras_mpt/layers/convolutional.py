@@ -14,8 +14,8 @@ class MPTConv(MPTLayer):
 
     Args:
         padding: A name that the Keras layer knows, such as `"valid"` (default) or `"same"`; or how many entries to
-            add on either side of the quantized inputs, an integer or a tuple of one for each spatial axis. So pad
-            PyTorch's networks; with strides, `"same"` may pad less before than after.
+            add on either side of the quantized inputs, an integer or a tuple of one for each spatial axis. PyTorch's
+            networks pad like this; with strides, `"same"` may pad less before than after.
         pad_values: What they are padded with, as in larq. With 1.0 the inputs of a binary convolution are ±1
             everywhere.
         *args, **kwargs: See `MPTLayer` and the Keras layer.

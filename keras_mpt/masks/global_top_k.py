@@ -1,7 +1,6 @@
 """One threshold for several layers: global pruning."""
 
 import math
-import numbers
 import weakref
 
 import keras
@@ -9,7 +8,7 @@ from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
-from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_kept
+from keras_mpt.ops import check_count, has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
 _COPIED = weakref.WeakValueDictionary()  # of each config, the rule that the layers of the last copy share
 
@@ -45,12 +44,15 @@ class GlobalTopK(MaskRule):
     >>> model = keras.Sequential([MPTConv2D(64, 3, mask=rule), keras.layers.Flatten(), MPTDense(10, mask=rule)])
     """
 
+    variables = (*MaskRule.variables, "empty_steps")
+    ranks_magnitudes = True
+
     def __init__(self, sparsity, selector="search", group="global", size=None):
         super().__init__(sparsity, selector)
         if not isinstance(group, str):
             raise ValueError(f"`group` must be a name. Received: group={group!r}")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1):
-            raise ValueError(f"`size` must be an integer > 0 or None. Received: size={size!r}")
+        if size is not None:
+            check_count("size", size)
         self.group = group
         self._expected = size
         self._sizes = {}  # of the layers, as they were built
@@ -210,7 +212,7 @@ def share(layers):
             settings = layer.mask.sparsity, layer.mask.selector, layer.mask.group
             rule = rules.setdefault(settings, GlobalTopK(*settings))
             rule._sizes[layer] = math.prod(layer.scores.shape)
-            layer.mask = rule
+            layer._mask = rule
     for rule in rules.values():
         for layer in rule.layers:
             rule.set_sparsity(layer, rule.sparsity)

@@ -41,6 +41,8 @@ class Restricted(MaskRule):
     >>> MPTConv2D(64, 3, mask=keras_mpt.masks.Restricted(0.9), kernel_quantizer=None)
     """
 
+    variables = (*MaskRule.variables, "stored_mask", "mask_is_stored", "swap_rate")
+
     def add_weights(self, layer, shape):
         """Create the layer's variables.
 

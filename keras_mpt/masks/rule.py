@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
-from keras_mpt.ops import current_trace, kept_count, search_threshold, sort_threshold
+from keras_mpt.ops import check_sparsity, kept_count, search_threshold, sort_threshold
+from keras_mpt.ops.backend import current_trace
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
@@ -20,6 +21,10 @@ class MaskRule:
     Calling a rule, `rule(layer, training)`, returns the layer's mask and how many ones it has. What it must remember
     from step to step lives in variables of the layer, which `add_weights` creates.
 
+    Attributes:
+        variables: Names of these variables, which tickets do not hold: they hold the mask.
+        ranks_magnitudes: Whether the mask is that of the largest `|scores|`.
+
     Args:
         sparsity: Fraction of the weights removed, in `[0, 1)`.
         selector: How thresholds are found; the mask is the same. `"search"` counts a few times, starting from the last
@@ -29,8 +34,11 @@ class MaskRule:
         ValueError: An argument is not as described.
     """
 
+    variables = ("quota", "threshold", "nan_steps")
+    ranks_magnitudes = False
+
     def __init__(self, sparsity, selector="search"):
-        kept_count(1 << 31, sparsity)  # complains about a bad sparsity here, not at the first build
+        check_sparsity("sparsity", sparsity)
         if selector not in SELECTORS:
             raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
         self.sparsity, self.selector = float(sparsity), selector

@@ -24,6 +24,8 @@ class TopK(MaskRule):
     >>> MPTConv2D(64, 3, mask=keras_mpt.masks.TopK(0.8, selector="sort"))
     """
 
+    ranks_magnitudes = True
+
     def __call__(self, layer, training=False):
         """Return the layer's mask, a float32 tensor of zeros and ones (all NaN if a score is NaN), and their number.
 

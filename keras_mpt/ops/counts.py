@@ -4,6 +4,25 @@ import math
 import numbers
 
 
+def check_sparsity(argument, value):
+    """Raise ValueError, with the argument's name, unless a sparsity is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(
+            f"`{argument}` must be a number in [0, 1), the fraction removed. Received: {argument}={value!r}"
+        )
+
+
+def is_count(value):
+    """Return whether a value is an integer > 0."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+
+
+def check_count(argument, value):
+    """Raise ValueError, with the argument's name, unless a value is an integer > 0."""
+    if not is_count(value):
+        raise ValueError(f"`{argument}` must be an integer > 0. Received: {argument}={value!r}")
+
+
 def kept_count(size, sparsity):
     """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
 
@@ -14,8 +33,7 @@ def kept_count(size, sparsity):
     Raises:
         ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
-        raise ValueError(f"`sparsity` must be a number in [0, 1), the fraction removed. Received: {sparsity=}")
+    check_sparsity("sparsity", sparsity)
     kept = size - math.floor(sparsity * size + 1e-9)
     if kept < 1:
         raise ValueError(

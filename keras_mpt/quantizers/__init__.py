@@ -103,6 +103,12 @@ def get_kernel(identifier):
     return _get("kernel_quantizer", identifier, KernelQuantizer, _KERNELS)
 
 
+def is_per_channel(quantizer):
+    """Return whether an activation quantizer, ours or larq's, has a scale for each channel, the last axis."""
+    name = "MagnitudeAwareSign"
+    return any(cls.__name__ == name for cls in type(quantizer).__mro__)
+
+
 def serialize(quantizer):
     """Return what `get_activation` or `get_kernel` makes the same quantizer from.
 

@@ -12,12 +12,10 @@ Common to all of them:
   them, PyTorch keeps them), which matters only where a function jumps at zero.
 """
 
-import numbers
-
 import keras
 from keras import ops
 
-from keras_mpt.ops import straight_through
+from keras_mpt.ops import check_count, straight_through
 from keras_mpt.quantizers.base import Quantizer, positive_float
 
 _LARGEST_FLOAT16 = 65504
@@ -286,7 +284,7 @@ class DoReFa(ActivationQuantizer):
     Gradient: `dL/dx = dL/dy where 0 <= x <= 1, else 0`.
 
     Args:
-        k_bit: Integer >= 1, bits per value.
+        k_bit: Integer > 0, bits per value.
         mode: `"activations"`, the only one. larq's other mode quantizes trained weights, of which a network of
             frozen weights has none.
 
@@ -306,8 +304,7 @@ class DoReFa(ActivationQuantizer):
     """
 
     def __init__(self, k_bit=2, mode="activations"):
-        if isinstance(k_bit, bool) or not isinstance(k_bit, numbers.Integral) or k_bit < 1:
-            raise ValueError(f"`k_bit` must be an integer >= 1. Received: {k_bit!r}")
+        check_count("k_bit", k_bit)
         if mode != "activations":
             raise ValueError(
                 "`mode` must be 'activations' (larq's 'weights' is for trained weights, and those here are frozen). "

@@ -25,7 +25,7 @@ def is_larq_config(config):
 def check(obj):
     """Return `obj` if it is a larq quantizer that can run here; raise ValueError otherwise."""
     _check_backend(obj)
-    if not isinstance(obj, _import_larq().quantizers.Quantizer):
+    if not isinstance(obj, _import_larq(obj).quantizers.Quantizer):
         raise ValueError(f"`{_ARGUMENT}` must be a quantizer, where it is an object of larq's. Received: {obj!r}")
     return obj
 
@@ -70,7 +70,7 @@ def _check_backend(received):
         )
 
 
-def _import_larq(received=None):
+def _import_larq(received):
     try:
         import larq
     except Exception as error:  # where tf.keras is Keras 3, larq fails with an AttributeError or an ImportError

@@ -14,6 +14,7 @@ from keras.src.backend.common import global_state  # no public way to drop varia
 
 from keras_mpt import initializers, layers, masks, quantizers
 from keras_mpt.quantizers import larq_objects
+from keras_mpt.traversal import check_functional
 
 _OWN_MODULES = (initializers, layers, masks, quantizers)
 
@@ -75,17 +76,10 @@ def describe(model, custom_classes=()):
     Raises:
         ValueError: The model is subclassed, or holds what is not on the list.
     """
-    check_model(model)
+    check_functional(model, "a ticket")
     config = plain(keras.saving.serialize_keras_object(model))
     check(config, custom_classes)
     return config
-
-
-def check_model(model):
-    """Raise ValueError unless it is a built functional or Sequential model."""
-    if not isinstance(model, (keras.Sequential, keras.Function)) or not model.built:
-        received = f"{type(model).__name__} {getattr(model, 'name', '')!r}"
-        raise ValueError(f"`model` must be a built functional or Sequential Keras model. Received: {received}")
 
 
 def check(config, custom_classes=()):

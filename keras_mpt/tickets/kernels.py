@@ -128,7 +128,6 @@ def decode(entry, blobs, base):
     frozen, mask = frozen.reshape(shape), mask.reshape(shape)
     if not np.isfinite(frozen).all():
         raise ValueError("a weight is not finite")
-    ScaledSign(scale)  # complains about a scale that it cannot have
     kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
     if _sha256(kernel.effective) != entry["sha256"]:
         raise ValueError("the kernel is not the one that was saved (its checksum differs)")
@@ -142,7 +141,8 @@ def _check(entry):
     scale, changes, values = entry["scale"], entry["changes"], entry["values"]
     known = entry["over"] in ("kept", "all") and entry["by"] in ("signs", "values")
     known &= entry["source"]["from"] in ("seed", "base", "nothing")
-    known &= scale is None or type(scale) in (int, float) and float(np.float32(scale)) == scale
+    known &= scale is None or type(scale) in (int, float) and 0 <= scale < math.inf
+    known &= scale is None or float(np.float32(scale)) == scale
     known &= (values is not None) == (changes is not None and entry["by"] == "values")
     known &= entry["by"] == "values" or scale is not None and entry["over"] == "kept"
     if not known:

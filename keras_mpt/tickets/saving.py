@@ -9,17 +9,13 @@ import numpy as np
 
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK, Restricted, TopK, share
+from keras_mpt.masks import GlobalTopK, Restricted, share
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels, settings
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
-from keras_mpt.traversal import walk
-
-_OF_THE_MASK = ("scores", "frozen_kernel", "quota", "threshold", "nan_steps", "empty_steps")
-_OF_THE_MASK += ("stored_mask", "mask_is_stored", "swap_rate")
-_RANKING = (TopK, GlobalTopK)  # rules that keep the largest |scores|
+from keras_mpt.traversal import check_functional, walk
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -51,12 +47,14 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
-        TypeError: `base` is no model.
+        TypeError: `base` is no model, or `custom_classes` no list of classes.
+        FileNotFoundError: There is no folder for `path`.
 
     Example:
 
     >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
+    _check_classes(custom_classes)
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
     check_folder(path)
@@ -140,14 +138,20 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
         TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
             The message names file and layer. It is a ValueError.
         OSError: The file cannot be opened.
-        TypeError: `base` is no model.
+        TypeError: `base` is no model, or `custom_classes` no list of classes.
 
     Example:
 
     >>> model = keras_mpt.load_ticket("conv4.mpt")
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
+    _check_classes(custom_classes)
     return _build(Ticket.read(path), kernels.content_table(base), trainable, custom_classes)
+
+
+def _check_classes(classes):
+    if not isinstance(classes, (list, tuple, set)) or not all(isinstance(cls, type) for cls in classes):
+        raise TypeError(f"`custom_classes` must be a list of classes. Received: {classes!r}")
 
 
 def restore(model, ticket, *, trainable=False, base=None, part=False):
@@ -185,7 +189,7 @@ def check_size(ticket, make):
 
 def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
-        config.check_model(model)
+        check_functional(model, "filled")
         _check_shapes(model, ticket)
         _check_missing(model, ticket)
 
@@ -242,21 +246,17 @@ def _fill(model, ticket, base, trainable):
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
             decoded[name] = kernel, first_scores(kernel.mask)
-    for names in one_threshold(mpt):
-        mask = np.concatenate([decoded[name][0].mask.ravel() for name in names])
-        scores = np.concatenate([decoded[name][1].ravel() for name in names])
-        if not np.array_equal(largest(np.abs(scores), np.count_nonzero(mask)), mask):
-            raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
+    masks = {name: kernel.mask for name, (kernel, _) in decoded.items()}
+    for names in groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()}):
+        raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
             variable.assign(array)
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    masks = {}
     for name, layer in mpt.items():
         kernel, scores = decoded.pop(name)
         fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
-        masks[name] = kernel.mask
     forget_compiled(model)
     check_rules(mpt, masks)
 
@@ -266,24 +266,38 @@ def forget_compiled(model):
     model.train_function = model.test_function = model.predict_function = None
 
 
-def one_threshold(mpt):
+def groups_that_differ(mpt, masks, scores):
+    """Yield lists of the names of layers with one threshold, whose scores do not make their masks.
+
+    Args:
+        mpt: MPT layers by name.
+        masks, scores: Arrays by name.
+    """
+    for names in _one_threshold(mpt):
+        mask = np.concatenate([masks[name].ravel() for name in names])
+        magnitudes = np.abs(np.concatenate([scores[name].ravel() for name in names]))
+        if not np.array_equal(largest(magnitudes, np.count_nonzero(mask)), mask):
+            yield names
+
+
+def _one_threshold(mpt):
     """Return the names of the MPT layers whose masks are those of the largest |scores|, in lists: those that share a
     rule together, in the order in which ties are kept."""
     together = {}
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
-        if not isinstance(layer.mask, _RANKING):
+        if not layer.mask.ranks_magnitudes:
             continue
         together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
     return list(together.values())
 
 
 def check_rules(mpt, masks):
-    """Raise ValueError if a rule that is none of ours makes another mask of the scores that its layer got.
+    """Raise ValueError if a rule makes another mask of the scores that its layer got.
 
-    Of ours this is known before: see `one_threshold`; `Restricted` stores its mask.
+    Of rules that rank magnitudes this is known before: see `groups_that_differ`; `Restricted` stores its mask.
     """
     for name, layer in mpt.items():
-        known = isinstance(layer.mask, (*_RANKING, Restricted))
+        known = layer.mask.ranks_magnitudes or isinstance(layer.mask, Restricted)
         if not known and not np.array_equal(to_numpy(layer.subnet_mask) != 0, masks[name]):
             raise ValueError(f"the rule {layer.mask!r} of layer {name!r} does not make its mask of the scores")
 
@@ -321,7 +335,7 @@ def _variables(layer):
     inner = layer._flatten_layers(include_self=False)
     other = {id(v) for child in inner for v in child.variables}
     if isinstance(layer, MPTLayer):
-        other |= {id(getattr(layer, name, None)) for name in _OF_THE_MASK}
+        other |= {id(getattr(layer, name)) for name in ("scores", "frozen_kernel", *layer.mask.variables)}
     return [v for v in layer.variables if id(v) not in other]
 
 

@@ -9,7 +9,8 @@ import string
 import keras
 
 from keras_mpt import initializers, quantizers
-from keras_mpt.masks import GlobalTopK, TopK
+from keras_mpt.masks import GlobalTopK
+from keras_mpt.ops import check_count, check_sparsity, is_count
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.network import Network, did_you_mean
 
@@ -42,8 +43,8 @@ Args:
     input_shape: Height, width and channels of an image, default `$input_shape`.
     classes: Number of logits, default $classes.
     sparsity: Fraction of each layer's weights removed, default $sparsity; or a dict from layer names to fractions,
-        and $sparsity for the layers that it leaves out; or a
-        `keras_mpt.masks.GlobalTopK`, of which the network gets a copy, to prune all layers together.
+        and $sparsity for the layers that it leaves out; or a `keras_mpt.masks.GlobalTopK`, of which the network gets
+        a copy, to prune all layers together.
     input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
     kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
     kernel_initializer: Of the frozen kernels, default `"$kernel_initializer"`; see `keras_mpt.initializers`.
@@ -153,13 +154,12 @@ def _check(
 ):
     """Raise ValueError for a bad argument now; the layers would complain about some of them, but later."""
     shape = input_shape if isinstance(input_shape, (tuple, list)) else ()
-    if len(shape) != 3 or not all(map(_is_count, shape)):
+    if len(shape) != 3 or not all(map(is_count, shape)):
         raise ValueError(f"`input_shape` must be three integers > 0, channels last. Received: {input_shape=}")
-    if not _is_count(classes):
-        raise ValueError(f"`classes` must be an integer > 0. Received: {classes=}")
+    check_count("classes", classes)
     if not isinstance(sparsity, GlobalTopK):
         for fraction in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
-            TopK(fraction)
+            check_sparsity("sparsity", fraction)
     quantizers.get_activation(input_quantizer)
     quantizers.get_kernel(kernel_quantizer)
     initializers.get(kernel_initializer, "kernel_initializer")
@@ -171,10 +171,6 @@ def _check(
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
-
-
-def _is_count(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
 
 
 def _is_number(value):

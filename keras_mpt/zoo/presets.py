@@ -45,6 +45,7 @@ class Preset:
         converted: What the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy", "flips"}}`, on
             the whole test set; with `"file"` and `"sha256"` where the file is published, in `zoo/` of the repository.
         golden: Logits of `golden_images()`, as a list of lists.
+        note: What else its card says.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Preset:
     dense: dict | None
     converted: dict
     golden: list
+    note: str
 
     @property
     def path(self):
@@ -154,11 +156,19 @@ def list_presets(architecture=None):
     Args:
         architecture: Only those of this one, such as `"conv4_mpt"`.
 
+    Raises:
+        ValueError: `keras_mpt.zoo` has no such architecture.
+
     Example:
 
     >>> for preset in keras_mpt.zoo.list_presets():
     ...     print(preset.name, preset.accuracy)
     """
+    from keras_mpt import zoo
+
+    known = [name for name in zoo.__all__ if name.endswith("_mpt")]
+    if architecture not in (None, *known):
+        raise ValueError(f"`architecture` must be one of keras_mpt.zoo: {', '.join(known)}. Received: {architecture!r}")
     return [preset for preset in _presets() if architecture in (None, preset.architecture)]
 
 

@@ -9,11 +9,11 @@ from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, readin
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks.rule import first_scores, largest
+from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import check_rules, fill_kernel, forget_compiled, one_threshold
+from keras_mpt.tickets.saving import check_rules, fill_kernel, forget_compiled, groups_that_differ
 
 
 def from_pytorch(
@@ -62,6 +62,8 @@ def from_pytorch(
         ValueError: An argument is not as described. A given model is untouched.
         CheckpointError: The file cannot be read, or is of another network, or its signs of zero would matter (a given
             model is untouched then, too). It is a ValueError.
+        TypeError: `arguments` are given with a model.
+        OSError: The file cannot be opened.
         ImportError: Reading a file needs PyTorch.
 
     Example:
@@ -177,11 +179,8 @@ def _tickets(checkpoint, layers, values, layout, rule):
     else:
         raw = rule.masks({path: values[path].raw(layout.scores) for path in mpt})
     masks = {path: values[path].kernel(layout.stored or layout.scores, raw[path]) for path in mpt}
-    for paths in one_threshold(mpt):
-        wanted = np.concatenate([masks[path].ravel() for path in paths])
-        given = np.concatenate([scores[path].ravel() for path in paths])
-        if not np.array_equal(largest(np.abs(given), np.count_nonzero(wanted)), wanted):
-            scores |= {path: first_scores(masks[path]) for path in paths}
+    for paths in list(groups_that_differ(mpt, masks, scores)):
+        scores |= {path: first_scores(masks[path]) for path in paths}
     alphas = dict.fromkeys(mpt)
     if layout.scaled:
         for path in mpt:

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.masks import GlobalTopK
+from keras_mpt.ops import check_sparsity
 
 _GLOBAL = "GlobalSubnetConv"
 
@@ -152,8 +153,8 @@ def find_rule(layout, checkpoint, sparsity):
     if shared and checkpoint.conv_type not in (None, _GLOBAL):
         raise ValueError(f"`sparsity` must not be a GlobalTopK: {checkpoint.name} says {checkpoint.conv_type!r}.")
     fraction = sparsity.sparsity if shared else sparsity
-    if fraction is not None and not (isinstance(fraction, (int, float)) and 0 <= fraction < 1):
-        raise ValueError(f"`sparsity` must be the fraction removed, in [0, 1). Received: {sparsity=}")
+    if fraction is not None:
+        check_sparsity("sparsity", fraction)
     kept = checkpoint.prune_rate if fraction is None else removed(fraction)
     if kept is None:
         raise ValueError(

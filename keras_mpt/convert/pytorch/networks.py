@@ -205,7 +205,7 @@ def _kernel(checkpoint, name, module):
 def _with_logits(model, scored, bias):
     """Return the network with another classifier: a ticket or an ordinary layer, with or without a bias."""
     old = model.get_layer("logits")
-    x = old._inbound_nodes[0].input_tensors[0]
+    x = old.input
     if scored:
         logits = MPTDense.from_config({**old.get_config(), "use_bias": bias})
     else:

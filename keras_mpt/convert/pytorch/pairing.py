@@ -7,6 +7,7 @@ from keras_mpt.convert.pytorch import arrays
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTLayer
 from keras_mpt.tickets.saving import owners
+from keras_mpt.traversal import check_functional
 
 _KERNELS = arrays.DENSE + arrays.CONVOLUTIONS + arrays.DEPTHWISE
 EPSILON = 1e-5  # of PyTorch's batch normalization
@@ -20,11 +21,7 @@ def check_model(model, quantizers, epsilon):
         quantizers: Classes, one of which the MPT layers must have as kernel quantizer.
         epsilon: Of batch normalization.
     """
-    functional = isinstance(model, keras.Sequential) or hasattr(model, "operations")
-    if not isinstance(model, keras.Model) or not model.built or not functional:
-        raise ValueError(
-            f"`model` must be the name of a network, or a built functional or Sequential model. Received: {model!r}"
-        )
+    check_functional(model, "compared to PyTorch's")
     layers = _with_weights(model)
     for path, layer in layers.items():
         if isinstance(layer, MPTLayer) and type(layer.kernel_quantizer) not in quantizers:

@@ -98,7 +98,7 @@ def _load(path):
             ) from error
         raise CheckpointError(
             f"{path} is no PyTorch checkpoint, or is damaged or truncated ({path.stat().st_size:,} bytes): "
-            f"{type(error).__name__}: {reason.strip().splitlines()[0] if reason.strip() else ''}"
+            f"{type(error).__name__}"
         ) from error
 
 
