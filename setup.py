@@ -93,7 +93,7 @@ setup(
     package_data={"keras_mpt": ["py.typed"], TICKETS: ["presets.json", "*.mpt", "*.md"]},
     zip_safe=False,
     python_requires=">=3.10",
-    install_requires=["keras>=3.8,<4", "numpy>=1.26", "absl-py"],
+    install_requires=["keras>=3.12,<4", "numpy>=1.26", "absl-py"],
     extras_require={
         **RUNTIME,
         "all": sorted({requirement for extra in RUNTIME.values() for requirement in extra}),
