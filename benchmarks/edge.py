@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 
+import keras
 import numpy as np
 
 import keras_mpt
@@ -74,7 +75,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
         rows.append(row)
         invokers[kind] = TARGETS[target]().invoker(path.read_bytes(), images[:1], 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
-    seconds = interleaved(invokers, rounds)
+    seconds = interleaved(invokers, rounds, before=1)
     for row in rows:
         mine = seconds[row["file"]]
         row["milliseconds"] = 1e3 * statistics.median(mine)
@@ -149,7 +150,7 @@ def main():
                     new = measure(name, build, images, *how, arguments.files)
             found = {row["file"]: row for row in (*kept, *new) if row["network"] == name}
             rows += [found[kind] for kind in FILES if kind in found]
-    save("edge", {"machine": arguments.machine, "rows": rows})
+    save("edge", {"machine": arguments.machine, "keras": keras.__version__, "rows": rows})
     (ROOT / "docs" / "edge-results.md").write_text(page(rows, arguments.machine))
     print(table(rows))
 

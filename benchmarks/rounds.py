@@ -12,7 +12,7 @@ import keras
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def interleaved(contestants, rounds, repeat=1, warm_up=1):
+def interleaved(contestants, rounds, repeat=1, warm_up=1, before=0):
     """Return {name: list of seconds, one for each round}.
 
     All contestants take turns in one process, so that a drift of the machine's speed hits all alike.
@@ -22,6 +22,7 @@ def interleaved(contestants, rounds, repeat=1, warm_up=1):
         rounds: Number of turns.
         repeat: Calls in a turn; its time is their mean.
         warm_up: Calls of each before the first round, for compilation.
+        before: Calls in each turn before those that are timed, for caches.
     """
     for run in contestants.values():
         for _ in range(warm_up):
@@ -29,6 +30,8 @@ def interleaved(contestants, rounds, repeat=1, warm_up=1):
     seconds = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
+            for _ in range(before):
+                run()
             start = time.perf_counter()
             for _ in range(repeat):
                 run()

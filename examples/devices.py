@@ -20,6 +20,10 @@ flags.DEFINE_integer("virtual_devices", None, "Let the CPU of this process be so
 def chosen(*batch_sizes):
     """Return the `training.Devices` of the flags, whose number must divide the sizes of all batches."""
     if FLAGS.strategy is None:
+        several = ("processes", "process_id", "coordinator", "virtual_devices", "synchronized_batch_norm")
+        given = [f"--{name}" for name in several if FLAGS[name].value != FLAGS[name].default]
+        if given:
+            raise app.UsageError(f"{', '.join(given)} need --strategy.")
         return training.ONE_DEVICE
     needed = _BACKENDS[FLAGS.strategy]
     if keras.backend.backend() != needed:

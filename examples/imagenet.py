@@ -31,7 +31,7 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
 
     All images are scaled to a smaller side of 256 pixels. Those for training are crops of 8 to 100 % of the area, with
     sides in a ratio of 3/4 to 4/3, that are scaled again and flipped at random; others are cropped in the middle. Order
-    and crops depend on the seed; those of a resumed training are not those of an uninterrupted one.
+    and crops are functions of seed and epoch.
 
     Args:
         data_dir: Folder of tensorflow-datasets that holds imagenet2012.
@@ -39,7 +39,8 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         batch_size: Images in a batch, of all processes.
         seed: Of the order and the crops.
         cache_dir: Folder for the decoded images, uint8 with a smaller side of 256 pixels: some 350 GB for ImageNet,
-            written while the first epoch runs; one that is killed has to do it again. None: decode in every epoch.
+            written while the first epoch runs; one that is killed has to do it again. For one training at a time.
+            None: decode in every epoch.
         part, parts: Which of several processes the batches are for; each gets its part of them.
         label: Function of the labels.
     """
@@ -56,17 +57,19 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         image = tf.image.resize(image, tf.cast(tf.round(shape * 256 / tf.reduce_min(shape)), tf.int32))
         return tf.saturate_cast(tf.round(image), tf.uint8)
 
-    def training_image(image, number):
-        begin, size, _ = tf.image.sample_distorted_bounding_box(
+    def training_image(found, random):
+        image, number = found
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             tf.shape(image),
             tf.zeros((1, 0, 4)),
-            seed=seed,
+            seed=(random, 0),
+            min_object_covered=0.0,
             aspect_ratio_range=(3 / 4, 4 / 3),
             area_range=(0.08, 1.0),
             use_image_if_no_bounding_boxes=True,
         )
         image = tf.image.resize(tf.slice(image, begin, size), (SIDE, SIDE))
-        return scale(tf.image.random_flip_left_right(image, seed=seed)), label(number)
+        return scale(tf.image.stateless_random_flip_left_right(image, seed=(random, 1))), label(number)
 
     def test_image(image, number):
         return scale(tf.cast(tf.image.resize_with_crop_or_pad(image, SIDE, SIDE), tf.float32)), label(number)
@@ -82,7 +85,7 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         for split in ("train", "validation"):  # a killed process leaves a lock, and parts of files of no use
             for kind in ("lockfile", "*tempstate*"):
                 for path in pathlib.Path(cache_dir).glob(f"{cache(split).name}_*.{kind}"):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def images(split):
         found = builder.as_dataset(split=split).shard(parts, part)
@@ -94,7 +97,8 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
         return found.batch(batch_size // parts, drop_remainder).prefetch(tf.data.AUTOTUNE)
 
     def batches(epoch):
-        return batched(images("train").shuffle(10_000, seed=seed + epoch), training_image, True)
+        shuffled = images("train").shuffle(10_000, seed=seed + epoch)
+        return batched(tf.data.Dataset.zip((shuffled, tf.data.Dataset.random(seed + epoch))), training_image, True)
 
     return batches, {"validation_data": batched(images("validation"), test_image, False)}
 

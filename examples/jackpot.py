@@ -21,6 +21,7 @@ those of pruning criteria; `accuracy.csv`, `accuracy.png` and `overlap.csv` hold
 """
 
 import csv
+import inspect
 import pathlib
 
 import cifar10
@@ -77,6 +78,7 @@ def load_data():
         return imagenet.load(FLAGS.data_dir, imagenet.scaling(FLAGS.application), FLAGS.batch_size, FLAGS.seed)
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
+    training.check_batch_size(FLAGS.batch_size, len(images))
     test_images, test_labels = data["test"]
     validation = {"validation_data": (cifar10.normalize(test_images), test_labels), "validation_batch_size": 500}
     return lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch), validation
@@ -258,16 +260,13 @@ def draw(folders, path):
 
 
 def main(_):
-    unknown = set(FLAGS.methods) - set(_METHODS)
-    if unknown:
-        raise app.UsageError(f"--methods must be of {', '.join(_METHODS)}. Received: {', '.join(sorted(unknown))}")
-    for sparsity in FLAGS.sparsities:
-        keras_mpt.masks.TopK(float(sparsity))  # complains about a bad one before the long trainings
-    if FLAGS.application and not hasattr(keras.applications, FLAGS.application):
+    training.check_choices("methods", FLAGS.methods, _METHODS)
+    training.check_sparsities(FLAGS.sparsities)
+    if FLAGS.application and not inspect.isfunction(getattr(keras.applications, FLAGS.application, None)):
         raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
     folder = pathlib.Path(FLAGS.output_dir)
-    goes_on = any(folder.glob("*/checkpoint.keras"))
+    goes_on = any(folder.glob("*/checkpoint.keras")) or any(folder.glob("*/ticket.mpt"))
     training.keep_flags(folder, goes_on, may_change=("methods", "sparsities", "criteria_batches"))
     data = load_data()
     base = base_network(data, folder / "dense")

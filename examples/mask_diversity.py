@@ -22,6 +22,7 @@ import pathlib
 import keras
 import numpy as np
 import studies
+import training
 from absl import app, flags
 
 import keras_mpt
@@ -73,6 +74,7 @@ def report(kind, tickets, rows, folder):
 def main(_):
     if FLAGS.seeds < 2:
         raise app.UsageError(f"--seeds must be at least 2, to compare. Received: {FLAGS.seeds}")
+    training.check_choices("kinds", FLAGS.kinds, _KINDS)
     folder = pathlib.Path(FLAGS.output_dir)
     runs, data, table = studies.Runs(folder / "runs.csv"), None, []
     (folder / "tickets").mkdir(exist_ok=True)

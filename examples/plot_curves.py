@@ -20,7 +20,14 @@ flags.DEFINE_string("title", "", "Title of the figure.")
 def read(path):
     """Return the rows of a log as dicts of numbers."""
     with pathlib.Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    try:
+        rows = [{name: float(value) for name, value in row.items()} for row in rows]
+    except ValueError:
+        rows = []
+    if not rows or not {"epoch", "accuracy", "val_accuracy"} <= rows[0].keys():
+        raise app.UsageError(f"Expected logs of examples/train.py with an epoch at least. Received: {path}")
+    return rows
 
 
 def main(arguments):

@@ -15,6 +15,7 @@ import pathlib
 import keras
 import numpy as np
 import studies
+import training
 from absl import app, flags
 from matplotlib.figure import Figure
 
@@ -130,6 +131,9 @@ def draw(table, folder):
 
 
 def main(_):
+    training.check_choices("algorithms", FLAGS.algorithms, _KERNELS)
+    training.check_choices("methods", FLAGS.methods, _METHODS)
+    training.check_sparsities(FLAGS.sparsities)
     folder = pathlib.Path(FLAGS.output_dir)
     runs, data = studies.Runs(folder / "runs.csv"), None
     for setting in settings():

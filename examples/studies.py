@@ -79,6 +79,7 @@ def train(model, data, seed, callbacks):
         seed: Determines the order of the images, and how they are cropped and flipped.
         callbacks: Of Keras.
     """
+    training.check_batch_size(FLAGS.batch_size, len(data["train"][0]))
     batches = data["batches"](*data["train"], FLAGS.batch_size, seed)
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * len(batches))
     training.compile_for(model, keras.optimizers.SGD(rate, momentum=0.9))

@@ -156,11 +156,7 @@ def run(recipe, devices=training.ONE_DEVICE):
     if FLAGS.held_out:
         data = cifar10.hold_out(data, FLAGS.held_out)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
-    if len(images) < FLAGS.batch_size:
-        raise app.UsageError(
-            "--batch_size must be at most the number of training images. "
-            f"Received: {FLAGS.batch_size}, and {len(images)} images"
-        )
+    training.check_batch_size(FLAGS.batch_size, len(images))
     test_images, test_labels = (part[devices.process :: devices.processes] for part in data["test"])
     part = {"part": devices.process, "parts": devices.processes}
     model = training.fit(

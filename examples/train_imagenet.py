@@ -6,7 +6,7 @@
 
 100 epochs, batch 256, learning rate 0.256, five epochs of warm-up, cosine decay, label smoothing 0.1, trainable batch
 norm. WRN-50: SGD with momentum 0.875 and weight decay 2^-15, signed constants as weights. Published with 20 % of them:
-74.03 %, with --nobatch_norm_affine 72.67 %. WRN-34 1/1: Adam, normal weights, scaled up for those removed. Published
+74.03 %, with --nobatch_norm_affine 72.67 %. WRN-34 1/1: Adam, normal weights, scaled by the fraction kept. Published
 with 40 % of them: 52.07 %, with --nobatch_norm_affine 45.06 %; there is a second configuration (Adam with a constant
 rate of 0.0002, 120 epochs), and nothing says which of the two these are from. ResNet-50 is trained as WRN-50 here; its
 published accuracies are those of a jackpot (see jackpot.py).
@@ -57,7 +57,9 @@ flags.DEFINE_integer("seed", 0, "Of kernels, scores, order and crops.", lower_bo
 flags.DEFINE_enum("data", "imagenet2012", ["imagenet2012", "synthetic"], "What to train on.")
 flags.DEFINE_integer("synthetic_images", 512, "How many to write for training; a quarter of it for validation.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets; for synthetic pictures one of their own.")
-flags.DEFINE_string("cache_dir", None, "Folder for the decoded images (350 GB); default: decode in every epoch.")
+flags.DEFINE_string(
+    "cache_dir", None, "Folder for the decoded images (350 GB), of one training at a time; default: none."
+)
 flags.DEFINE_string("output_dir", None, "Where logs, checkpoint and ticket go.", required=True)
 flags.DEFINE_integer("stop_after", None, "End after this epoch; called again, the script goes on.", lower_bound=1)
 

@@ -56,6 +56,30 @@ class Checkpoint(keras.callbacks.Callback):
             unfinished.unlink()
 
 
+def check_choices(flag, given, known):
+    """Raise UsageError unless all words given to a flag are known."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise app.UsageError(f"--{flag} must be of {', '.join(known)}. Received: {', '.join(unknown)}")
+
+
+def check_sparsities(given):
+    """Raise UsageError unless all words given to --sparsities are numbers in [0, 1)."""
+    for word in given:
+        try:
+            keras_mpt.ops.check_sparsity("sparsity", float(word))
+        except ValueError as error:
+            raise app.UsageError(f"--sparsities must be numbers in [0, 1). Received: {word}") from error
+
+
+def check_batch_size(batch_size, images):
+    """Raise UsageError if there are not enough images for a batch."""
+    if images < batch_size:
+        raise app.UsageError(
+            f"--batch_size must be at most the number of training images. Received: {batch_size}, and {images} images"
+        )
+
+
 def compile_for(model, optimizer, label_smoothing=None, jit_compile=False, **settings):
     """Compile a classifier that returns logits; JAX always compiles the step.
 

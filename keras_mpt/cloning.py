@@ -55,11 +55,11 @@ def clone(model, copy, call=None):
 
 def _made_of_tensors(cls):
     """Return whether a class of models is made of inputs, outputs and a name, as `keras.Model` is."""
-    parameters = inspect.signature(cls.__init__).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds:
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= {p.kind for p in parameters}:
         return True
-    return list(parameters)[1:4] == ["inputs", "outputs", "name"]
+    named = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    return named[1:] == ["inputs", "outputs", "name"]
 
 
 def copied(layer, **changes):

@@ -7,8 +7,10 @@ import secrets
 
 
 def check_folder(path):
-    """Raise FileNotFoundError where there is no folder for a file, before all the work that the file holds."""
+    """Raise OSError where a file cannot be, for want of a folder or for one of its name, before the work it holds."""
     folder = pathlib.Path(path).parent
+    if pathlib.Path(path).is_dir():
+        raise IsADirectoryError(f"`path` must be that of a file. Received: {str(path)!r}, a folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {str(path)!r}, no folder {folder}")
 

@@ -94,6 +94,16 @@ def test_bad_sources(tmp_path):
         analysis.masks(tmp_path / "none.mpt")
 
 
+def test_dicts_with_the_same_names_are_paired_by_name():
+    first, second = {"a": np.array([1, 0]), "b": np.array([0, 1])}, {"b": np.array([0, 1]), "a": np.array([1, 0])}
+    assert analysis.overlap(first, second).total.jaccard == 1
+
+
+def test_masks_of_two_shapes_have_no_overlap():
+    with pytest.raises(ValueError, match=r"Masks must have one shape. Received: \(2, 3\) and \(3,\)"):
+        analysis.Overlap.of(np.ones((2, 3), bool), np.ones(3, bool))
+
+
 def test_norms():
     model = networks()[0]
     for name, norms in analysis.weight_norms(model).items():

@@ -352,6 +352,17 @@ def test_a_file_does_not_replace_what_it_is_made_from(tmp_path):
     assert path.read_bytes() == content
 
 
+def test_what_is_no_tflite_file_is_not_run(tmp_path):
+    ticket = keras_mpt.save_ticket(chain(MPTDense(3, seed=1), shape=(4,)), tmp_path / "model.mpt")
+    with pytest.raises(ValueError, match="This is no TensorFlow Lite file"):
+        convert.run(ticket.path, "tflite", np.ones((1, 4), "float32"))
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="`path` must be that of a file"):
+        convert.to_tflite(chain(MPTDense(3, seed=1), shape=(4,)), tmp_path)
+
+
 def test_samples_must_be_finite(tmp_path):
     samples = np.zeros((3, 4), "float32")
     samples[1, 2] = np.nan

@@ -395,6 +395,8 @@ def test_pictures_of_imagenet(tmp_path, monkeypatch):
     again, _ = read(imagenet.load(tmp_path, imagenet.normalize, 4, seed=0)[0](0))
     other, _ = read(imagenet.load(tmp_path, imagenet.normalize, 4, seed=1)[0](0))
     assert not np.array_equal(images, other)
+    np.testing.assert_array_equal(images, again)
+    assert not np.array_equal(images, read(batches(1))[0])
     whole, _ = read(validation["validation_data"])
     assert len(whole) == 6
     halves = [

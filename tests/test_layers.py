@@ -212,9 +212,9 @@ def test_dtype_policies(cls, settings, shape, policy, rng):
     np.testing.assert_allclose(numpy(y), numpy(exact(x)), rtol=0.05, atol=0.1)
 
 
-@pytest.mark.parametrize("attribute", ["frozen_kernel", "subnet_mask", "kernel", "kept"])
+@pytest.mark.parametrize("attribute", ["frozen_kernel", "subnet_mask"])
 def test_unbuilt(attribute):
-    with pytest.raises(AttributeError, match=f"`{attribute}` of MPTDense 'fresh' exists once .* built"):
+    with pytest.raises(ValueError, match=f"`{attribute}` of MPTDense 'fresh' exists once .* built"):
         getattr(MPTDense(3, name="fresh"), attribute)
 
 
@@ -267,6 +267,11 @@ def test_settings_that_mean_nothing_may_be_none():
     assert "kernel_regularizer" not in layer.get_config()
 
 
+@pytest.mark.parametrize("attribute", ["kernel", "kept"])
+def test_unbuilt_attributes_that_frameworks_probe_for(attribute):
+    assert not hasattr(MPTDense(3), attribute)
+
+
 @pytest.mark.parametrize("name", ["int8_from_float32", "int4_from_float32", "float8_from_float32"])
 def test_dtype_policies_that_quantize_are_refused(name):
     with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: dtype policy '{name}'"):
@@ -275,6 +280,8 @@ def test_dtype_policies_that_quantize_are_refused(name):
 
 def test_rule_and_sparsity_are_not_assigned_to():
     layer = MPTDense(3, sparsity=0.5, name="fixed")
+    with pytest.raises(ValueError, match="`mask` must be a rule of keras_mpt.masks.*Received: mask=3"):
+        layer.mask = 3
     layer.mask = TopK(0.25)  # as long as it is not built
     assert layer.sparsity == 0.25
     layer.build((None, 4))

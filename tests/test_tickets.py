@@ -289,6 +289,13 @@ def with_custom_layer():
     return keras.Sequential([keras.Input((3,)), MPTDense(4, seed=1), Doubled()])
 
 
+def test_layers_of_keras_that_tickets_do_not_hold(tmp_path):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, MPTDense(2, seed=1)(keras.layers.Discretization(bin_boundaries=[0.0])(inputs)))
+    with pytest.raises(ValueError, match="apply it before the model. Received: keras.layers.Discretization"):
+        save_ticket(model, tmp_path / "a.mpt")
+
+
 def test_custom_classes_must_be_a_list(tmp_path):
     for call in (
         lambda: save_ticket(chain(), tmp_path / "a.mpt", custom_classes=Doubled),

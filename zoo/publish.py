@@ -251,11 +251,13 @@ def main():
     parser.add_argument("--trained", help="on what machine and how long, in words")
     parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
     parser.add_argument("--dense", type=pathlib.Path, help="log of the same network trained densely")
-    parser.add_argument("--note", help="what else to say on the card; of a published ticket, nothing else is done then")
+    parser.add_argument("--note", help="what else to say on the card; without a run, nothing is converted again then")
     parser.add_argument("--data_dir", help="see examples/cifar10.py")
     options = parser.parse_args()
     if options.run and not (options.name and options.data and options.trained):
         parser.error("a run needs --name, --data and --trained")
+    if not options.name and (options.note or options.dense):
+        parser.error("--note and --dense need --name")
 
     file = ZOO / "presets.json"
     presets = {preset["name"]: preset for preset in json.loads(file.read_text())} if file.exists() else {}
@@ -267,8 +269,6 @@ def main():
         parser.error(str(error))
     with tempfile.TemporaryDirectory(dir=ZOO.parent, prefix=".publish-") as folder:
         draft = pathlib.Path(folder)
-        if options.note is not None and options.name in presets:
-            presets[options.name]["note"] = options.note
         if options.run or options.name and options.note is None:
             import cifar10
 
@@ -278,11 +278,12 @@ def main():
                 for preset in presets.values():
                     preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
                 presets[options.name] = new
-                new["note"] = options.note or ""
             preset = presets[options.name]
-            preset["dense"] = measured or preset["dense"]
             preset["converted"] = convert(preset, test, draft)
             print(f"{options.name}: {preset['accuracy']:.2%}")
+        if options.name:
+            presets[options.name]["dense"] = measured or presets[options.name]["dense"]
+            presets[options.name]["note"] = options.note or presets[options.name]["note"]
         write_texts([presets[name] for name in sorted(presets)], draft)
         for path in draft.iterdir():  # on the same disk, so that each takes its place at once
             os.replace(path, ZOO / path.name)

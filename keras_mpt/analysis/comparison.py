@@ -41,7 +41,13 @@ class Overlap:
 
         Returns:
             An `Overlap`.
+
+        Raises:
+            ValueError: Their shapes differ.
         """
+        first, second = np.asarray(first) != 0, np.asarray(second) != 0
+        if first.shape != second.shape:
+            raise ValueError(f"Masks must have one shape. Received: {first.shape} and {second.shape}")
         a, b = int(np.count_nonzero(first)), int(np.count_nonzero(second))
         return cls(first.size, a, b, int(np.count_nonzero(first & second)), a * b / first.size)
 

@@ -35,13 +35,15 @@ def criteria_masks(model, batches, loss, seed=0):
         Dict from these names to dicts from the layers' paths to bool arrays, for `overlap`.
 
     Raises:
-        ValueError: A layer has another rule, or there are no batches.
+        ValueError: A layer has another rule, or there are no batches, or no loss.
 
     Example:
 
     >>> found = keras_mpt.analysis.criteria_masks(jackpot, batches, loss)
     >>> print(keras_mpt.analysis.overlap(jackpot, found["magnitude"]))
     """
+    if loss is None:
+        raise ValueError("`loss` must be a Keras loss: without one there are no gradients. Received: loss=None")
     chosen, random = masks(model), np.random.default_rng(seed)
     kernels = {path: to_numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
     products = _products(model, batches, loss)

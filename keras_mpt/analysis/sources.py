@@ -40,13 +40,15 @@ def masks(source, base=None):
 
 
 def paired(first, second):
-    """Return a dict from the first one's paths to pairs of arrays, layers matched in their order.
+    """Return a dict from the first one's paths to pairs of arrays, matched by name if both have the same names.
 
-    Not by name: of two models made in one process, Keras numbers the layers differently.
+    If not, in their order: of two models made in one process, Keras numbers the layers differently.
 
     Raises:
         ValueError: The shapes differ.
     """
+    if first.keys() == second.keys():
+        second = {path: second[path] for path in first}
     shapes = [[array.shape for array in arrays.values()] for arrays in (first, second)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Both must be of one architecture. Received: kernels of shapes {shapes[0]} and {shapes[1]}")

@@ -84,8 +84,8 @@ class _KernelChange(keras.callbacks.Callback):
         self._first_epoch = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it. That it did can be
-        # told by this attribute of Keras' alone.
+        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it. That it did only
+        # this attribute of Keras' tells.
         restored = getattr(self.model, "_initial_epoch", None) is not None
         begun = self._first_epoch and restored and self._is_within(epoch)
         self._first_epoch = False
@@ -124,8 +124,8 @@ class IterativeWeightRecycling(_KernelChange):
     >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
 
     A layer with `trainable=False` is left alone. Training that is resumed between epochs goes on exactly as if it had
-    not stopped, and one that is resumed in the midst of an epoch (`BackupAndRestore(save_freq=...)`, with a known
-    number of steps) is not recycled a second time in that epoch.
+    not stopped, and one that `BackupAndRestore(save_freq=...)` resumes in the midst of an epoch, with a known number of
+    steps, is not recycled a second time in that epoch.
 
     Source: Gorbett & Whitley 2023, algorithm 1, arXiv:2303.15953.
 

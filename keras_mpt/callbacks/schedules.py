@@ -69,7 +69,7 @@ class SparsitySchedule(keras.callbacks.Callback):
         if not _trained(self.model):
             raise ValueError(
                 f"SparsitySchedule needs a model with MPT layers that are trained. Received: {self.model.name!r} with "
-                f"{len(layers)} MPT layers, none of them trainable"
+                f"{len(layers)} MPT layers, of which none is trainable"
             )
         for layer in layers:
             missing = [other.name for other in getattr(layer.mask, "layers", ()) if other not in layers]
@@ -87,5 +87,5 @@ class SparsitySchedule(keras.callbacks.Callback):
 
 
 def _trained(model):
-    """Return the MPT layers whose masks are trained, or share a rule with one whose mask is."""
-    return [layer for layer in mpt_layers(model) if any(o.trainable for o in getattr(layer.mask, "layers", [layer]))]
+    """Return the MPT layers whose masks training changes."""
+    return [layer for layer in mpt_layers(model) if layer.mask.is_trained(layer)]

@@ -52,6 +52,8 @@ class File:
     """A model file of one subgraph, for reading and rewriting."""
 
     def __init__(self, content):
+        if bytes(content[4:8]) != b"TFL3":
+            raise ValueError("This is no TensorFlow Lite file: it does not have its identifier.")
         from tensorflow.lite.python import schema_py_generated as schema
 
         self._schema = schema

@@ -23,7 +23,8 @@ def run(path, target, samples):
         samples: Array `(number, ...)` of the model's inputs, float32.
 
     Raises:
-        ValueError: `target` is none of these or cannot run the file, or `samples` have another shape than its inputs.
+        ValueError: `target` is none of these or cannot run the file, which may be of another kind, or `samples` have
+            another shape than its inputs.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
     file = File(content)

@@ -178,6 +178,8 @@ class MPTLayer:
                 f"`mask` of layer {self.name!r} cannot be assigned to once the layer is built. How many weights stay "
                 f"is changed by `layer.mask.set_sparsity(layer, sparsity)`. Received: {rule!r}"
             )
+        if not isinstance(rule, MaskRule):
+            raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
         self._mask = rule
 
     @property
@@ -207,13 +209,13 @@ class MPTLayer:
     @property
     def kept(self):
         """How many weights stay, an int32 scalar: the number of ones in `subnet_mask`."""
-        self._check_built("kept")
+        self._check_built("kept", AttributeError)  # see `kernel`
         return self.mask.kept(self)
 
     @property
     def kernel(self):
         """The kernel that the layer convolves or multiplies with, in the layer's compute dtype."""
-        self._check_built("kernel")
+        self._check_built("kernel", AttributeError)  # frameworks probe for it while a layer is being built
         return self._kernel_of_call if self._kernel_of_call is not None else self._effective_kernel()
 
     @kernel.setter
@@ -239,7 +241,7 @@ class MPTLayer:
         inputs = self._prepare(inputs, self.input_quantizer)
         if self.input_quantizer is not None:
             inputs = ops.cast(inputs, self.compute_dtype)  # larq's quantizers return float32 under any policy
-        with self._one_kernel(bool(training) and self.trainable):  # scores that stand still change no state
+        with self._one_kernel(bool(training) and self.mask.is_trained(self)):
             return super().call(inputs)
 
     def _prepare(self, inputs, quantizer):
@@ -312,9 +314,9 @@ class MPTLayer:
             "seed": self.seed,
         }
 
-    def _check_built(self, attribute):
-        if not self.built:  # AttributeError: frameworks probe for attributes while a layer is being built
-            raise AttributeError(
+    def _check_built(self, attribute, error=ValueError):
+        if not self.built:
+            raise error(
                 f"`{attribute}` of {type(self).__name__} {self.name!r} exists once the layer is built: call it on "
                 "data or `layer.build(input_shape)` first. Received: built=False"
             )
@@ -325,8 +327,6 @@ def _mask_rule(sparsity, mask):
         return TopK(DEFAULT_SPARSITY if sparsity is None else sparsity)
     if isinstance(mask, dict):
         mask = keras.saving.deserialize_keras_object(mask)
-    if not isinstance(mask, MaskRule):
-        raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={mask!r}")
-    if sparsity not in (None, mask.sparsity):
+    if isinstance(mask, MaskRule) and sparsity not in (None, mask.sparsity):
         raise ValueError(f"`sparsity` must be left out or that of `mask`. Received: {sparsity=}, {mask=}")
     return mask

@@ -120,6 +120,10 @@ class GlobalTopK(MaskRule):
         for other in self.layers:
             other.threshold.assign(threshold)
 
+    def is_trained(self, layer):
+        """Return whether training changes the layer's mask: it does if one of the layers is trained."""
+        return layer.trainable or any(other.trainable for other in self.layers)
+
     def kept(self, layer):
         """Return the number of ones in a built layer's mask, an int32 scalar."""
         return self(layer)[1]

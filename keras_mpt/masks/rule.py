@@ -103,6 +103,10 @@ class MaskRule:
         """Bring up to date what goes into a file."""
         self(layer, training=True)
 
+    def is_trained(self, layer):
+        """Return whether training changes the layer's mask; if not, it changes none of the rule's variables."""
+        return layer.trainable
+
     def kept(self, layer):
         """Return the number of ones in a built layer's mask: its int32 variable `quota`."""
         return layer.quota

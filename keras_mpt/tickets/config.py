@@ -121,6 +121,8 @@ def _check_object(config, registered):
 
 def _not_allowed(received, module=None):
     others = "others must be among `custom_classes`"
+    if module == "keras.layers":
+        others = "this one is not among those (docs/ticket-format.md lists them): apply it before the model"
     if str(module).startswith("keras.src."):
         others = "use such a layer instead of this operation"
     return ValueError(f"A ticket holds layers of keras_mpt and ordinary ones of Keras; {others}. Received: {received}")

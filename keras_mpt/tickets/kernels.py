@@ -141,12 +141,15 @@ def _check(entry):
     scale, changes, values = entry["scale"], entry["changes"], entry["values"]
     known = entry["over"] in ("kept", "all") and entry["by"] in ("signs", "values")
     known &= entry["source"]["from"] in ("seed", "base", "nothing")
-    known &= scale is None or type(scale) in (int, float) and 0 <= scale < math.inf
-    known &= scale is None or float(np.float32(scale)) == scale
+    known &= scale is None or type(scale) in (int, float) and _is_float32(scale)
     known &= (values is not None) == (changes is not None and entry["by"] == "values")
     known &= entry["by"] == "values" or scale is not None and entry["over"] == "kept"
     if not known:
         raise ValueError(f"the entry is not of this format: {entry}")
+
+
+def _is_float32(scale):
+    return 0 <= scale < math.inf and float(np.float32(scale)) == scale
 
 
 def content_table(model):

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -54,7 +55,7 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
-    _check_classes(custom_classes)
+    custom_classes = _classes(custom_classes)
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
     check_folder(path)
@@ -145,13 +146,16 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     >>> model = keras_mpt.load_ticket("conv4.mpt")
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
-    _check_classes(custom_classes)
+    custom_classes = _classes(custom_classes)
     return _build(Ticket.read(path), kernels.content_table(base), trainable, custom_classes)
 
 
-def _check_classes(classes):
-    if not isinstance(classes, (list, tuple, set)) or not all(isinstance(cls, type) for cls in classes):
-        raise TypeError(f"`custom_classes` must be a list of classes. Received: {classes!r}")
+def _classes(given):
+    """Return `custom_classes` as a list."""
+    classes = list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(cls, type) for cls in classes):
+        raise TypeError(f"`custom_classes` must be a list of classes. Received: {given!r}")
+    return classes
 
 
 def restore(model, ticket, *, trainable=False, base=None, part=False):
