@@ -8,17 +8,12 @@
 Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow. See examples/cifar10.py.
 """
 
-import hashlib
-import pathlib
-
 import cifar10
 import keras
 import numpy as np
 from absl import app, flags
 
 import keras_mpt
-
-ZOO = pathlib.Path(__file__).parent.parent / "zoo"
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -44,26 +39,19 @@ def contestants(weights, runtime):
             raise app.UsageError(f"--runtime {runtime} runs no such file. Received: --weights {weights}")
         return {weights: (cifar10.normalize, _predictor(weights, runtime))}
     presets = keras_mpt.zoo.list_presets() if weights == "all" else [keras_mpt.zoo.get_preset(weights)]
-    if runtime == "keras":
-        return {preset.name: (preset.preprocess, _predictor(_published(preset), runtime)) for preset in presets}
-    shipped = [preset for preset in presets if "file" in preset.converted.get(runtime, {})]
-    files = [_published(preset, runtime) for preset in shipped]
-    found = {file.name: (p.preprocess, _predictor(file, runtime)) for p, file in zip(shipped, files, strict=True)}
-    if not found:
+    shipped = [preset for preset in presets if runtime == "keras" or "file" in preset.converted.get(runtime, {})]
+    if not shipped:
         raise app.UsageError(
             f"No file for {runtime} is published of --weights {weights}. Convert the ticket (python -m keras_mpt "
             "convert) and pass the file"
         )
-    return found
-
-
-def _published(preset, runtime=None):
-    """Return the path of a preset's ticket or phone file, once its checksum is found right."""
-    converted = preset.converted[runtime] if runtime else {}
-    path, sha256 = (ZOO / converted["file"], converted["sha256"]) if runtime else (preset.path, preset.sha256)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise app.UsageError(f"{path} is not the file that was published (its checksum differs)")
-    return path
+    try:
+        paths = [preset.published(runtime) for preset in shipped]
+    except keras_mpt.TicketError as error:
+        raise app.UsageError(str(error)) from error
+    names = [preset.name if runtime == "keras" else path.name for preset, path in zip(shipped, paths, strict=True)]
+    predictors = [(p.preprocess, _predictor(path, runtime)) for p, path in zip(shipped, paths, strict=True)]
+    return dict(zip(names, predictors, strict=True))
 
 
 def _predictor(path, runtime):

@@ -1,8 +1,14 @@
 """What all tests share: known random seeds, no state left over from one file to the next."""
 
+import pathlib
+import sys
+
 import keras
 import numpy as np
 import pytest
+from absl.flags import FLAGS
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +24,19 @@ def session():
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Let a test import the scripts in examples/; these and their flags are gone afterwards."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    flags, modules = set(FLAGS), set(sys.modules)
+    yield
+    for name in set(FLAGS) - flags:
+        delattr(FLAGS, name)
+    for name in set(sys.modules) - modules:
+        if (EXAMPLES / f"{name}.py").exists():
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -89,25 +89,17 @@ def test_evaluating_presets_and_their_phone_files(data):
 
 
 @pytest.mark.tensorflow_only
-def test_evaluating_a_file_that_is_not_the_published_one(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    others = set(FLAGS)
-    try:
-        import evaluate
+def test_evaluating_a_file_that_is_not_the_published_one(scripts, monkeypatch, tmp_path):
+    import evaluate
 
-        monkeypatch.setattr(evaluate, "ZOO", tmp_path)
-        preset = next(p for p in keras_mpt.zoo.list_presets() if "lce" in p.converted)
-        (tmp_path / preset.converted["lce"]["file"]).write_bytes(b"another")
-        with pytest.raises(app.UsageError, match="is not the file that was published"):
-            evaluate.contestants(preset.name, "lce")
-        monkeypatch.setattr(keras_mpt.zoo.presets, "folder", lambda: tmp_path)
-        (tmp_path / f"{preset.name}.mpt").write_bytes(b"another")
-        with pytest.raises(app.UsageError, match="is not the file that was published"):
-            evaluate.contestants(preset.name, "keras")
-    finally:
-        for name in set(FLAGS) - others:
-            delattr(FLAGS, name)
-        sys.modules.pop("evaluate", None)
+    preset = next(p for p in keras_mpt.zoo.list_presets() if "lce" in p.converted)
+    monkeypatch.setattr(keras_mpt.zoo.presets, "folder", lambda: tmp_path)
+    (tmp_path / preset.converted["lce"]["file"]).write_bytes(b"another")
+    with pytest.raises(app.UsageError, match="is not the file that was published"):
+        evaluate.contestants(preset.name, "lce")
+    (tmp_path / f"{preset.name}.mpt").write_bytes(b"another")
+    with pytest.raises(app.UsageError, match="is not the file that was published"):
+        evaluate.contestants(preset.name, "keras")
 
 
 def test_evaluating_what_is_not_there(data):
@@ -155,25 +147,18 @@ def test_a_published_recipe_gives_the_same_again(data, tmp_path):
 
 
 @pytest.fixture
-def run_here(data, monkeypatch):
-    """Run train.py in this process, which is much quicker than another one; its flags are gone afterwards."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    others = set(FLAGS)
-    try:
-        import train
+def run_here(data, scripts, monkeypatch):
+    """Return a function that runs train.py in this process, which is much quicker than another one."""
+    import train
 
-        def run(folder, *more):
-            given = ["train", f"--data_dir={data}", f"--output_dir={folder}", *SMALL, *more]
-            monkeypatch.setattr(sys, "argv", given)  # the flags are those of the module of this name
-            FLAGS.unparse_flags()
-            FLAGS(given)
-            train.main(None)
+    def run(folder, *more):
+        given = ["train", f"--data_dir={data}", f"--output_dir={folder}", *SMALL, *more]
+        monkeypatch.setattr(sys, "argv", given)  # the flags are those of the module of this name
+        FLAGS.unparse_flags()
+        FLAGS(given)
+        train.main(None)
 
-        yield run
-    finally:
-        for name in set(FLAGS) - others:
-            delattr(FLAGS, name)
-        sys.modules.pop("train", None)
+    return run
 
 
 def test_a_training_goes_on_with_its_own_flags_only(run_here, tmp_path):

@@ -69,8 +69,9 @@ def test_file_is_the_one_that_was_published(preset):
         assert one.get_config() == two.get_config()
 
 
-@pytest.fixture(scope="module")
-def publish():
+@pytest.fixture
+def publish(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # publish.py adds the examples
     spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -96,24 +97,17 @@ def test_card_and_logs_say_the_same(preset, publish):
 
 
 @each
-def test_the_recipe_makes_the_network(preset, monkeypatch):
+def test_the_recipe_makes_the_network(preset, scripts, monkeypatch):
     """The flags of the command on the card are those that the ticket's arguments came from."""
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    others = set(FLAGS)
-    try:
-        import train
+    import train
 
-        python, script, *flags = shlex.split(preset.recipe)
-        assert (python, script) == ("python", "examples/train.py")
-        monkeypatch.setattr(sys, "argv", ["train"])
-        FLAGS.unparse_flags()
-        FLAGS(["train", *flags, "--output_dir=unused"])
-        assert train.arguments() == preset.arguments and f"{FLAGS.network}_mpt" == preset.architecture
-        assert FLAGS.epochs == preset.epochs and FLAGS.seed == preset.seed
-    finally:
-        for name in set(FLAGS) - others:
-            delattr(FLAGS, name)
-        sys.modules.pop("train", None)
+    python, script, *flags = shlex.split(preset.recipe)
+    assert (python, script) == ("python", "examples/train.py")
+    monkeypatch.setattr(sys, "argv", ["train"])
+    FLAGS.unparse_flags()
+    FLAGS(["train", *flags, "--output_dir=unused"])
+    assert train.arguments() == preset.arguments and f"{FLAGS.network}_mpt" == preset.architecture
+    assert FLAGS.epochs == preset.epochs and FLAGS.seed == preset.seed
 
 
 @each
@@ -277,14 +271,8 @@ def test_preprocessing():
 
 
 @pytest.fixture
-def publishing(tmp_path, monkeypatch):
-    """A copy of the zoo, a run to publish, and a function that calls zoo/publish.py there; with `evaluate`'s flags gone
-    afterwards."""
-    flags = set(FLAGS)
-    monkeypatch.setattr(sys, "path", list(sys.path))  # publish.py adds the examples
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
-    publish = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(publish)
+def publishing(publish, scripts, tmp_path, monkeypatch):
+    """A copy of the zoo, a run to publish, and a function that calls zoo/publish.py there."""
     for folder in ("zoo", "run"):
         (tmp_path / folder).mkdir()
     (tmp_path / "zoo" / "presets.json").write_text("[]")
@@ -300,12 +288,7 @@ def publishing(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["publish.py", *map(str, words)])
         publish.main()
 
-    try:
-        yield call
-    finally:
-        for name in set(FLAGS) - flags:
-            delattr(FLAGS, name)
-        sys.modules.pop("evaluate", None)
+    return call
 
 
 def contents(folder):

@@ -102,13 +102,13 @@ class MaskStatistics(keras.callbacks.Callback):
             self._writer.close()
 
     def _write_history(self, rows):
-        if getattr(self.model, "history", None) is None:  # in a loop of one's own
+        history = getattr(self.model, "history", None)  # what this call of `fit` will return
+        if history is None:  # in a loop of one's own
             return
-        history = self.model.history.history  # what this call of `fit` will return
         for path, row in rows.items():
             for name, value in row.items():
                 if value is not None:
-                    history.setdefault(f"{name}/{path}", []).append(value)
+                    history.history.setdefault(f"{name}/{path}", []).append(value)
 
     def _write_csv(self, epoch, rows, scores):
         with self.path.open("a", newline="") as file:

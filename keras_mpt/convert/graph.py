@@ -12,7 +12,7 @@ from keras_mpt.cloning import copied, copy_state, first_input
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
-from keras_mpt.quantizers.larq_objects import is_larq, to_ours
+from keras_mpt.quantizers.larq_objects import is_larq, ours
 from keras_mpt.traversal import check_functional, functional_graph
 
 _SIGNS = (ApproxSign, SteSign, SwishSign)
@@ -139,7 +139,7 @@ def why_no_signs(layer):
 
 def is_sign(quantizer):
     """Return whether an input quantizer gives -1 or +1, with +1 for 0."""
-    return type(to_ours(quantizer) if is_larq(quantizer) else quantizer) in _SIGNS
+    return type(ours(quantizer)) in _SIGNS
 
 
 def ternary(kernel):

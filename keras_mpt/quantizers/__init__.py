@@ -105,8 +105,7 @@ def get_kernel(identifier):
 
 def is_per_channel(quantizer):
     """Return whether an activation quantizer, ours or larq's, has a scale for each channel, the last axis."""
-    name = "MagnitudeAwareSign"
-    return any(cls.__name__ == name for cls in type(quantizer).__mro__)
+    return isinstance(larq_objects.ours(quantizer), MagnitudeAwareSign)
 
 
 def serialize(quantizer):
@@ -136,8 +135,7 @@ def plain(quantizer):
     Raises:
         ValueError: A larq quantizer that this library does not have.
     """
-    if larq_objects.is_larq(quantizer):
-        quantizer = larq_objects.to_ours(quantizer)
+    quantizer = larq_objects.ours(quantizer)
     return quantizer.forward if isinstance(quantizer, ActivationQuantizer) else quantizer
 
 

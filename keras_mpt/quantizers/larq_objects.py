@@ -57,6 +57,11 @@ def to_ours(obj):
     return cls.from_config(without_layer_settings(obj.get_config()))
 
 
+def ours(quantizer):
+    """Return the quantizer of this library for one of larq's, what is none of larq's as it is; see `to_ours`."""
+    return to_ours(quantizer) if is_larq(quantizer) else quantizer
+
+
 def without_layer_settings(config):
     """Return a larq quantizer's config without what it has only for being a Keras layer."""
     return {key: value for key, value in config.items() if key not in ("name", "trainable", "dtype")}

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK, Restricted, share
+from keras_mpt.masks import GlobalTopK, share
 from keras_mpt.masks.rule import first_scores, largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
@@ -251,8 +251,9 @@ def _fill(model, ticket, base, trainable):
         if scores is None:
             decoded[name] = kernel, first_scores(kernel.mask)
     masks = {name: kernel.mask for name, (kernel, _) in decoded.items()}
-    for names in groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()}):
-        raise ValueError(f"the scores of layer {names[0]!r} do not make its mask")
+    others = groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()})
+    if others:
+        raise ValueError(f"the scores of layer {others[0][0]!r} do not make its mask")
     for name, layer in layers:
         for variable, array in zip(_variables(layer), variables[name], strict=True):
             variable.assign(array)
@@ -271,17 +272,19 @@ def forget_compiled(model):
 
 
 def groups_that_differ(mpt, masks, scores):
-    """Yield lists of the names of layers with one threshold, whose scores do not make their masks.
+    """Return lists of the names of layers with one threshold, whose scores do not make their masks.
 
     Args:
         mpt: MPT layers by name.
         masks, scores: Arrays by name.
     """
+    found = []
     for names in _one_threshold(mpt):
         mask = np.concatenate([masks[name].ravel() for name in names])
         magnitudes = np.abs(np.concatenate([scores[name].ravel() for name in names]))
         if not np.array_equal(largest(magnitudes, np.count_nonzero(mask)), mask):
-            yield names
+            found.append(names)
+    return found
 
 
 def _one_threshold(mpt):
@@ -298,11 +301,10 @@ def _one_threshold(mpt):
 def check_rules(mpt, masks):
     """Raise ValueError if a rule makes another mask of the scores that its layer got.
 
-    Of rules that rank magnitudes this is known before: see `groups_that_differ`; `Restricted` stores its mask.
+    Of rules that rank magnitudes this is known before: see `groups_that_differ`.
     """
     for name, layer in mpt.items():
-        known = layer.mask.ranks_magnitudes or isinstance(layer.mask, Restricted)
-        if not known and not np.array_equal(to_numpy(layer.subnet_mask) != 0, masks[name]):
+        if not layer.mask.ranks_magnitudes and not np.array_equal(to_numpy(layer.subnet_mask) != 0, masks[name]):
             raise ValueError(f"the rule {layer.mask!r} of layer {name!r} does not make its mask of the scores")
 
 

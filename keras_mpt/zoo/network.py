@@ -7,7 +7,7 @@ import keras
 from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import GlobalTopK
-from keras_mpt.quantizers.larq_objects import is_larq, to_ours
+from keras_mpt.quantizers.larq_objects import ours
 
 
 class Network:
@@ -71,7 +71,7 @@ class Network:
         quantizer = quantizers.get_activation(self._settings["input_quantizer"])
         if quantizer is None:
             return x
-        return keras.layers.Activation(to_ours(quantizer) if is_larq(quantizer) else quantizer, name=name)(x)
+        return keras.layers.Activation(ours(quantizer), name=name)(x)
 
     def scaled(self, number):
         """The number of filters or units at this network's width."""

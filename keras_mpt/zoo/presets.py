@@ -101,6 +101,20 @@ class Preset:
         shape = (len(self.golden), *self.arguments.get("input_shape", (32, 32, 3)))
         return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
 
+    def published(self, runtime="keras"):
+        """Return the path of the ticket or, for `"tflite"` or `"lce"`, of its phone file, which only a clone has.
+
+        Raises:
+            TicketError: It is not the file that was published.
+            OSError: It cannot be opened.
+        """
+        path, sha256 = self.path, self.sha256
+        if runtime != "keras":
+            path, sha256 = folder() / self.converted[runtime]["file"], self.converted[runtime]["sha256"]
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise tickets.TicketError(f"{path} is not the file that was published (its checksum differs).")
+        return path
+
     def load_into(self, model, part=False):
         """Load the ticket into a network of this architecture. Its MPT layers are frozen then.
 
@@ -112,9 +126,7 @@ class Preset:
             TicketError: The file is not the one that was published, or the network is another one.
             OSError: The file cannot be opened.
         """
-        if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.sha256:
-            raise tickets.TicketError(f"{self.path} is not the file of preset {self.name!r} (its checksum differs).")
-        tickets.restore(model, self.path, part=part)
+        tickets.restore(model, self.published(), part=part)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,7 +179,7 @@ def _tickets(checkpoint, layers, values, layout, rule):
     else:
         raw = rule.masks({path: values[path].raw(layout.scores) for path in mpt})
     masks = {path: values[path].kernel(layout.stored or layout.scores, raw[path]) for path in mpt}
-    for paths in list(groups_that_differ(mpt, masks, scores)):
+    for paths in groups_that_differ(mpt, masks, scores):
         scores |= {path: first_scores(masks[path]) for path in paths}
     alphas = dict.fromkeys(mpt)
     if layout.scaled:
