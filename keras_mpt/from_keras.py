@@ -81,6 +81,7 @@ def to_mpt(
     Raises:
         ValueError: `model` is subclassed or not built, an argument is out of its range or names no layer, no layer is
             left to convert, or a pretrained weight is not finite.
+        TypeError: `model` is no Keras model.
 
     Example:
 
@@ -173,7 +174,8 @@ def _chosen(leaves, only, skip):
     unwanted = _named("skip", skip, leaves)
     chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in unwanted}
     if not chosen:
-        raise ValueError(f"There must be a layer to convert. Received: {only=}, {skip=}, of {list(convertible)}")
+        what = "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not."
+        raise ValueError(f"{what} Received: {only=}, {skip=}, of {list(convertible)}")
     return chosen
 
 

@@ -128,6 +128,8 @@ def test_correlation_of_scores():
     assert list(analysis.score_correlation(first, first).values()) == pytest.approx([1.0] * len(found))
     layer.scores.assign(np.ones(layer.scores.shape))
     assert np.isnan(analysis.score_correlation(first, first)[name])
+    with pytest.raises(ValueError, match="`second` must be a built model.*'unbuilt' without scores"):
+        analysis.score_correlation(first, keras.Sequential([MPTDense(3, name="unbuilt")]))
 
 
 def test_paths_of_two_layers_are_not_the_same():

@@ -279,6 +279,26 @@ def test_what_cannot_be_binary_is_named(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.tflite"]
 
 
+@pytest.mark.parametrize(
+    "inputs, layers, message",
+    [
+        ((8, 4), [keras.layers.LSTM(3), MPTDense(2)], "TensorFlow Lite cannot convert this model: 'tf.TensorList"),
+        ((5, 5, 5, 4), [MPTConv3D(2, 3, dilation_rate=2)], "TensorFlow Lite cannot convert .*: 'tf.SpaceToBatchND'"),
+        ((3, 3, 3, 4), [MPTConv3D(2, 3, groups=2)], "tf.lite cannot run this model: .*CONV_3D"),
+    ],
+    ids=["loop", "dilated", "grouped"],
+)
+def test_what_an_engine_cannot_do_is_said(inputs, layers, message, tmp_path):
+    with pytest.raises(convert.ConversionError, match=message):
+        convert.to_tflite(keras.Sequential([keras.Input(inputs), *layers]), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_loops_that_are_unrolled_are_converted(tmp_path):
+    model = keras.Sequential([keras.Input((8, 4)), keras.layers.LSTM(3, unroll=True), MPTDense(2)])
+    assert convert.to_tflite(model, tmp_path / "model.tflite").agreement == 1
+
+
 def test_a_wrong_file_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")

@@ -272,10 +272,16 @@ def test_unbuilt_attributes_that_frameworks_probe_for(attribute):
     assert not hasattr(MPTDense(3), attribute)
 
 
-@pytest.mark.parametrize("name", ["int8_from_float32", "int4_from_float32", "float8_from_float32"])
-def test_dtype_policies_that_quantize_are_refused(name):
-    with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: dtype policy '{name}'"):
-        MPTDense(3, dtype=name)
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_dtype_policies_that_quantize_are_refused(mode):
+    with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: a policy of '{mode}' for layer 'one'"):
+        MPTDense(3, dtype=f"{mode}_from_float32", name="one")
+    by_path = keras.dtype_policies.DTypePolicyMap()
+    by_path["one"] = keras.dtype_policies.get(f"{mode}_from_float32")
+    layer = MPTDense(3, dtype=by_path, name="one")
+    with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: a policy of '{mode}' for layer 'one'"):
+        layer.build((None, 4))
+    MPTDense(3, dtype=by_path, name="other").build((None, 4))
 
 
 def test_rule_and_sparsity_are_not_assigned_to():

@@ -409,6 +409,18 @@ def test_bad_arguments(name):
         to_mpt(sequential(), **arguments)
 
 
+def test_quantized_layers_are_not_converted():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="There must be a layer to convert; those that are quantized .* are not"):
+        to_mpt(model)
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match="`model` must be a Keras model; .*load_ticket.* Received: 'ticket.mpt'"):
+        to_mpt("ticket.mpt")
+
+
 @pytest.mark.parametrize("kernel", ["random", "pretrained"])
 def test_unbuilt_models(kernel):
     with pytest.raises(ValueError, match="`model` must be built to be converted: call it on data"):

@@ -56,13 +56,18 @@ def score_correlation(first, second):
         Dict from the first one's paths of layers to floats in [-1, 1]; NaN where all magnitudes are equal.
 
     Raises:
-        ValueError: The models have kernels of other shapes.
+        ValueError: A model is not built, or they have kernels of other shapes.
     """
-    scores = ({path: to_numpy(layer.scores) for path, layer in mpt_layers_by_path(m).items()} for m in (first, second))
-    return {
-        path: _correlation(*(np.abs(array, dtype=np.float64) for array in pair))
-        for path, pair in paired(*scores).items()
-    }
+    pairs = paired(_magnitudes("first", first), _magnitudes("second", second))
+    return {path: _correlation(*pair) for path, pair in pairs.items()}
+
+
+def _magnitudes(argument, model):
+    layers = mpt_layers_by_path(model)
+    for path, layer in layers.items():
+        if not layer.built:
+            raise ValueError(f"`{argument}` must be a built model. Received: layer {path!r} without scores")
+    return {path: np.abs(to_numpy(layer.scores), dtype=np.float64) for path, layer in layers.items()}
 
 
 def _correlation(x, y):

@@ -12,7 +12,7 @@ from keras_mpt import summaries
 from keras_mpt.convert import verify
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.graph import call_plain, rebuild
-from keras_mpt.convert.report import ConversionError, Layer, Report
+from keras_mpt.convert.report import ConversionError, Layer, Report, errors_of
 from keras_mpt.files import check_another, check_folder, replacing
 from keras_mpt.tickets import Ticket, load_ticket
 
@@ -133,7 +133,9 @@ def _check(report, target, content, reference, samples):
         if (own := reference.own_outputs(batch)) is not None:
             rebuilt.add(own, taps, expected)
         for runtime, agreement in agreements.items():
-            agreement.add(expected, taps, target.run(content, batch, runtime), target.lossy)
+            with errors_of(runtime, "run"):
+                outputs = target.run(content, batch, runtime)
+            agreement.add(expected, taps, outputs, target.lossy)
     found = agreements.values()
     report.samples, report.scale = len(samples), max(agreement.scale for agreement in found)
     report.agreement = min(agreement.same for agreement in found) / len(samples)

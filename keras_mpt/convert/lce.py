@@ -9,7 +9,7 @@ from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
-from keras_mpt.convert.report import ConversionError
+from keras_mpt.convert.report import ConversionError, errors_of
 from keras_mpt.layers import MPTConv2D, MPTDense
 
 
@@ -38,8 +38,8 @@ def to_lce(model, path, *, samples=None, require_binary=False):
         A `Report`.
 
     Raises:
-        ConversionError: A layer is not binary, though required, or the file does not compute what the model does. There
-            is no new file then. It is a ValueError.
+        ConversionError: A layer is not binary, though required, the engine cannot convert or run the model, or the file
+            does not compute what the model does. There is no new file then. It is a ValueError.
         ValueError: `model` is subclassed or not built, has more than one input or output, or inputs of unknown size; or
             `samples` do not fit.
         FileNotFoundError: There is no folder for `path`.
@@ -89,7 +89,9 @@ class LarqComputeEngine(Target):
         _check_size(model.inputs[0].shape, "inputs")
         with tempfile.TemporaryDirectory() as folder:
             model.export(folder, verbose=False)
-            file = File(self._engine.convert_saved_model(folder))
+            with errors_of(self.engine, "convert"):
+                content = self._engine.convert_saved_model(folder)
+        file = File(content)
         file.kernels_to_int8()
         return file.content()
 

@@ -1,5 +1,6 @@
 """What a conversion did, layer by layer, and how its result was checked."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -8,6 +9,21 @@ from keras_mpt.tables import Table, Tabular, short
 
 class ConversionError(ValueError):
     """A model cannot be converted as asked, or the file does not compute what the model does. No file is left."""
+
+
+@contextlib.contextmanager
+def errors_of(engine, what):
+    """Turn an error of an engine, which is about its own insides, into one that says what the engine cannot do.
+
+    Raises:
+        ConversionError: There was one.
+    """
+    try:
+        yield
+    except Exception as error:  # the engines have no class of their own for them
+        message, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        message = message.rpartition("): ")[2]  # behind the operations that led there
+        raise ConversionError(f"{engine} cannot {what} this model: {message}") from error
 
 
 @dataclasses.dataclass

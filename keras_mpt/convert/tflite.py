@@ -10,7 +10,7 @@ from keras import ops
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
 from keras_mpt.convert.graph import NOT_TERNARY, border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
-from keras_mpt.convert.report import ConversionError
+from keras_mpt.convert.report import ConversionError, errors_of
 from keras_mpt.layers import MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 
 WEIGHTS = ("auto", "int8", "sparse_int8", "exact_int8", "float32", "float16", "dynamic_int8")
@@ -46,8 +46,9 @@ def to_tflite(model, path, *, weights="auto", samples=None):
         A `Report`.
 
     Raises:
-        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, or the file does not
-            compute what the model does. There is no new file then. It is a ValueError.
+        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, TensorFlow Lite cannot
+            convert or run the model, or the file does not compute what the model does. There is no new file then. It
+            is a ValueError.
         ValueError: `weights` is none of these; `model` is subclassed or not built, or has more than one input or
             output; or `samples` do not fit.
         FileNotFoundError: There is no folder for `path`.
@@ -95,7 +96,7 @@ class TensorFlowLite(Target):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if self._weights == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        with _no_messages_of_keras():
+        with _no_messages_of_keras(), errors_of(self.engine, "convert"):
             content = converter.convert()
         if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
             file = File(content)

@@ -77,11 +77,7 @@ class MPTLayer:
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
         super().__init__(**kwargs)
-        if isinstance(self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
-            raise ValueError(
-                "`dtype` must not quantize: the kernel is quantized already, see `kernel_quantizer`. "
-                f"Received: dtype policy {self.dtype_policy.name!r}"
-            )
+        self._check_policy()
         self.mask = _mask_rule(sparsity, mask)
         self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
         self.input_quantizer = quantizers.get_activation(input_quantizer)
@@ -114,7 +110,15 @@ class MPTLayer:
         kernel = cls._kernel_argument
         return (f"{kernel}_regularizer", f"{kernel}_constraint", "lora_rank", "lora_alpha", "quantization_config")
 
+    def _check_policy(self):
+        if self.quantization_mode is not None:
+            raise ValueError(
+                "`dtype` must not quantize: the kernel is quantized already, see `kernel_quantizer`. "
+                f"Received: a policy of {self.quantization_mode!r} for layer {self.name!r}"
+            )
+
     def build(self, input_shape):
+        self._check_policy()  # of a `DTypePolicyMap`, which goes by the path that a layer has from here on
         super().build(input_shape)
         shape = tuple(self._kernel.shape)
         self.mask.add_weights(self, shape)
