@@ -283,7 +283,8 @@ def main():
             print(f"{options.name}: {preset['accuracy']:.2%}")
         if options.name:
             presets[options.name]["dense"] = measured or presets[options.name]["dense"]
-            presets[options.name]["note"] = options.note or presets[options.name]["note"]
+            if options.note is not None:
+                presets[options.name]["note"] = options.note
         write_texts([presets[name] for name in sorted(presets)], draft)
         for path in draft.iterdir():  # on the same disk, so that each takes its place at once
             os.replace(path, ZOO / path.name)
