@@ -1,6 +1,8 @@
 """The contract of every layer class; padding, dtype policies, errors, NaN."""
 
+import copy
 import math
+import pickle
 
 import keras
 import numpy as np
@@ -19,7 +21,7 @@ from keras_mpt.layers import (
     MPTDense,
     MPTDepthwiseConv2D,
 )
-from keras_mpt.masks import TopK
+from keras_mpt.masks import GlobalTopK, Restricted, TopK
 
 # Class, arguments, shape of the inputs, expected fan_in.
 CASES = [
@@ -282,6 +284,15 @@ def test_dtype_policies_that_quantize_are_refused(mode):
     with pytest.raises(ValueError, match=f"`dtype` must not quantize.*Received: a policy of '{mode}' for layer 'one'"):
         layer.build((None, 4))
     MPTDense(3, dtype=by_path, name="other").build((None, 4))
+
+
+@pytest.mark.parametrize("rule", [TopK(0.25, "sort"), GlobalTopK(0.25), Restricted(0.25)], ids=repr)
+def test_rules_can_be_pickled(rule):
+    for twin in (pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)):
+        assert type(twin) is type(rule) and twin.get_config() == rule.get_config()
+        layer = MPTDense(3, mask=twin, seed=1)
+        layer(np.ones((2, 4), "float32"))
+        assert numpy(layer.subnet_mask).sum() == 9
 
 
 def test_rule_and_sparsity_are_not_assigned_to():

@@ -141,6 +141,12 @@ class MaskRule:
         self._found.setdefault(call, {})[key] = found, trace, values
         return found
 
+    def __getstate__(self):
+        return {**vars(self), "_found": None}  # what belongs to calls is not copied, nor can it be pickled
+
+    def __setstate__(self, state):
+        vars(self).update(state, _found=weakref.WeakKeyDictionary())
+
     def get_config(self):
         return {"sparsity": self.sparsity, "selector": self.selector}
 
