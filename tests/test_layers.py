@@ -286,6 +286,22 @@ def test_dtype_policies_that_quantize_are_refused(mode):
     MPTDense(3, dtype=by_path, name="other").build((None, 4))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
+@pytest.mark.parametrize("selector", ["search", "sort"])
+@pytest.mark.parametrize("rule", [TopK, GlobalTopK, Restricted])
+def test_masks_are_the_same_with_64_bits_enabled(rule, selector, rng):
+    from jax.experimental import enable_x64
+
+    layer = MPTDense(4, mask=rule(0.6, selector), seed=0)
+    layer.build((None, 8))
+    layer.scores.assign(np.round(2 * rng.normal(size=(8, 4))).astype("float32"))  # ties, at the cut too
+    expected = numpy(layer.subnet_mask)
+    with enable_x64():
+        layer(np.ones((2, 8), "float32"), training=True)
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), expected)
+        assert layer.kept.dtype == "int32" and expected.sum() == layer.kept == 13
+
+
 @pytest.mark.parametrize("rule", [TopK(0.25, "sort"), GlobalTopK(0.25), Restricted(0.25)], ids=repr)
 def test_rules_can_be_pickled(rule):
     for twin in (pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
-from keras_mpt.ops.backend import traced_once
+from keras_mpt.ops.backend import sum_int32, traced_once
 from keras_mpt.ops.selection import INFINITY_BITS
 
 
@@ -160,7 +160,7 @@ def _swapped(scores, stored, wanted, rate, select, threshold):
     """Return the stored mask after the strongest swaps, with as many ones as the wanted mask."""
     gains = ops.logical_and(wanted, ops.logical_not(stored))
     losses = ops.logical_and(stored, ops.logical_not(wanted))
-    gained, lost = (ops.sum(ops.cast(candidates, "int32")) for candidates in (gains, losses))
+    gained, lost = (sum_int32(ops.cast(candidates, "int32")) for candidates in (gains, losses))
     swaps = ops.minimum(gained, lost)  # they differ where the quota was changed
     made = ops.ceil(rate * ops.cast(swaps, "float32"))
     made = ops.minimum(ops.cast(made, "int32"), swaps)

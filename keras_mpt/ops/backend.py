@@ -45,7 +45,17 @@ def count_true(conditions):
         return torch.count_nonzero(conditions).to(torch.int32)  # without a copy of four times the size
     if len(conditions.shape) == 2:  # float32 is summed faster
         conditions = ops.sum(ops.cast(conditions, "float32"), axis=-1)
-    return ops.sum(ops.cast(conditions, "int32"))
+    return sum_int32(ops.cast(conditions, "int32"))
+
+
+def sum_int32(x, axis=None):
+    """Return a sum of int32 entries as int32, which JAX makes wider where `jax_enable_x64` is set."""
+    return ops.cast(ops.sum(x, axis=axis), "int32")
+
+
+def cumsum_int32(x):
+    """Return the sums of int32 entries up to each of them, likewise."""
+    return ops.cast(ops.cumsum(x), "int32")
 
 
 def no_gradient(x):

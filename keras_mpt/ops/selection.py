@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.ops.backend import LONGEST_ROW, bitcast_int32, count_true, traced_once
+from keras_mpt.ops.backend import LONGEST_ROW, bitcast_int32, count_true, cumsum_int32, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
@@ -222,7 +222,7 @@ def _split(keys, kept, threshold, count):
     def tied():
         above = ops.stack([count_true(ops.greater(part, threshold)) for part in keys])
         ties = counts - above
-        room = kept - ops.sum(above) - (ops.cumsum(ties) - ties)  # that earlier ties leave
+        room = kept - sum_int32(above) - (cumsum_int32(ties) - ties)  # that earlier ties leave
         return above + ops.clip(room, 0, ties)
 
     return ops.cond(ops.equal(count, kept), clear_cut, tied), counts
@@ -258,11 +258,11 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
         needed = kept - count_true(ops.greater(rows, threshold))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
         tie = ops.cast(ops.equal(rows, threshold), "int32")
-        ends = ops.cumsum(ops.sum(tie, axis=1))
+        ends = cumsum_int32(sum_int32(tie, axis=1))
         cut = count_true(ops.less_equal(ends, needed))
         row = ops.take(tie, cut, axis=0)
-        room = needed - (ops.take(ends, cut) - ops.sum(row))
-        return cut, count_true(ops.less_equal(ops.cumsum(row), room))
+        room = needed - (ops.take(ends, cut) - sum_int32(row))
+        return cut, count_true(ops.less_equal(cumsum_int32(row), room))
 
     def stay():
         cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
