@@ -247,6 +247,12 @@ def test_steps_per_execution():
     assert changes(model, [IteRand(0.5, 1), IterativeWeightRecycling(0.3, 1)], 2) == [1]
 
 
+def test_steps_are_those_of_an_optimizer():
+    callbacks = keras.callbacks.CallbackList([IteRand(0.5, 4, "step")], model=small())
+    with pytest.raises(ValueError, match="needs a compiled model: steps are the iterations of its optimizer"):
+        callbacks.on_train_begin()
+
+
 def test_both_act_in_the_order_of_the_list_and_the_training_goes_on_with_what_they_made():
     model, other = compiled(small()), compiled(small())
     mixed = [IteRand(0.2, 2, seed=7), IterativeWeightRecycling(0.2, 2)]

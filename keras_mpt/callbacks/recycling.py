@@ -180,7 +180,8 @@ class IteRand(_KernelChange):
 
     Raises:
         ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
-            some with `masks.Restricted`, or is compiled with `steps_per_execution` other than 1 and the unit is a step.
+            some with `masks.Restricted`; or the unit is a step, and the model is not compiled, or with
+            `steps_per_execution` other than 1.
 
     Example:
 
@@ -197,6 +198,11 @@ class IteRand(_KernelChange):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        if self.unit == "step" and getattr(self.model, "optimizer", None) is None:
+            raise ValueError(
+                'IteRand with unit="step" needs a compiled model: steps are the iterations of its optimizer. '
+                f"Received: model {self.model.name!r} without one"
+            )
         if self.unit == "step" and self.model.steps_per_execution != 1:
             raise ValueError(
                 f'IteRand with unit="step" needs a model compiled with steps_per_execution=1. '
