@@ -73,8 +73,8 @@ def strip(model):
         A functional `keras.Model`, not compiled.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an MPT layer hides in a custom layer, or another layer has an
-            object of keras_mpt as an argument.
+        ValueError: `model` is subclassed or not built, an MPT layer hides in a custom layer or has a `call` of its own,
+            or another layer has an object of keras_mpt as an argument.
 
     Example:
 

@@ -156,6 +156,31 @@ def test_strip_refuses_our_objects_in_other_arguments(cls, settings):
         strip(model)
 
 
+@pytest.mark.parametrize("transform", [strip, dense_twin])
+def test_a_call_of_ones_own_is_not_dropped(transform):
+    class Doubled(layers.MPTDense):
+        def call(self, inputs, training=None):
+            return 2 * super().call(inputs, training=training)
+
+    model = keras.Sequential([keras.Input((4,)), Doubled(3, name="double")])
+    with pytest.raises(ValueError, match="'double' must compute what MPTDense does .* a Doubled with a `call` of its"):
+        transform(model)
+
+
+def test_subclasses_with_other_additions_are_stripped():
+    class Loud:
+        def loud(self):
+            return self.name.upper()
+
+    class LoudDense(Loud, layers.MPTDense):
+        pass
+
+    model = keras.Sequential([keras.Input((4,)), LoudDense(3, seed=1, name="dense")])
+    plain, x = strip(model), np.ones((2, 4), "float32")
+    assert type(plain.layers[-1]) is keras.layers.Dense and model.layers[-1].loud() == "DENSE"
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
 def test_dense_twin_is_trained_in_the_ordinary_way():
     model = nested_and_shared()
     twin = dense_twin(model)

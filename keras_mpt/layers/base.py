@@ -103,7 +103,7 @@ class MPTLayer:
     @classmethod
     def _plain_class(cls):
         """Return the Keras layer that this one is made of."""
-        return next(base for base in cls.__mro__ if not issubclass(base, MPTLayer))
+        return next(b for b in cls.__mro__ if issubclass(b, keras.layers.Layer) and not issubclass(b, MPTLayer))
 
     @classmethod
     def _meaningless_arguments(cls):
@@ -261,7 +261,17 @@ class MPTLayer:
             self._kernel_of_call = None
 
     def plain(self, kernel_initializer="zeros"):
-        """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made."""
+        """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made.
+
+        Raises:
+            ValueError: The class has a `call` of its own, which that layer would lack.
+        """
+        ours = next(base for base in type(self).__mro__ if base.__module__.split(".")[0] == "keras_mpt")
+        if type(self).call is not ours.call:
+            raise ValueError(
+                f"Layer {self.name!r} must compute what {ours.__name__} does to become a plain Keras layer. Received: "
+                f"a {type(self).__name__} with a `call` of its own"
+            )
         return self._plain_class().from_config(
             {**self._keras_config(), f"{self._kernel_argument}_initializer": kernel_initializer}
         )
