@@ -286,6 +286,23 @@ def test_dtype_policies_that_quantize_are_refused(mode):
     MPTDense(3, dtype=by_path, name="other").build((None, 4))
 
 
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize("rule", [TopK, GlobalTopK, Restricted])
+def test_what_looks_for_nan_finds_none(rule):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, mask=rule(0.5), seed=0)])
+    model.compile("sgd", "mse")
+    tf.debugging.enable_check_numerics()
+    try:
+        model.train_on_batch(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"))
+        model.layers[0].scores.assign(np.full((4, 3), np.nan, "float32"))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):
+            model.train_on_batch(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"))
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
 @pytest.mark.parametrize("selector", ["search", "sort"])
 @pytest.mark.parametrize("rule", [TopK, GlobalTopK, Restricted])

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
-from keras_mpt.ops.backend import sum_int32, traced_once
+from keras_mpt.ops.backend import nan_where, sum_int32, traced_once
 from keras_mpt.ops.selection import INFINITY_BITS
 
 
@@ -114,7 +114,7 @@ class Restricted(MaskRule):
         layer.mask_is_stored.assign(ops.where(invalid, ops.convert_to_tensor(layer.mask_is_stored), 1))
         layer.threshold.assign(threshold)
         layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
-        return ops.where(invalid, float("nan"), mask), ops.convert_to_tensor(layer.quota)
+        return mask + nan_where(invalid), ops.convert_to_tensor(layer.quota)
 
 
 def _tensors(layer):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 LONGEST_ROW = 1 << 24  # up to here float32 counts exactly
+_NAN_BITS = 0x7FC00000
 
 
 def to_numpy(tensor, dtype=None):
@@ -19,21 +20,29 @@ def to_numpy(tensor, dtype=None):
     return np.array(ops.convert_to_numpy(tensor if dtype is None else ops.cast(tensor, dtype)))
 
 
-def bitcast_int32(x):
-    """Return the bits of a float32 tensor as int32."""
+def nan_where(condition):
+    """Return NaN where a boolean scalar is true, else 0, as float32.
+
+    It is made of bits: tools that look for NaN, such as `tf.debugging.enable_check_numerics`, find a constant one, too.
+    """
+    return bitcast(ops.cast(ops.where(condition, _NAN_BITS, 0), "int32"), "float32")
+
+
+def bitcast(x, dtype):
+    """Return the bits of a float32 tensor as int32, or the other way round."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.bitcast(x, tf.int32)
+        return tf.bitcast(x, dtype)
     if backend == "jax":
         import jax
 
-        return jax.lax.bitcast_convert_type(x, "int32")
+        return jax.lax.bitcast_convert_type(x, dtype)
     if backend == "torch":
         import torch
 
-        return x.detach().view(torch.int32)
+        return x.detach().view(getattr(torch, dtype))
     raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
 
 

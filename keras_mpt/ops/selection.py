@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.ops.backend import LONGEST_ROW, bitcast_int32, count_true, cumsum_int32, sum_int32, traced_once
+from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
@@ -28,7 +28,7 @@ def magnitude_bits(scores):
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if dtype != "float32":
         raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
-    return ops.bitwise_and(bitcast_int32(ops.convert_to_tensor(scores)), 0x7FFFFFFF)
+    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
 
 
 def top_k_mask(keys, kept, start, select):
@@ -276,7 +276,7 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
     # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
     mask = ops.cast(ops.greater_equal(rows, threshold) if known and clear else stay(), "float32")
-    return mask if known and not invalid else mask + ops.where(invalid, float("nan"), 0.0)
+    return mask if known and not invalid else mask + nan_where(invalid)
 
 
 def mask_of_largest(x, among, kept, select, start):
@@ -304,7 +304,7 @@ def _largest(select):
     @traced_once
     def largest(x, among, kept, start):
         magnitude = magnitude_bits(x)
-        negative = ops.logical_and(ops.less(bitcast_int32(x), 0), ops.greater(magnitude, 0))
+        negative = ops.logical_and(ops.less(bitcast(x, "int32"), 0), ops.greater(magnitude, 0))
         positive = ops.logical_and(among, ops.logical_not(negative))
         # All values in order need 32 bits; the keys of a selection have 31, with room for those on the cut's side.
         above_zero = ops.less_equal(kept, count_true(positive))
