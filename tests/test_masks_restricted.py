@@ -97,6 +97,14 @@ def test_a_step_makes_the_strongest_swaps(selector, data, rate):  # some backend
         assert int(kept) == int(layer.kept) == mask.sum()
 
 
+@pytest.mark.parametrize("selector", ["search", "sort"])
+def test_subnormal_scores_of_the_mask_are_swapped(selector):
+    scores, mask = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, bool)
+    scores.flat[[3, 16]], scores.flat[[15, 19]], mask.flat[[3, 16]] = 1e-45, 0.99, True
+    layer = layer_with(scores, mask, rate=0.5, selector=selector)
+    assert np.flatnonzero(numpy(layer.mask(layer, training=True)[0])).tolist() == [15, 16]
+
+
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data(), sparsity=st.floats(0, 0.96), rate=st.floats(0, 1, width=32))
 def test_another_sparsity_is_exact_at_once_and_swaps_nothing_more(data, sparsity, rate):

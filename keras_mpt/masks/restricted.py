@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
-from keras_mpt.ops.backend import nan_where, sum_int32, traced_once
+from keras_mpt.ops.backend import nan_where, negated, sum_int32, traced_once
 from keras_mpt.ops.selection import INFINITY_BITS
 
 
@@ -168,7 +168,7 @@ def _swapped(scores, stored, wanted, rate, select, threshold):
     def strongest():
         # gains are above the threshold, losses below
         coming, _ = mask_of_largest(scores, gains, made + gained - swaps, select, threshold)
-        going, _ = mask_of_largest(-scores, losses, made + lost - swaps, select, INFINITY_BITS - threshold)
+        going, _ = mask_of_largest(negated(scores), losses, made + lost - swaps, select, INFINITY_BITS - threshold)
         return ops.cast(stored, "float32") + coming - going
 
     return ops.cond(ops.equal(made, swaps), lambda: ops.cast(wanted, "float32"), strongest)

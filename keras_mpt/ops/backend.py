@@ -46,6 +46,11 @@ def bitcast(x, dtype):
     raise ValueError(f"keras_mpt needs the backend tensorflow, jax or torch. Received: keras backend {backend!r}")
 
 
+def negated(x):
+    """Return `-x` of a float32 tensor by its sign bits: XLA may negate subnormal numbers to 0, in some places only."""
+    return bitcast(ops.bitwise_xor(bitcast(x, "int32"), np.int32(-(2**31))), "float32")
+
+
 def count_true(conditions):
     """Return how many entries of a boolean tensor are true, an int32 scalar; rows of a matrix up to LONGEST_ROW."""
     if keras.backend.backend() == "torch":
