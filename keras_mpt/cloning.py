@@ -5,16 +5,9 @@ import tempfile
 
 import keras
 
-from keras_mpt.traversal import check_is_model
-
 
 def check_model(model, what):
-    """Raise ValueError unless `clone` can copy a model; `what` is to be done with it, such as "converted".
-
-    Raises:
-        TypeError: It is no Keras model at all.
-    """
-    check_is_model(model)
+    """Raise ValueError unless `clone` can copy a model; `what` is to be done with it, such as "converted"."""
     received = f"Received: {type(model).__name__} {model.name!r}"
     sequential = isinstance(model, keras.Sequential)
     if not sequential and not (isinstance(model, keras.Model) and isinstance(model, keras.Function)):

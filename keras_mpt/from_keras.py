@@ -12,7 +12,7 @@ from keras_mpt.layers.base import DEFAULT_SPARSITY
 from keras_mpt.masks import GlobalTopK, MaskRule
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import kept_count, to_numpy
-from keras_mpt.traversal import walk
+from keras_mpt.traversal import check_is_model, walk
 
 _TWINS = {
     keras.layers.Dense: layers.MPTDense,
@@ -88,6 +88,7 @@ def to_mpt(
     >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
     >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
     """
+    check_is_model(model)
     check_model(model, "converted")
     if kernel not in ("random", "pretrained"):
         raise ValueError(f'`kernel` must be "random" or "pretrained". Received: kernel={kernel!r}')
@@ -158,6 +159,7 @@ def _leaves(model):
 
 def convertible_layers(model):
     """Return the layers that `to_mpt` converts, by their paths."""
+    check_is_model(model)
     check_model(model, "converted")
     return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
 

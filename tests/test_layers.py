@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -286,21 +288,27 @@ def test_dtype_policies_that_quantize_are_refused(mode):
     MPTDense(3, dtype=by_path, name="other").build((None, 4))
 
 
-@pytest.mark.tensorflow_only
-@pytest.mark.parametrize("rule", [TopK, GlobalTopK, Restricted])
-def test_what_looks_for_nan_finds_none(rule):
-    import tensorflow as tf
-
-    model = keras.Sequential([keras.Input((4,)), MPTDense(3, mask=rule(0.5), seed=0)])
+LOOKING_FOR_NAN = """
+import keras, numpy as np, tensorflow as tf
+from keras_mpt import layers, masks
+tf.debugging.enable_check_numerics()
+x, y = np.ones((2, 4), "float32"), np.zeros((2, 3), "float32")
+for rule in (masks.TopK, masks.GlobalTopK, masks.Restricted):
+    model = keras.Sequential([keras.Input((4,)), layers.MPTDense(3, mask=rule(0.5), seed=0)])
     model.compile("sgd", "mse")
-    tf.debugging.enable_check_numerics()
+    model.train_on_batch(x, y)
+    model.layers[0].scores.assign(np.full((4, 3), np.nan, "float32"))
     try:
-        model.train_on_batch(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"))
-        model.layers[0].scores.assign(np.full((4, 3), np.nan, "float32"))
-        with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):
-            model.train_on_batch(np.ones((2, 4), "float32"), np.zeros((2, 3), "float32"))
-    finally:
-        tf.debugging.disable_check_numerics()
+        model.train_on_batch(x, y)
+    except tf.errors.InvalidArgumentError:
+        print("found", rule.__name__)
+"""
+
+
+@pytest.mark.tensorflow_only
+def test_what_looks_for_nan_finds_them_only():  # in a process of its own: traces keep the checks
+    done = subprocess.run([sys.executable, "-c", LOOKING_FOR_NAN], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == "found TopK found GlobalTopK found Restricted".split(), done.stderr
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
