@@ -44,6 +44,7 @@ class Preset:
             same layers: it has ReLUs instead of signs, and Conv-n has no batch normalization then.
         converted: What the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy", "flips"}}`, on
             the whole test set; with `"file"` and `"sha256"` where the file is published, in `zoo/` of the repository.
+            Newer ones have `"tied"`: how many images have two largest logits that are equal up to rounding.
         golden: Logits of `golden_images()`, as a list of lists.
         note: What else its card says.
     """
