@@ -137,13 +137,14 @@ def convert(preset, test, draft):
     images, labels = test
     preset, found = keras_mpt.zoo.Preset(**preset), {}
     inputs, binary = preset.preprocess(images), preset.arguments["input_quantizer"] is not None
-    logits = np.sort(preset.model().predict(inputs, batch_size=500, verbose=0))
+    ticket = newest(f"{preset.name}.mpt", draft)
+    logits = np.sort(keras_mpt.load_ticket(ticket).predict(inputs, batch_size=500, verbose=0))
     tied = int(np.sum(logits[:, -1] - logits[:, -2] <= ROUNDING * np.abs(logits).max()))
     ways = {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}
     with tempfile.TemporaryDirectory() as folder:
         for target in ways if binary else ["tflite"]:
             path = (draft if binary else pathlib.Path(folder)) / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
-            report = ways[target](newest(f"{preset.name}.mpt", draft), path, samples=inputs)
+            report = ways[target](ticket, path, samples=inputs)
             print(report)
             facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips, "tied": tied}
             facts["accuracy"] = accuracy(keras_mpt.convert.run(path, target, inputs), labels)
