@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_mpt.cloning import clone, copied, copy_state, first_input
 from keras_mpt.from_keras import to_mpt
+from keras_mpt.functional import check_opened, to_functional
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ActivationQuantizer
@@ -19,6 +20,7 @@ __all__ = [
     "mpt_layers_by_path",
     "strip",
     "summary",
+    "to_functional",
     "to_jackpot",
     "to_mpt",
 ]
@@ -121,6 +123,8 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
     def plain_twin(layer):
         if isinstance(layer, keras.Model):
             return _without_mpt(layer, baked, kernel_initializer, pairs)
+        if isinstance(layer, keras.layers.Layer):
+            check_opened(layer, "made plain")
         return layer.plain(kernel_initializer) if isinstance(layer, MPTLayer) else copied(layer)
 
     def call(twin, *args, **kwargs):
@@ -139,11 +143,6 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
         return outputs
 
     twin = clone(model, plain, call)
-    for layer in mpt_layers(twin):
-        raise ValueError(
-            "`model` must hold its MPT layers in functional or Sequential models to be made plain. "
-            f"Received: layer {layer.name!r} within a custom layer"
-        )
     for layer in twin._flatten_layers(include_self=False):
         if baked and _names_keras_mpt(keras.saving.serialize_keras_object(layer)):
             raise ValueError(

@@ -38,7 +38,7 @@ def check_functional(model, what):
         received = f"{type(model).__name__} {getattr(model, 'name', model)!r}"
         raise ValueError(
             f"`model` must be a built functional or Sequential model to be {what}; of a subclassed model the order of "
-            f"the layers is not known. Received: {received}"
+            f"the layers is not known, see `keras_mpt.models.to_functional`. Received: {received}"
         )
 
 

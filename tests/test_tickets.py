@@ -19,7 +19,7 @@ import keras_mpt
 from keras_mpt import initializers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule
-from keras_mpt.models import mpt_layers
+from keras_mpt.models import mpt_layers, mpt_layers_by_path
 from keras_mpt.tickets import Ticket, TicketError, kernels, load_ticket, restore, save_ticket
 
 IMAGES = networks.X
@@ -314,6 +314,40 @@ def test_custom_classes_are_used_where_they_are_named(tmp_path):
     with pytest.raises(TicketError, match="custom.mpt.*`custom_classes`.*test_tickets>Doubled"):
         load_ticket(file)
     assert_equal_models(model, load_ticket(file, custom_classes=[Doubled]), X)
+
+
+@keras.saving.register_keras_serializable(package="test_tickets")
+class Unnamed(keras.layers.Layer):
+    """Layers inside without a name, which Keras numbers: `mpt_dense`, `mpt_dense_1`, ..."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.many = [MPTDense(3, seed=7) for _ in range(12)]  # of 12 numbers, the order by name is another
+        self.body = keras.Sequential([MPTDense(3, seed=8), keras.layers.BatchNormalization()])
+
+    def build(self, shape):
+        for layer in (*self.many, self.body):
+            layer.build(shape)
+
+    def call(self, x):
+        for layer in self.many:
+            x = x + layer(x)
+        return self.body(x)
+
+
+def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
+    inputs = keras.Input((3,))
+    model, file = keras.Model(inputs, Unnamed()(Unnamed(name="second")(inputs))), tmp_path / "unnamed.mpt"
+    rng = np.random.default_rng(0)
+    for layer in mpt_layers(model):
+        layer.scores.assign(rng.normal(size=(3, 3)))
+    save_ticket(model, file, scores=True, custom_classes=[Unnamed])
+    for trainable in (False, True):
+        loaded = load_ticket(file, trainable=trainable, custom_classes=[Unnamed])
+        assert_equal_models(model, loaded, X)
+        assert list(mpt_layers_by_path(loaded)) == list(mpt_layers_by_path(model))
+        for ours, theirs in zip(mpt_layers(model), mpt_layers(loaded), strict=True):
+            np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
 
 
 @keras.saving.register_keras_serializable(package="test_tickets")

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt.cloning import copied, copy_state, first_input
+from keras_mpt.functional import check_opened
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTLayer
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, SwishSign
@@ -75,11 +76,7 @@ def run(model, inputs, mpt, signs=None, note=None):
             return (signs if signs and is_sign(quantizer) else quantizers.plain(quantizer))(first_input(args, kwargs))
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
-        if any(isinstance(layer, MPTLayer) for layer in operation._flatten_layers()):
-            raise ValueError(
-                "`model` must hold its MPT layers in functional or Sequential models to be converted. "
-                f"Received: an MPT layer within {type(operation).__name__} {operation.name!r}"
-            )
+        check_opened(operation, "converted")
         if id(operation) not in twins:
             name = f"{prefix}{operation.name}"
             while name in names:  # of a nested model and of the model itself

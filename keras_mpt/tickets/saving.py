@@ -194,14 +194,32 @@ def check_size(ticket, make):
 def _build(ticket, base, trainable, custom_classes):
     def check_shapes(model):
         check_functional(model, "filled")
+        _take_names(model, ticket, custom_classes)
         _check_shapes(model, ticket)
         _check_missing(model, ticket)
 
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
+        _take_names(model, ticket, custom_classes)
         share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
+
+
+def _take_names(model, ticket, custom_classes):
+    """Give the layers inside those of custom classes the names that they have in the file, by their order: a config
+    does not hold these, and Keras numbers layers without a name anew in each process."""
+    ours, theirs = [path.split("/") for path, _ in owners(model)], [path.split("/") for path in ticket.layers]
+    if list(map(len, ours)) != list(map(len, theirs)):
+        return
+    layers = dict(walk(model))
+    for mine, names in zip(ours, theirs, strict=True):
+        inside = False
+        for depth, name in enumerate(names):
+            layer = layers["/".join(mine[: depth + 1])]
+            if inside:
+                layer.name = name
+            inside = inside or isinstance(layer, tuple(custom_classes))
 
 
 def _check_shapes(model, ticket):
