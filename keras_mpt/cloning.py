@@ -14,8 +14,8 @@ def check_model(model, what):
         raise ValueError(
             f"`model` must be a functional or Sequential model to be {what}; of a subclassed model the order of the "
             "layers is not known. Where its `call` works on symbolic tensors, pass "
-            "`keras_mpt.models.to_functional(model, keras.Input(shape))`; else rebuild it with the functional API, or of "
-            f"layers of keras_mpt. {received}"
+            "`keras_mpt.models.to_functional(model, keras.Input(shape))`; else rebuild it with the functional API, or "
+            f"of layers of keras_mpt. {received}"
         )
     if getattr(model, "inputs", None) is None:
         raise ValueError(
