@@ -16,8 +16,8 @@ def to_functional(model, inputs=None, *, only=None):
 
     A subclassed model, and each layer of a class of yours that holds MPT layers, becomes a functional model of its name
     with the layers that its `call` calls, found out by calling it on symbolic tensors. So `call` must be made of
-    layers, operators and `keras.ops`. The layers are the same objects: training one model trains the other. What `call` does
-    itself only when `training` is true is lost; layers that it passes `training` on to are told as ever.
+    layers, operators and `keras.ops`. The layers are the same objects: training one model trains the other. What `call`
+    does itself only when `training` is true is lost; layers that it passes `training` on to are told as ever.
 
     Args:
         model: A subclassed model, or a built functional or Sequential one.
