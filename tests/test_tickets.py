@@ -20,7 +20,7 @@ from keras_mpt import initializers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
-from keras_mpt.tickets import Ticket, TicketError, kernels, load_ticket, restore, save_ticket
+from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
 
 IMAGES = networks.X
 
@@ -348,6 +348,23 @@ def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
         assert list(mpt_layers_by_path(loaded)) == list(mpt_layers_by_path(model))
         for ours, theirs in zip(mpt_layers(model), mpt_layers(loaded), strict=True):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
+
+
+@pytest.mark.parametrize("value", [0.5, 0.6])
+def test_files_of_a_newer_keras(value, tmp_path, monkeypatch):
+    """With an argument that this Keras does not know, as `renorm` of batch normalization is to 3.12."""
+    monkeypatch.setitem(config._ADDED, "BatchNormalization", {"invented": 0.5})
+    model, file = tiny(), tmp_path / "newer.mpt"
+    save_ticket(model, file)
+    header, blobs = opened(file.read_bytes())
+    [norm] = [x["config"] for x in header["model"]["config"]["layers"] if x["class_name"] == "BatchNormalization"]
+    norm["invented"] = value
+    file.write_bytes(sealed(header, blobs))
+    if value == 0.5:  # what it was before there was that argument
+        assert_equal_models(model, load_ticket(file), X)
+    else:
+        with pytest.raises(TicketError, match="invented"):
+            load_ticket(file)
 
 
 @keras.saving.register_keras_serializable(package="test_tickets")

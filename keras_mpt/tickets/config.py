@@ -6,6 +6,7 @@ before memory is taken for one.
 """
 
 import contextlib
+import inspect
 import math
 import random
 
@@ -64,6 +65,15 @@ _ALLOWED = {
     },
     "keras.regularizers": {"L1", "L2", "L1L2", "OrthogonalRegularizer"},
     "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
+}
+# Arguments that classes of Keras got after 3.12, and the values that change nothing: where these are not known, files
+# that have them can be read.
+_SCALED = "VarianceScaling GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform".split()
+_ADDED = {
+    "BatchNormalization": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99},
+    **dict.fromkeys(("Dense", "EinsumDense", "Embedding"), {"quantization_config": None}),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), {"use_gate": False, "sliding_window": None}),
+    **dict.fromkeys(_SCALED, {"input_axes": None, "output_axes": None}),
 }
 _PLAIN = {"__keras_tensor__", "__slice__", "__ellipsis__"}  # Keras' names for what JSON lacks
 _KEYS = {"module", "class_name", "config", "registered_name"}
@@ -143,6 +153,7 @@ def build(config, check_shapes, most, custom_classes=()):
         Exception: Whatever Keras raises for a config that makes no sense.
     """
     check(config, custom_classes)
+    config = _known(config)
     with without_memory(most):
         check_shapes(keras.saving.deserialize_keras_object(_with_zeros(config)))
     state = random.getstate()  # initializers without a seed draw one here
@@ -150,6 +161,23 @@ def build(config, check_shapes, most, custom_classes=()):
         return keras.saving.deserialize_keras_object(config)
     finally:
         random.setstate(state)
+
+
+def _known(config):
+    """Return the config without what this version of Keras does not know and need not know."""
+    if isinstance(config, list):
+        return [_known(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _known(value) for key, value in config.items()}
+    added, module = _ADDED.get(config.get("class_name"), {}), config.get("module")
+    if added and module in ("keras.layers", "keras.initializers"):
+        cls = getattr(getattr(keras, module.split(".")[1]), config["class_name"])
+        known = inspect.signature(cls.__init__).parameters
+        unknown = {name: value for name, value in added.items() if name not in known}
+        arguments = config["config"].items()
+        config["config"] = {k: v for k, v in arguments if k not in unknown or v != unknown[k]}
+    return config
 
 
 class _Waiting(list):
