@@ -104,7 +104,8 @@ def current_trace():
 
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     if backend == "jax":
-        import jax
+        import jax.extend
 
-        return jax.core.get_opaque_trace_state()
+        moved = hasattr(jax.extend.core, "get_opaque_trace_state")  # there since JAX 0.10, before in jax.core
+        return (jax.extend.core if moved else jax.core).get_opaque_trace_state()
     return None
