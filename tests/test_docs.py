@@ -117,6 +117,8 @@ OTHERS = ("docs/first-ticket.md", "docs/from-pytorch.md")  # see below, and test
 def test_python_blocks_run(name, small):
     if "larq." in "".join(blocks(name, "python")):
         pytest.importorskip("tf_keras")
+    if 'os.environ["KERAS_BACKEND"] = "jax"' in "".join(blocks(name, "python")):
+        pytest.importorskip("jax")
     if "to_lce" in "".join(blocks(name, "python")):
         pytest.importorskip("larq_compute_engine")
         pytest.importorskip("ai_edge_litert")
