@@ -350,6 +350,47 @@ def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
 
 
+def test_operations(tmp_path):
+    """All that tickets hold, on tensors of a functional model."""
+    ops, unary = keras.ops, "absolute exp log sqrt reciprocal negative sign floor round square sin cos tanh"
+    activations = "celu elu gelu hard_sigmoid hard_silu hard_tanh leaky_relu log_sigmoid log_softmax relu relu6 selu"
+    activations += " sigmoid silu softmax softplus softsign normalize"
+    inputs = keras.Input((3,))
+    x = ops.tanh(MPTDense(4, seed=1)(inputs)) + 1.5  # positive
+    image = ops.reshape(x, (-1, 2, 2, 1))
+    a, b = ops.split(x, 2, axis=-1)
+    made = [getattr(ops, name)(x) for name in [*unary.split(), *activations.split()]]
+    made += [x + 1.0, x - 1.0, 2.0 * x, x / 2.0, ops.divide(x, 3.0), x**2, ops.mod(x, 0.3), -x, x[:, 1:], x[..., 0]]
+    made += [ops.max(x, axis=-1), ops.min(x, axis=-1), ops.mean(x, axis=-1), ops.sum(x, axis=-1), ops.var(x, axis=-1)]
+    made += [
+        ops.std(x, axis=-1),
+        ops.maximum(x, 1.0),
+        ops.minimum(x, 1.0),
+        ops.clip(x, 0.0, 1.0),
+        ops.matmul(a, ops.transpose(b)),
+    ]
+    made += [ops.einsum("bi,bj->bij", a, b), ops.concatenate([a, b], axis=-1), ops.stack([a, b], axis=1)]
+    made += [ops.where(x > 1.0, x, 0.5), ops.where(x < 1.0, x, 0.5), ops.where(ops.equal(x, 1.0), x, 0.5)]
+    made += [ops.where(x >= 1.0, x, 0.5), ops.where(x <= 1.0, x, 0.5), ops.where(ops.not_equal(x, 1.0), x, 0.5)]
+    made += [ops.expand_dims(x, 1), ops.squeeze(ops.expand_dims(x, 1), 1), ops.swapaxes(image, 1, 2), ops.flip(x, 1)]
+    made += [ops.moveaxis(image, 1, 2), ops.transpose(image, (0, 2, 1, 3)), ops.tile(x, (1, 2)), ops.repeat(x, 2, 1)]
+    made += [ops.broadcast_to(x[:1, :], (3, 4)), ops.pad(x, ((0, 0), (1, 1))), ops.max_pool(image, 2)]
+    made += [ops.average_pool(image, 2, strides=2), ops.cast(ops.cast(x, "int32"), "float32"), ops.stop_gradient(x)]
+    wide = ops.tile(image, (1, 1, 1, 4))
+    made += [ops.depth_to_space(wide, 2), ops.space_to_depth(image, 2)] if hasattr(ops, "depth_to_space") else []
+    model, file = keras.Model(inputs, made), tmp_path / "operations.mpt"
+    save_ticket(model, file)
+    loaded = load_ticket(file)
+    for wanted, y in zip(outputs(model, X), outputs(loaded, X), strict=True):
+        np.testing.assert_array_equal(y, wanted)
+    used = {type(op).__name__ for op in model.operations if not isinstance(op, keras.layers.Layer)}
+    known = set().union(*(names for module, names in config._ALLOWED.items() if module.startswith("keras.src.ops")))
+    assert known - used <= {"DepthToSpace", "SpaceToDepth"}
+    array = keras.Model(inputs, MPTDense(3, seed=1)(inputs) - np.ones(3, "float32"))
+    with pytest.raises(ValueError, match="of an array, such as a mean to subtract, make a layer.*__numpy__"):
+        save_ticket(array, file)
+
+
 @pytest.mark.parametrize("value", [0.5, 0.6])
 def test_files_of_a_newer_keras(value, tmp_path, monkeypatch):
     """With an argument that this Keras does not know, as `renorm` of batch normalization is to 3.12."""

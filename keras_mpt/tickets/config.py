@@ -40,14 +40,16 @@ SimpleRNN SimpleRNNCell GRU GRUCell LSTM LSTMCell RNN StackedRNNCells
 MultiHeadAttention GroupQueryAttention Attention AdditiveAttention
 """
 
-# Operations of keras.ops on tensors of a functional model: arithmetic and changes of shape; activations.
+# Operations of keras.ops on tensors of a functional model: arithmetic, comparisons, shapes; activations, pooling.
 _OPERATIONS = """
-Absolute Add Clip Concatenate Divide Exp GetItem Maximum Mean Minimum Multiply Negative Pad Power Reshape Sign Sqrt
-Square Squeeze Stack Subtract Sum Tanh Transpose
+Absolute Add BroadcastTo Clip Concatenate Cos Divide Einsum Equal Exp ExpandDims Flip Floor GetItem Greater
+GreaterEqual Less LessEqual Log Matmul Max Maximum Mean Min Minimum Mod Moveaxis Multiply Negative NotEqual Pad Power
+Reciprocal Repeat Reshape Round Sign Sin Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Tanh Tile Transpose
+TrueDivide Var Where
 """
 _ACTIVATIONS = """
-Celu Elu Gelu HardSigmoid HardTanh LeakyRelu LogSigmoid LogSoftmax Relu Relu6 Selu Sigmoid Silu Softmax Softplus
-Softsign
+AveragePool Celu DepthToSpace Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid LogSoftmax MaxPool Normalize
+Relu Relu6 Selu Sigmoid Silu Softmax Softplus Softsign SpaceToDepth
 """
 
 _ALLOWED = {
@@ -58,6 +60,7 @@ _ALLOWED = {
     "keras.src.applications.inception_resnet_v2": {"CustomScaleLayer"},
     "keras.src.ops.numpy": set(_OPERATIONS.split()),
     "keras.src.ops.nn": set(_ACTIVATIONS.split()),
+    "keras.src.ops.core": {"Cast", "StopGradient"},
     "keras.src.activations.activations": {"ReLU"},
     "keras.initializers": {
         *("Constant", "Zeros", "Ones", "Identity", "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal"),
@@ -133,6 +136,8 @@ def _not_allowed(received, module=None):
     others = "others must be among `custom_classes`"
     if module == "keras.layers":
         others = "this one is not among those (docs/ticket-format.md lists them): apply it before the model"
+    if received in ("None.__numpy__", "None.__tensor__"):
+        others = "of an array, such as a mean to subtract, make a layer with weights"
     if str(module).startswith("keras.src."):
         others = "use such a layer instead of this operation"
     return ValueError(f"A ticket holds layers of keras_mpt and ordinary ones of Keras; {others}. Received: {received}")
