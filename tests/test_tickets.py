@@ -374,7 +374,7 @@ def test_operations(tmp_path):
     made += [ops.where(x >= 1.0, x, 0.5), ops.where(x <= 1.0, x, 0.5), ops.where(ops.not_equal(x, 1.0), x, 0.5)]
     made += [ops.expand_dims(x, 1), ops.squeeze(ops.expand_dims(x, 1), 1), ops.swapaxes(image, 1, 2), ops.flip(x, 1)]
     made += [ops.moveaxis(image, 1, 2), ops.transpose(image, (0, 2, 1, 3)), ops.tile(x, (1, 2)), ops.repeat(x, 2, 1)]
-    made += [ops.broadcast_to(x[:1, :], (3, 4)), ops.pad(x, ((0, 0), (1, 1))), ops.max_pool(image, 2)]
+    made += [ops.broadcast_to(x[:1, :], (3, 4)), ops.pad(x, ((0, 0), (1, 1))), ops.max_pool(image, 2, strides=2)]
     made += [ops.average_pool(image, 2, strides=2), ops.cast(ops.cast(x, "int32"), "float32"), ops.stop_gradient(x)]
     wide = ops.tile(image, (1, 1, 1, 4))
     made += [ops.depth_to_space(wide, 2), ops.space_to_depth(image, 2)] if hasattr(ops, "depth_to_space") else []
