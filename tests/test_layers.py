@@ -315,13 +315,15 @@ def test_what_looks_for_nan_finds_them_only():  # in a process of its own: trace
 @pytest.mark.parametrize("selector", ["search", "sort"])
 @pytest.mark.parametrize("rule", [TopK, GlobalTopK, Restricted])
 def test_masks_are_the_same_with_64_bits_enabled(rule, selector, rng):
-    from jax.experimental import enable_x64
+    import jax
+    import jax.experimental
 
+    where = jax if hasattr(jax, "enable_x64") else jax.experimental  # JAX 0.8 and older
     layer = MPTDense(4, mask=rule(0.6, selector), seed=0)
     layer.build((None, 8))
     layer.scores.assign(np.round(2 * rng.normal(size=(8, 4))).astype("float32"))  # ties, at the cut too
     expected = numpy(layer.subnet_mask)
-    with enable_x64():
+    with where.enable_x64(True):
         layer(np.ones((2, 8), "float32"), training=True)
         np.testing.assert_array_equal(numpy(layer.subnet_mask), expected)
         assert layer.kept.dtype == "int32" and expected.sum() == layer.kept == 13
