@@ -38,7 +38,7 @@ RUNTIME = {
         f"larq>=0.13; {NUMPY_1}",
     ],
     "jax": ["jax>=0.6.1"],
-    "torch": ["torch>=2.3"],
+    "torch": ["torch>=2.3", "keras>=3.14"],  # before, Keras takes no seed from 2**31 on with PyTorch
     "lce": [f"larq-compute-engine>=0.16; {LCE_WHEELS}"],
     "litert": ["ai-edge-litert>=2.0"],
     "datasets": ["tensorflow-datasets>=4.9", "pillow"],
