@@ -189,9 +189,11 @@ def layouts():
 
 
 def processes():
+    import jax
+
     keras.distribution.initialize(f"127.0.0.1:{ARGS.port}", 2, ARGS.process)
     distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
-    assert distribution.num_processes == 2
+    assert jax.process_count() == 2
     for name in ARGS.networks:
         if ARGS.process == 0:
             train(name, "one")
