@@ -5,6 +5,7 @@
 #   make test                     style, then the tests on TensorFlow, JAX and PyTorch
 #   make test PYTEST_ARGS=-x      further arguments for pytest
 #   make test BACKENDS=jax        on one backend only
+#   make test VENV=.venv-new CONSTRAINTS=/dev/null PYTHON=python3.13    with the newest versions there are
 #   make docs                     the documentation, as site/index.html
 #
 # On Linux the registry's PyTorch brings several gigabytes of CUDA packages. Its CPU build is enough here:
@@ -14,10 +15,11 @@ PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ech
 VENV ?= .venv
 BACKENDS ?= tensorflow jax torch
 PIP_ARGS ?=
+CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
 VENV_PYTHON := $(VENV)/bin/python
-INSTALL = $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+INSTALL = $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint $(CONSTRAINTS)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
