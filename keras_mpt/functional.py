@@ -29,8 +29,8 @@ def to_functional(model, inputs=None, *, only=None):
 
     Raises:
         ValueError: `inputs` is missing, or given for a model that has its own; `model` is not built; or what is to be
-            opened has variables of its own, which a functional model cannot hold, gets a Keras mask, or is called in
-            different ways.
+            opened has variables or losses of its own, which a functional model cannot hold, gets a Keras mask, or is
+            called in different ways.
         TypeError: `model` is no Keras model, or `only` no list of classes.
 
     Example:
@@ -144,6 +144,11 @@ def _called(layer, *args, **kwargs):
         raise ValueError(
             f"Layers must not have variables of their own to be opened; put them in a layer inside that has no other. "
             f"Received: {type(layer).__name__} {layer.name!r} with {own}"
+        )
+    if layer.activity_regularizer is not None:
+        raise ValueError(
+            "Layers must have no activity regularizer of their own to be opened; give it to a layer inside. "
+            f"Received: {type(layer).__name__} {layer.name!r} with {layer.activity_regularizer!r}"
         )
     parameters = inspect.signature(layer.call).parameters
     if "training" in parameters and len(args) <= list(parameters).index("training"):

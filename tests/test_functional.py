@@ -199,7 +199,10 @@ def test_what_cannot_be_opened_is_refused():
     with pytest.raises(ValueError, match="Keras mask.*Sums 'sums'"):
         to_functional(keras.Model(steps, Sums()(keras.layers.Masking()(steps))))
 
-    inputs, block = keras.Input((8, 8, 4)), Block(4, seed=2, name="block")
+    inputs, block = keras.Input((8, 8, 4)), Block(4, seed=2, name="block", activity_regularizer="l2")
+    with pytest.raises(ValueError, match="no activity regularizer of their own.*Block 'block' with"):
+        to_functional(keras.Model(inputs, block(inputs)))
+    block = Block(4, seed=2, name="block")
     with pytest.raises(ValueError, match="same shapes and arguments each time.*Block 'block' called on.*0.5"):
         to_functional(keras.Model(inputs, block(block(inputs, scale=0.5))))
 
