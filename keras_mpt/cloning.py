@@ -4,6 +4,7 @@ import inspect
 import tempfile
 
 import keras
+from keras import ops
 
 
 def check_model(model, what):
@@ -80,6 +81,12 @@ def copy_state(source, target):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
+
+
+def autocast(layer, x):
+    """Return what a layer is called on as its own `call` gets it: Keras casts floats to the layer's compute dtype."""
+    is_float = keras.backend.is_float_dtype(x.dtype)
+    return ops.cast(x, layer.compute_dtype) if is_float and layer.autocast and x.dtype != layer.compute_dtype else x
 
 
 def first_input(args, kwargs):

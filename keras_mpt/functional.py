@@ -3,11 +3,10 @@
 import inspect
 
 import keras
-from keras import ops
 
-from keras_mpt.cloning import check_model, clone
+from keras_mpt.cloning import autocast, check_model, clone
 from keras_mpt.layers import MPTLayer
-from keras_mpt.traversal import check_is_model, functional_graph
+from keras_mpt.traversal import check_is_model, functional_graph, own_variables
 
 
 def to_functional(model, inputs=None, *, only=None):
@@ -138,11 +137,10 @@ def _holds_mpt(layer):
 
 def _called(layer, *args, **kwargs):
     """Return the outputs of a layer's `call` on symbolic tensors, which the layers inside record."""
-    inner = {id(v) for child in layer._flatten_layers(include_self=False) for v in child.variables}
-    own = [v.path for v in layer.variables if id(v) not in inner]
+    own = [v.path for v in own_variables(layer)]
     if own:
         raise ValueError(
-            f"Layers must not have variables of their own to be opened; put them in a layer inside that has no other. "
+            "Layers must not have variables of their own to be opened; put them in a layer inside that has no other. "
             f"Received: {type(layer).__name__} {layer.name!r} with {own}"
         )
     if layer.activity_regularizer is not None:
@@ -154,9 +152,8 @@ def _called(layer, *args, **kwargs):
     if "training" in parameters and len(args) <= list(parameters).index("training"):
         kwargs.setdefault("training", None)  # for the layers inside: as the model is called
 
-    def cast(x):  # as Keras does before a call
-        is_float = isinstance(x, keras.KerasTensor) and keras.backend.is_float_dtype(x.dtype)
-        return ops.cast(x, layer.compute_dtype) if is_float and layer.autocast and x.dtype != layer.compute_dtype else x
+    def cast(x):
+        return autocast(layer, x) if isinstance(x, keras.KerasTensor) else x
 
     args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
     return layer.call(*args, **kwargs)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mpt.cloning import clone, copied, copy_state, first_input
+from keras_mpt.cloning import autocast, clone, copied, copy_state, first_input
 from keras_mpt.from_keras import to_mpt
 from keras_mpt.functional import check_opened, to_functional
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
@@ -130,10 +130,10 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
     def call(twin, *args, **kwargs):
         layer, _ = pairs[id(twin)]
         if isinstance(layer, keras.layers.Activation) and isinstance(layer.activation, ActivationQuantizer):
-            return layer.activation.forward(_autocast(layer, first_input(args, kwargs)))
+            return layer.activation.forward(autocast(layer, first_input(args, kwargs)))
         if isinstance(layer, MPTLayer):
             x = first_input(args, kwargs)
-            args, kwargs = (layer.prepare_plain(x if layer.input_quantizer is None else _autocast(layer, x)),), {}
+            args, kwargs = (layer.prepare_plain(x if layer.input_quantizer is None else autocast(layer, x)),), {}
         outputs = twin(*args, **kwargs)
         if baked and isinstance(layer, MPTLayer):
             biases = [] if layer.bias is None else [layer.bias]
@@ -150,12 +150,6 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
                 f"plain. Received: layer {layer.name!r} with config {layer.get_config()}"
             )
     return twin
-
-
-def _autocast(layer, x):
-    """Return a tensor as the layer's own call gets it: Keras casts floats to the layer's compute dtype first."""
-    is_float = keras.backend.is_float_dtype(x.dtype)
-    return ops.cast(x, layer.compute_dtype) if is_float and x.dtype != layer.compute_dtype else x
 
 
 def _keeps_state(layer, baked):

@@ -42,6 +42,12 @@ def check_functional(model, what):
         )
 
 
+def own_variables(layer):
+    """Return the variables of a layer that are not those of a layer inside."""
+    inner = {id(v) for child in layer._flatten_layers(include_self=False) for v in child.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
 def _walk(layer, path, into, seen):
     for child in layer._flatten_layers(include_self=False, recursive=False):
         if id(child) not in seen:

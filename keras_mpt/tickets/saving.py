@@ -16,7 +16,7 @@ from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels, settings
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
-from keras_mpt.traversal import check_functional, walk
+from keras_mpt.traversal import check_functional, own_variables, walk
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -356,11 +356,9 @@ def owners(model):
 
 def _variables(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    inner = layer._flatten_layers(include_self=False)
-    other = {id(v) for child in inner for v in child.variables}
-    if isinstance(layer, MPTLayer):
-        other |= {id(getattr(layer, name)) for name in ("scores", "frozen_kernel", *layer.mask.variables)}
-    return [v for v in layer.variables if id(v) not in other]
+    kernel = ("scores", "frozen_kernel", *layer.mask.variables) if isinstance(layer, MPTLayer) else ()
+    kernel = {id(getattr(layer, name)) for name in kernel}
+    return [v for v in own_variables(layer) if id(v) not in kernel]
 
 
 @contextlib.contextmanager
