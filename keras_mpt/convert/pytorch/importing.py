@@ -13,7 +13,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.saving import check_rules, fill_kernel, forget_compiled, groups_that_differ
+from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled, groups_that_differ
 
 
 def from_pytorch(
