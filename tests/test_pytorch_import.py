@@ -99,8 +99,12 @@ def outputs(model, x):
 def assert_same_outputs(model, net, x):
     expected, found = net.forward(x), outputs(model, x)
     assert expected.std() > 1e-3
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    error = np.abs(found - expected).max()
+    assert error <= 1e-4 * np.abs(expected).max()
+    second, first = np.sort(expected, axis=1)[:, -2:].T
+    clear = first - second > 2 * error  # the others may change places within that error
+    assert clear.mean() > 0.5  # binary activations make exact ties frequent
+    np.testing.assert_array_equal(found.argmax(axis=1)[clear], expected.argmax(axis=1)[clear])
 
 
 def assert_same_state(found, expected):
