@@ -41,7 +41,8 @@ RUNTIME = {
     "torch": ["torch>=2.3", "keras>=3.14"],  # before, Keras takes no seed from 2**31 on with PyTorch
     "lce": [f"larq-compute-engine>=0.16; {LCE_WHEELS}"],
     "litert": ["ai-edge-litert>=2.0"],
-    "datasets": ["tensorflow-datasets>=4.9", "pillow"],
+    # importlib_resources: tensorflow-datasets needs it to prepare data, and does not say so.
+    "datasets": ["tensorflow-datasets>=4.9", "importlib_resources", "pillow"],
     "analysis": ["matplotlib"],
 }
 

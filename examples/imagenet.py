@@ -31,7 +31,8 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
 
     All images are scaled to a smaller side of 256 pixels. Those for training are crops of 8 to 100 % of the area, with
     sides in a ratio of 3/4 to 4/3, that are scaled again and flipped at random; others are cropped in the middle. Order
-    and crops are functions of seed and epoch.
+    and crops follow from the seed and the epoch that the data are asked for; epochs after it get others, and not those
+    that they would get if asked for themselves.
 
     Args:
         data_dir: Folder of tensorflow-datasets that holds imagenet2012.
@@ -98,7 +99,8 @@ def load(data_dir, scale, batch_size, seed, cache_dir=None, part=0, parts=1, lab
 
     def batches(epoch):
         shuffled = images("train").shuffle(10_000, seed=seed + epoch)
-        return batched(tf.data.Dataset.zip((shuffled, tf.data.Dataset.random(seed + epoch))), training_image, True)
+        random = tf.data.Dataset.random(seed + epoch, rerandomize_each_iteration=True)
+        return batched(tf.data.Dataset.zip((shuffled, random)), training_image, True)
 
     return batches, {"validation_data": batched(images("validation"), test_image, False)}
 

@@ -13,11 +13,12 @@ The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the w
 - `finetuned`: the largest weights trained further, the usual magnitude pruning, with the same epochs and rates.
 
 In all of them batch normalization and the classifier train, but for `magnitude` (the paper's code freezes them, and
-its classifier has a bias). Each run has a folder with its log,
-its checkpoint and, if a mask was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to
-`load_ticket`. Called again, the script goes on where it was. It prints a table of accuracies, how many epochs a search
-from the magnitude mask takes to be as good as one from random masks in the end, and the overlaps of the masks with
-those of pruning criteria; `accuracy.csv`, `accuracy.png` and `overlap.csv` hold the same.
+its classifier has a bias). Batches are of 128 images, after one epoch of warm-up; the paper has 256 and none and, on
+ImageNet, a weight decay of 1e-4 (`--weight_decay`). Each run has a folder with its log, its checkpoint and, if a mask
+was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to `load_ticket`. Called again, the
+script goes on where it was. It prints a table of accuracies, how many epochs a search from the magnitude mask takes to
+be as good as one from random masks in the end, and the overlaps of the masks with those of pruning criteria;
+`accuracy.csv`, `accuracy.png` and `overlap.csv` hold the same.
 """
 
 import csv

@@ -120,7 +120,11 @@ class Runs:
         """Append the row of a finished run."""
         row = _texts({**_recipe(), **settings, **results})
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a+", newline="") as file:
+            file.seek(0)
+            columns = next(csv.reader(file), list(row))
+            if columns != list(row):
+                raise ValueError(f"{self.path} must be a file of this study. Received: one with columns {columns}")
             writer = csv.DictWriter(file, row)
             if new:
                 writer.writeheader()

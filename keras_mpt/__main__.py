@@ -7,10 +7,9 @@ import hashlib
 import pathlib
 import sys
 
+from keras_mpt.convert.pytorch.layouts import LAYOUTS
 from keras_mpt.files import check_another, replacing
 from keras_mpt.tickets import Ticket, save_ticket
-
-_LAYOUTS = ("auto", "biprop", "hidden_networks", "lottery_jackpots")
 
 
 def main(arguments=None):
@@ -25,7 +24,11 @@ def main(arguments=None):
     convert.add_argument("out")
     convert.add_argument("--target", choices=("tflite", "lce"), default="tflite", help="default: tflite")
     convert.add_argument("--weights", help="of tflite, default auto: see keras_mpt.convert.to_tflite")
-    convert.add_argument("--require_binary", action="store_true", help="of lce: refuse layers that would stay float")
+    convert.add_argument(
+        "--require_binary",
+        action="store_true",
+        help="of lce: refuse to leave a layer that has an input quantizer in floats",
+    )
     convert.add_argument("--samples", help="file of numpy.save with inputs to check with; default: random ones")
     convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
     convert.add_argument("--benchmark", action="store_true", help="time it on this machine")
@@ -35,7 +38,7 @@ def main(arguments=None):
     importing.add_argument("out")
     importing.add_argument("--model", help="network of the zoo, such as resnet18_mpt; default: what the file says")
     importing.add_argument("--sparsity", type=float, help="fraction removed; default: what the file says")
-    importing.add_argument("--layout", choices=_LAYOUTS, default="auto", help="default: auto")
+    importing.add_argument("--layout", choices=["auto", *LAYOUTS], default="auto", help="default: auto")
     importing.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
     importing.add_argument("--input_quantizer", help="approx_sign for binary activations; default: what the file says")
     importing.add_argument("--input_shape", type=int, nargs=3, metavar=("HEIGHT", "WIDTH", "CHANNELS"))
@@ -71,9 +74,7 @@ def _convert(options):
         try:
             samples = np.load(options.samples, allow_pickle=False)
         except ValueError as error:
-            raise ValueError(
-                f"--samples must be a file of numpy.save. Received: {options.samples} ({error})"
-            ) from error
+            raise ValueError(f"--samples must be a file of numpy.save. Received: {options.samples}") from error
         if not isinstance(samples, np.ndarray):
             raise ValueError(
                 f"--samples must be a file of numpy.save, one array. Received: {options.samples}, an archive"

@@ -1,12 +1,12 @@
 """Ordinary Keras models to models of MPT layers."""
 
-import difflib
 import warnings
 
 import keras
 import numpy as np
 
 from keras_mpt import initializers, layers, quantizers
+from keras_mpt.arguments import did_you_mean
 from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
 from keras_mpt.masks import GlobalTopK, MaskRule
@@ -200,8 +200,9 @@ def _named(argument, which, layers_by_path):
 
 
 def _unknown(argument, item, paths):
-    near = [path for path in paths if path.endswith(f"/{item}")] or difflib.get_close_matches(str(item), paths, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(paths)}"
+    inside = [path for path in paths if path.endswith(f"/{item}")]
+    near = f" Did you mean {inside[0]!r}?" if inside else did_you_mean(item, paths)
+    hint = near or f" There are: {', '.join(paths)}"
     what = "layers of the model" if argument == "skip" else "layers that are converted"
     return ValueError(f"`{argument}` must name {what}. Received: {item!r}.{hint}")
 

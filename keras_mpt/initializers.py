@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.arguments import is_number
+
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
 _LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 serve the kernel and the scores of a layer
@@ -177,6 +179,8 @@ class _Kaiming(SeededInitializer):
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
+        if not isinstance(scale_fan, bool):
+            raise ValueError(f"`scale_fan` must be True or False. Received: {scale_fan=}")
         self.scale_fan = scale_fan
 
     def _std(self, shape, fan_in, kept):
@@ -254,7 +258,9 @@ class KaimingUniform(SeededInitializer):
 
     def __init__(self, a=math.sqrt(5), seed=None):
         super().__init__(seed)
-        self.a = a
+        if not is_number(a):
+            raise ValueError(f"`a` must be a finite number. Received: {a=}")
+        self.a = float(a)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
         bound = math.sqrt(6.0 / ((1.0 + self.a * self.a) * (fan_in or math.prod(shape[:-1]))))

@@ -89,7 +89,7 @@ def dense_twin(model, kernel_initializer="he_normal"):
     """Return the plain Keras network of the same shape with fresh trainable kernels, to compare a ticket with.
 
     Args:
-        model: A functional or Sequential model without input quantizers.
+        model: A functional or Sequential model without activation quantizers.
         kernel_initializer: Keras initializer of the kernels.
 
     Returns:
@@ -98,11 +98,13 @@ def dense_twin(model, kernel_initializer="he_normal"):
     Raises:
         ValueError: `model` is subclassed, or quantizes its activations, which a plain layer cannot train.
     """
-    for layer in mpt_layers(model):
-        if layer.input_quantizer is not None:
+    for _, layer in walk(model):
+        inputs = layer.input_quantizer if isinstance(layer, MPTLayer) else None
+        activation = getattr(layer, "activation", None)
+        if inputs is not None or isinstance(activation, ActivationQuantizer):
             raise ValueError(
                 "`model` must have float activations to have a trainable dense twin. "
-                f"Received: layer {layer.name!r} with input_quantizer={layer.input_quantizer!r}"
+                f"Received: layer {layer.name!r} with input_quantizer={inputs!r}, {activation=}"
             )
     return _without_mpt(model, baked=False, kernel_initializer=kernel_initializer)
 

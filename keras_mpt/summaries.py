@@ -11,6 +11,7 @@ from keras_mpt.cloning import first_input
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
 from keras_mpt.ops import entropy_bits
+from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tables import BYTES, Table, Tabular, short, shortened
 from keras_mpt.traversal import check_is_model, functional_graph
 
@@ -197,7 +198,7 @@ def _kernel_bits(layer, size, kept):
     bits = entropy_bits(size, kept)
     if not isinstance(getattr(layer, f"{layer._kernel_argument}_initializer"), SeededInitializer):
         bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
-    return bits + (32 if hasattr(layer.kernel_quantizer, "alpha") else 0)
+    return bits + (32 if isinstance(layer.kernel_quantizer, ScaledSign) else 0)
 
 
 def _totals(rows):

@@ -102,6 +102,8 @@ def test_dicts_with_the_same_names_are_paired_by_name():
 def test_masks_of_two_shapes_have_no_overlap():
     with pytest.raises(ValueError, match=r"Masks must have one shape. Received: \(2, 3\) and \(3,\)"):
         analysis.Overlap.of(np.ones((2, 3), bool), np.ones(3, bool))
+    with pytest.raises(ValueError, match=r"Masks must have entries. Received: masks of shape \(0, 3\)"):
+        analysis.Overlap.of(np.ones((0, 3), bool), np.ones((0, 3), bool))
 
 
 def test_norms():

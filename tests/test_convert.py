@@ -395,6 +395,17 @@ def test_the_report_says_what_runs_the_file(tmp_path):
     assert convert.run(report.path, report.target, np.ones((2, 4), "float32")).shape == (2, 3)
 
 
+def test_a_sample_of_large_outputs_hides_no_wrong_one():
+    """What is rounding for one sample is none for another."""
+    expected, wrong = np.array([[1, 0.5], [100, 0]], "float32"), np.array([[1, 0.505], [100, 0]], "float32")
+    with pytest.raises(convert.ConversionError, match="differs from the model by 0.005 .* in 1 of 2 samples"):
+        conversion.verify.Agreement([]).add(expected, [], wrong)
+    close = np.array([[1, 0.50005], [100.005, 0]], "float32")
+    agreement = conversion.verify.Agreement([])
+    agreement.add(expected, [], close)
+    assert agreement.same == 2 and agreement.flips == 0
+
+
 def test_flips_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(conversion.verify, "BATCH", 3)
     model = chain(MPTDense(16, seed=1, name="first"), MPTDense(4, seed=2, **SIGN), shape=(4,))

@@ -161,6 +161,14 @@ def test_bad_seeds(make, seed):
         make(seed=seed)
 
 
+def test_bad_arguments():
+    for a in ("x", None, True, float("nan")):
+        with pytest.raises(ValueError, match="`a` must be a finite number"):
+            KaimingUniform(a=a)
+    with pytest.raises(ValueError, match="`scale_fan` must be True or False. Received: scale_fan='no'"):
+        KaimingNormal(scale_fan="no")
+
+
 @pytest.mark.parametrize("cls", ALL)
 def test_config(cls):
     settings = {"seed": 3} | ({"a": 0.5} if cls is KaimingUniform else {"scale_fan": True})

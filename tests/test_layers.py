@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -260,9 +261,46 @@ def test_bad_arguments(cls, settings, message):
         cls(**settings)
 
 
-def test_bad_selector():
+@pytest.mark.parametrize("selector", ["quick", ["search"], None])
+def test_bad_selector(selector):
     with pytest.raises(ValueError, match="`selector` must be one of"):
-        TopK(0.5, selector="quick")
+        TopK(0.5, selector=selector)
+
+
+def test_no_initializer_is_the_default():
+    first, second, none = MPTDense(3, seed=1), MPTDense(3, seed=1), MPTDense(3, seed=1, scores_initializer=None)
+    for layer in (first, second, none):
+        layer.build((None, 4))
+        np.testing.assert_array_equal(numpy(layer.scores), numpy(first.scores))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what is done in TensorFlow's graphs")
+def test_a_trace_does_not_take_the_kernel_of_another_thread():
+    """While one thread is within a call, another traces the layer: it must not see the first one's kernel."""
+    import tensorflow as tf
+
+    traced = []
+
+    layer = MPTDense(3, seed=1)
+    layer.build((None, 4))
+    x = tf.ones((2, 4))
+
+    @tf.function
+    def graph(x):
+        return layer(x)
+
+    with layer._one_kernel(False):  # where a call is
+        thread = threading.Thread(target=lambda: traced.append(graph(x)))
+        thread.start()
+        thread.join()
+    layer.frozen_kernel.assign(5 * layer.frozen_kernel)
+    np.testing.assert_allclose(numpy(graph(x)), numpy(layer(x)), rtol=1e-6)
+    assert not np.allclose(numpy(graph(x)), numpy(traced[0]))
+
+
+def test_padding_that_calls_make():
+    layer = MPTConv1D(4, 3, padding="causal", dilation_rate=2)
+    assert layer.pad_widths((None, 8, 3)) == [(0, 0), (4, 0), (0, 0)]
 
 
 def test_settings_that_mean_nothing_may_be_none():

@@ -282,7 +282,7 @@ def test_ticket_of_a_part(tmp_path):
     np.testing.assert_allclose(numpy(loaded(X)), numpy(part(X)), rtol=1e-5, atol=1e-5)
 
 
-def test_an_emptied_layer_is_reported():
+def test_an_emptied_layer_is_reported(tmp_path):
     model = compiled(network(), 0.0)
     layers = {layer.name: layer for layer in mpt_layers(model)}
     fit(model, callbacks=[CheckScores()])  # no warning
@@ -290,6 +290,8 @@ def test_an_emptied_layer_is_reported():
     with pytest.warns(UserWarning, match=r"After epoch 2 no weight is kept in layers .*'nested/third' \(for 4 steps\)"):
         losses = fit(model, 2, initial_epoch=1, callbacks=[CheckScores()])
     assert np.isfinite(losses).all() and int(layers["first"].empty_steps) == 0
+    assert int(layers["logits"].empty_steps) == 4
+    model.save(tmp_path / "model.keras")  # which is no training step
     assert int(layers["logits"].empty_steps) == 4
     assert_reference_masks(model)
 
@@ -330,6 +332,7 @@ def test_config():
     layer.build((None, 4))
     assert layer.get_config()["mask"]["config"]["size"] == 12
     assert MPTDense.from_config(layer.get_config()).get_config() == layer.get_config()
+    assert GlobalTopK.from_config({"sparsity": 0.8}).get_config() == GlobalTopK(0.8).get_config()
 
 
 @pytest.mark.parametrize(

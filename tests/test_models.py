@@ -200,7 +200,13 @@ def test_dense_twin_starts_as_told():
             np.testing.assert_array_equal(numpy(kernel), np.ones(kernel.shape))
 
 
-@pytest.mark.parametrize("build", [binary, every_layer])
+def activated():
+    inputs = keras.Input((4,))
+    x = keras.layers.Activation(quantizers.SteSign())(layers.MPTDense(5, seed=1)(inputs))
+    return keras.Model(inputs, layers.MPTDense(2, seed=2)(x))
+
+
+@pytest.mark.parametrize("build", [binary, every_layer, activated])
 def test_dense_twin_refuses_quantized_activations(build):
     with pytest.raises(ValueError, match="`model` must have float activations.*input_quantizer="):
         dense_twin(build())

@@ -128,8 +128,10 @@ def interpreted():
         import tensorflow as tf
 
         tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(False)
     elif keras.backend.backend() == "jax":
         import jax
 

@@ -119,6 +119,9 @@ def test_converted_files_are_those_that_were_published(preset):
         assert f"{found['bytes']:,} bytes" in card and f"{found['accuracy']:.2%}" in card
         assert ("file" in found) == binary
         assert abs(found["accuracy"] - preset.accuracy) <= (found["flips"] + found.get("tied", 0)) / 10_000
+        if not binary:
+            with pytest.raises(ValueError, match=r"`runtime` must be one of \['keras'\] for .* runtime='tflite'"):
+                preset.published("tflite")
         if binary:
             content = (ROOT / "zoo" / found["file"]).read_bytes()
             assert len(content) == found["bytes"] and hashlib.sha256(content).hexdigest() == found["sha256"]
@@ -168,6 +171,8 @@ def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
     model, x = saved(file, architecture="conv2_mpt", arguments=MADE_WITH), rng.normal(size=(4, 8, 8, 3))
     for built in (zoo.conv2_mpt(weights=file), zoo.conv2_mpt(weights=str(file), **MADE_WITH)):
         np.testing.assert_array_equal(numpy(built(x)), numpy(model(x)))
+    with pytest.raises(TicketError, match="With other classes than those of the ticket, `include_top` must be False"):
+        zoo.conv2_mpt(weights=file, classes=3)
     features = zoo.conv2_mpt(weights=file, include_top=False)
     inner = keras.Model(model.inputs[0], model.get_layer("norm2").output)
     np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))

@@ -147,6 +147,8 @@ def test_wrong_keys_and_shapes():
         load(good | {"linear.2.scores": torch.full((32, 32, 1, 1), torch.nan)}, 0.5)
     with pytest.raises(CheckpointError, match="'convs.0.weight' .float64. that float32 would round"):
         load(good | {"convs.0.weight": np.full((8, 3, 3, 3), 0.1)}, 0.5)
+    with pytest.raises(CheckpointError, match="'convs.0.weight' .int64. that float32 would round"):
+        load(good | {"convs.0.weight": np.full((8, 3, 3, 3), 2**24 + 1)}, 0.5)
     with pytest.raises(CheckpointError, match="no tensor at 'convs', but dict"):
         load({"convs": {}})
     jackpot = net("jackpots").state
@@ -182,6 +184,9 @@ def test_what_the_checkpoint_does_not_say():
         load(whole | {"conv_type": "SampleSubnetConv"})
     with pytest.raises(CheckpointError, match="of the network 'cResNet18_v2', which is none of the zoo"):
         load(whole | {"arch": "cResNet18_v2"})
+    for field, value in (("arch", 3), ("arch", ["Conv2"]), ("conv_type", 1.5)):
+        with pytest.raises(CheckpointError, match=f"must hold a name as '{field}'. Received: "):
+            load(whole | {field: value}, layout="auto")
     with pytest.raises(CheckpointError, match="of the network 'Conv4', which is 'conv4_mpt', not 'conv2_mpt'"):
         load(whole | {"arch": "Conv4"})
     with pytest.raises(CheckpointError, match="of the network 'Conv2', whose activations are not binary"):

@@ -341,6 +341,10 @@ def test_wrong_identifiers(get, identifier, message):
     [
         (lambda: quantizers.SteSign(clip_value=-1), "`clip_value` must be None or a number >= 0. Received: -1"),
         (lambda: quantizers.SteSign(clip_value="x"), "`clip_value` must be None or a number >= 0. Received: 'x'"),
+        (lambda: quantizers.SteSign(clip_value="2"), "`clip_value` must be None or a number >= 0. Received: '2'"),
+        (lambda: quantizers.SwishSign(beta=True), "`beta` must be a number > 0. Received: True"),
+        (lambda: quantizers.SwishSign(beta=float("inf")), "`beta` must be a number > 0. Received: inf"),
+        (lambda: quantizers.DoReFa(k_bit=200), "`k_bit` must be at most 32. Received: k_bit=200"),
         (lambda: quantizers.SwishSign(beta=0), "`beta` must be a number > 0. Received: 0"),
         (lambda: quantizers.SteTern(threshold_value=None), "`threshold_value` must be a number >= 0. Received: None"),
         (lambda: quantizers.DoReFa(k_bit=0), "`k_bit` must be an integer > 0. Received: k_bit=0"),

@@ -16,6 +16,7 @@ from test_training import compiled
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
+from keras_mpt.quantizers import KernelQuantizer
 
 
 def rows_of(path):
@@ -104,12 +105,44 @@ def test_a_resumed_training_goes_on_with_the_file(tmp_path):
         assert {**ours, "layer": ""} == {**theirs, "layer": ""}
 
 
-def test_a_file_of_something_else_is_not_touched(tmp_path):
+@pytest.mark.parametrize("first_epoch", [0, 1])
+def test_a_file_of_something_else_is_not_touched(first_epoch, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("epoch,loss\n0,1.5\n")
     with pytest.raises(ValueError, match="`path` must be a file that this callback wrote"):
-        fit(compiled(small()), [MaskStatistics(path)], 2, initial_epoch=1)
+        fit(compiled(small()), [MaskStatistics(path)], 2, initial_epoch=first_epoch)
     assert path.read_text() == "epoch,loss\n0,1.5\n"
+
+
+@pytest.mark.parametrize("first_epoch", [0, 1])
+def test_an_empty_file_is_filled(first_epoch, tmp_path):
+    path = tmp_path / "masks.csv"
+    path.touch()
+    fit(compiled(small()), [MaskStatistics(path)], 2, initial_epoch=first_epoch)
+    assert {int(row["epoch"]) for row in rows_of(path)} == set(range(first_epoch, 2))
+
+
+def test_another_training_may_have_other_bins(tmp_path):
+    path = tmp_path / "masks.csv"
+    fit(compiled(small()), [MaskStatistics(path, bins=3)], 2)
+    fit(compiled(small()), [MaskStatistics(path, bins=5)], 1)
+    assert {row["epoch"] for row in rows_of(path)} == {"0"} and "scores_bin_5" in rows_of(path)[0]
+
+
+@keras.saving.register_keras_serializable(package="test_statistics")
+class Doubled(KernelQuantizer):
+    def __init__(self, alpha=2.0):
+        self.alpha = alpha
+
+    def __call__(self, kernel, mask, kept):
+        return self.alpha * kernel * mask
+
+
+def test_a_quantizer_of_ones_own_may_have_an_alpha():
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, kernel_quantizer=Doubled(), seed=0, name="own")])
+    x, y = np.ones((8, 4), "float32"), np.zeros(8, "int32")
+    history = compiled(model).fit(x, y, verbose=0, callbacks=[MaskStatistics()]).history
+    assert "flip_ratio/own" in history and "alpha/own" not in history
 
 
 def test_bad_bins():

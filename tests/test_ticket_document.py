@@ -51,7 +51,7 @@ def read_file(content):
     require(version == 1, f"version {version}")
     stored, rest = content[48 : 48 + size], content[48 + size :]
     require(hashlib.sha256(content[:16] + stored).digest() == content[16:48], "header: checksum")
-    header = json.loads(inflate(stored, 2**26).decode("utf-8"), parse_constant=lambda name: require(False, name))
+    header = json.loads(inflate(stored, 2**23).decode("utf-8"), parse_constant=lambda name: require(False, name))
     blobs = {}
     for name, length, checksum in header["blobs"]:
         require(name not in blobs and length >= 0, f"{name}: listed twice, or of no size")

@@ -12,8 +12,10 @@ import zlib
 import keras
 import numpy as np
 import pytest
+from layer_contract import numpy
 from ticket_files import X, assert_as_declared, opened, outputs, seal, sealed, tiny
 
+from keras_mpt.layers import MPTDense
 from keras_mpt.tickets import Ticket, TicketError, load_ticket, save_ticket
 
 
@@ -286,6 +288,13 @@ def test_a_header_of_zeros_cannot_take_much_memory(tmp_path):
     assert bytes_in_use() - before < 1 << 28
 
 
+def test_a_header_of_many_values_cannot_take_much_memory(tmp_path):
+    before, begin = bytes_in_use(), time.monotonic()
+    lists = b"[]," * (60 * 2**20 // 3)
+    assert_refused(seal(b'{"blobs": [], "a": [' + lists + b"1]}", {}), tmp_path / "ticket.mpt")
+    assert bytes_in_use() - before < 1 << 29 and time.monotonic() - begin < 10
+
+
 def edited(content, **changes):
     """Return the bytes of a file with values at dotted paths replaced, the layers' names standing for their places."""
     header, blobs = opened(content)
@@ -355,6 +364,20 @@ def test_other_layers_cannot_take_much_memory(case, content, tmp_path):
     if not greedy:  # its size is that of the inputs
         header["model"]["config"]["layers"][2]["build_config"] = {"input_shape": [None, 10**9]}
     assert not assert_refused_or_as_declared(sealed(header, blobs), tmp_path / "ticket.mpt")
+
+
+def test_constants_cannot_take_much_memory(tmp_path):
+    inputs = keras.Input((4, 1), name="inputs")
+    x = keras.layers.Normalization(axis=1, mean=0.5, variance=4.0, name="norm")(inputs)
+    x = MPTDense(2, seed=1, name="head")(keras.layers.GlobalAveragePooling1D(name="mean")(x))
+    model, file = keras.Model(inputs, x), tmp_path / "ticket.mpt"
+    save_ticket(model, file)
+    images = np.random.default_rng(0).normal(size=(3, 4, 1)).astype(np.float32)
+    np.testing.assert_array_equal(numpy(load_ticket(file)(images)), numpy(model(images)))
+    header, blobs = opened(file.read_bytes())
+    first, norm, *_ = header["model"]["config"]["layers"]
+    first["config"]["batch_shape"] = norm["build_config"]["input_shape"] = [None, 2**28, 1]
+    assert not assert_refused_or_as_declared(sealed(header, blobs), file)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -109,7 +109,9 @@ def test_a_ticket_says_what_its_kernels_are(tmp_path):
         kept = numpy(layer.frozen_kernel)[kernel.mask]
         np.testing.assert_array_equal(np.sign(kernel.frozen[kernel.mask]), np.sign(kept))
     for path in ("norm", "third"):
-        with pytest.raises(TicketError, match=f"tiny.mpt: layer '{path}'"):
+        with pytest.raises(
+            TicketError, match=f"tiny.mpt: layer '{path}' has no kernel.*: .'first', 'second'"
+        ):
             ticket.kernel(path)
     assert_as_declared(load_ticket(tmp_path / "tiny.mpt"), tmp_path / "tiny.mpt")
 
@@ -491,6 +493,7 @@ REFUSED = {
     "dtype": (tiny, {"dtype": "int8"}, "`dtype` must be.*Received: dtype='int8'"),
     "provenance: no dict": (tiny, {"provenance": "none"}, "`provenance` must be a dict of JSON data"),
     "provenance: NaN": (tiny, {"provenance": {"loss": float("nan")}}, "`provenance` must be.*nan"),
+    "provenance: large": (tiny, {"provenance": {"log": "x" * 2**23}}, "`provenance` must take at most"),
     "provenance: object": (tiny, {"provenance": {"model": object()}}, "`provenance` must be.*object"),
 }
 

@@ -266,7 +266,9 @@ def main():
         parser.error("--note and --dense need --name")
 
     file = ZOO / "presets.json"
-    presets = {preset["name"]: preset for preset in json.loads(file.read_text())} if file.exists() else {}
+    presets = (
+        {preset["name"]: preset for preset in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
+    )
     if options.name and not options.run and options.name not in presets:
         parser.error(f"--name must be a preset's where there is no run: {', '.join(presets)}. Received: {options.name}")
     try:
@@ -292,19 +294,20 @@ def main():
             if options.note is not None:
                 presets[options.name]["note"] = options.note
         write_texts([presets[name] for name in sorted(presets)], draft)
-        for path in draft.iterdir():  # on the same disk, so that each takes its place at once
+        # On the same disk, so that each takes its place at once; last the list, which has the checksums of the others.
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == file.name):
             os.replace(path, ZOO / path.name)
 
 
 def write_texts(presets, draft):
     """Write presets.json, cards and table."""
-    (draft / "presets.json").write_text(json.dumps(presets, indent=1) + "\n")
+    (draft / "presets.json").write_text(json.dumps(presets, indent=1) + "\n", encoding="utf-8")
     table = f"| {HEADER.replace('|', ' | ')} |\n{'|---' * len(HEADER.split('|'))}|\n"
     for preset in presets:
         text, row = card(preset, draft)
-        (draft / f"{preset['name']}.md").write_text(text)
+        (draft / f"{preset['name']}.md").write_text(text, encoding="utf-8")
         table += row
-    (draft / "README.md").write_text(README + table)
+    (draft / "README.md").write_text(README + table, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -43,11 +43,13 @@ class Overlap:
             An `Overlap`.
 
         Raises:
-            ValueError: Their shapes differ.
+            ValueError: Their shapes differ, or they have no entries.
         """
         first, second = np.asarray(first) != 0, np.asarray(second) != 0
         if first.shape != second.shape:
             raise ValueError(f"Masks must have one shape. Received: {first.shape} and {second.shape}")
+        if not first.size:
+            raise ValueError(f"Masks must have entries. Received: masks of shape {first.shape}")
         a, b = int(np.count_nonzero(first)), int(np.count_nonzero(second))
         return cls(first.size, a, b, int(np.count_nonzero(first & second)), a * b / first.size)
 

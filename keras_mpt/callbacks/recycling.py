@@ -3,15 +3,14 @@
 The mathematics is in functions of numpy arrays; the callbacks only say when, and on which layers.
 """
 
-import numbers
-
 import keras
 import numpy as np
 
+from keras_mpt.arguments import check_count, is_number
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
-from keras_mpt.ops import check_count, to_numpy
+from keras_mpt.ops import to_numpy
 
 _INDEX_BITS = 32
 _CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the kernel's
@@ -64,7 +63,7 @@ class _KernelChange(keras.callbacks.Callback):
 
     def __init__(self, rate, every):
         super().__init__()
-        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        if not is_number(rate) or not 0 <= rate < 1:
             raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
         check_count("every", every)
         self.rate, self.every = float(rate), int(every)

@@ -1,13 +1,11 @@
 """How much of a stored mask may change at a step of which epoch."""
 
-import numbers
-
 import keras
 
+from keras_mpt.arguments import check_count, is_number
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
-from keras_mpt.ops import check_count
 
 
 class ShortRestriction(keras.callbacks.Callback):
@@ -36,7 +34,7 @@ class ShortRestriction(keras.callbacks.Callback):
     def __init__(self, epochs, power=4):
         super().__init__()
         check_count("epochs", epochs)
-        if isinstance(power, bool) or not isinstance(power, numbers.Real) or not power >= 0:
+        if not is_number(power) or power < 0:
             raise ValueError(f"`power` must be a number >= 0. Received: power={power!r}")
         self.epochs, self.power = int(epochs), power
 

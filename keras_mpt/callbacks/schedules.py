@@ -2,9 +2,9 @@
 
 import keras
 
+from keras_mpt.arguments import check_count, check_sparsity
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.models import mpt_layers
-from keras_mpt.ops import check_count, check_sparsity
 
 _POWERS = {"constant": None, "linear": 1, "cubic": 3}
 
@@ -45,7 +45,7 @@ class SparsitySchedule(keras.callbacks.Callback):
             if value is not None:
                 check_sparsity(name, value)
         check_count("epochs", epochs)
-        if curve not in _POWERS:
+        if curve not in list(_POWERS):
             raise ValueError(f"`curve` must be one of {sorted(_POWERS)}. Received: curve={curve!r}")
         self.sparsity, self.initial_sparsity, self.epochs, self.curve = sparsity, initial_sparsity, int(epochs), curve
 

@@ -7,12 +7,15 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_mpt.arguments import check_count
 from keras_mpt.callbacks.building import check_built
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
-from keras_mpt.ops import check_count, to_numpy
+from keras_mpt.ops import to_numpy
+from keras_mpt.quantizers import ScaledSign
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
+_COLUMNS = ["epoch", "layer", *_SCALARS, "scores_min", "scores_max"]
 
 
 class MaskStatistics(keras.callbacks.Callback):
@@ -121,11 +124,11 @@ class MaskStatistics(keras.callbacks.Callback):
     def _forget_from(self, epoch):
         """Keep the file's rows of earlier epochs, if there are any."""
         bins = [f"scores_bin_{i}" for i in range(1, self.bins + 1)]
-        rows = [["epoch", "layer", *_SCALARS, "scores_min", "scores_max", *bins]]
-        if epoch > 0 and self.path.exists():
+        rows = [[*_COLUMNS, *bins]]
+        if self.path.exists():
             with self.path.open(newline="") as file:
-                header, *old = csv.reader(file)
-            if header != rows[0]:
+                header, *old = [*csv.reader(file)] or rows
+            if header != rows[0] and (epoch > 0 or header[: len(_COLUMNS)] != _COLUMNS):  # at first, bins may be others
                 raise ValueError(f"`path` must be a file that this callback wrote. Received: {self.path}, {header=}")
             rows += [row for row in old if int(row[0]) < epoch]
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +154,6 @@ def _mask(layer):
 
 
 def _alpha(layer):
-    if not hasattr(layer.kernel_quantizer, "alpha"):
+    if not isinstance(layer.kernel_quantizer, ScaledSign):
         return None
     return float(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, layer.subnet_mask, layer.kept))

@@ -42,7 +42,7 @@ def to_lce(model, path, *, samples=None, require_binary=False):
             does not compute what the model does. There is no new file then. It is a ValueError.
         ValueError: `model` is subclassed or not built, has more than one input or output, or inputs of unknown size; or
             `samples` do not fit.
-        FileNotFoundError: There is no folder for `path`.
+        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 

@@ -25,6 +25,7 @@ def run(path, target, samples):
     Raises:
         ValueError: `target` is none of these or cannot run the file, which may be of another kind, or `samples` have
             another shape than its inputs.
+        OSError: The file cannot be opened.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
     file = File(content)

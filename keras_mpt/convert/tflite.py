@@ -51,7 +51,7 @@ def to_tflite(model, path, *, weights="auto", samples=None):
             is a ValueError.
         ValueError: `weights` is none of these; `model` is subclassed or not built, or has more than one input or
             output; or `samples` do not fit.
-        FileNotFoundError: There is no folder for `path`.
+        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: Keras does not run on TensorFlow.
 
     Example:

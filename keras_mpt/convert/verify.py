@@ -8,8 +8,9 @@ from keras_mpt.convert.graph import call_plain, graph_of, is_sign, rebuild, run
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.quantizers import ApproxSign
 
-ROUNDING = 1e-4  # of the largest output: what sums in another order may differ by
+ROUNDING = 1e-4  # of a sample's largest output: what sums in another order may differ by
 AT_ZERO = 2  # times the largest error that was measured: closer to zero, rounding may flip a sign
+LEAST_SCALE = 0.01  # of the largest output of a batch: a sample of smaller ones is the difference of large numbers
 LEAST_ERROR = 5e-7  # of the largest pre-activation: where none was measured, as much is possible
 FLIPS = 0.05  # of the samples: where more flip, it is not rounding alone
 SIGN = ApproxSign().forward
@@ -169,8 +170,9 @@ class Agreement:
             raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
         axes = tuple(range(1, expected.ndim))
         errors = np.abs(found - expected).max(axis=axes) if axes else np.abs(found - expected)
-        scale = float(np.abs(expected).max())
-        rounding = ROUNDING * max(scale, 1e-30)
+        scales = np.abs(expected).reshape(len(expected), -1).max(axis=1)
+        scale = float(scales.max())
+        rounding = ROUNDING * np.maximum(scales, max(LEAST_SCALE * scale, 1e-30))
         differs = ~(errors <= rounding)
         at_zero = np.zeros(len(expected), bool)
         for tap, margin in zip(taps, self._margins, strict=True):

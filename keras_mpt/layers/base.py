@@ -1,8 +1,10 @@
 """What every MPT layer has: a frozen kernel, trainable scores, a mask rule, quantizers."""
 
 import contextlib
+import contextvars
 import inspect
 import math
+import types
 
 import keras
 from keras import ops
@@ -12,6 +14,8 @@ from keras_mpt.masks import MaskRule, TopK
 from keras_mpt.ops import straight_through
 
 DEFAULT_SPARSITY = 0.5
+# Of the calls under way in this thread, by the ids of the layers: another may be tracing the same layer.
+_kernels_of_calls = contextvars.ContextVar("kernels_of_calls", default=types.MappingProxyType({}))
 _KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
 
 
@@ -86,10 +90,9 @@ class MPTLayer:
                 "`input_quantizer` with a scale for each channel needs channels last. Received: "
                 f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
             )
-        self.scores_initializer = initializers.get(scores_initializer, "scores_initializer")
+        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self.seed = initializers.check_seed(seed)
-        self._kernel_of_call = None
 
     def _by_name(self, args, kwargs):
         """Return the arguments of the Keras layer as keyword arguments."""
@@ -220,7 +223,8 @@ class MPTLayer:
     def kernel(self):
         """The kernel that the layer convolves or multiplies with, in the layer's compute dtype."""
         self._check_built("kernel", AttributeError)  # frameworks probe for it while a layer is being built
-        return self._kernel_of_call if self._kernel_of_call is not None else self._effective_kernel()
+        found = _kernels_of_calls.get().get(id(self))
+        return self._effective_kernel() if found is None else found
 
     @kernel.setter
     def kernel(self, variable):
@@ -254,11 +258,12 @@ class MPTLayer:
     @contextlib.contextmanager
     def _one_kernel(self, training):
         """Compute the kernel once for a call, and only here with its side effects on the mask rule's variables."""
-        self._kernel_of_call = self._effective_kernel(training)
+        kernels = {**_kernels_of_calls.get(), id(self): self._effective_kernel(training)}
+        outside = _kernels_of_calls.set(kernels)
         try:
             yield
         finally:
-            self._kernel_of_call = None
+            _kernels_of_calls.reset(outside)
 
     def plain(self, kernel_initializer="zeros"):
         """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made.

@@ -6,6 +6,7 @@ import numbers
 import keras
 from keras import ops
 
+from keras_mpt.arguments import is_number
 from keras_mpt.layers.base import MPTLayer
 
 
@@ -30,14 +31,14 @@ class MPTConv(MPTLayer):
         padding = kwargs.pop("padding", "valid")
         named = isinstance(padding, str)
         super().__init__(**kwargs, padding=padding if named else "valid")
-        if isinstance(pad_values, bool) or not isinstance(pad_values, (int, float)) or not math.isfinite(pad_values):
+        if not is_number(pad_values):
             raise ValueError(f"`pad_values` must be a finite number. Received: pad_values={pad_values!r}")
         if pad_values != 0 and named and self.padding != "same":
             raise ValueError(
                 '`pad_values` needs padding="same" or explicit padding. '
                 f"Received: {pad_values=}, padding={self.padding!r}"
             )
-        self.pad_values = pad_values
+        self.pad_values = float(pad_values)
         self._given_padding = self.padding if named else _one_for_each_axis(padding, self.rank)
         self._pads_itself = not named or pad_values != 0
         if self._pads_itself:
@@ -62,6 +63,9 @@ class MPTConv(MPTLayer):
         if self._given_padding == "valid":
             return widths
         first = 1 if self.data_format == "channels_last" else 2
+        if self._given_padding == "causal":
+            widths[first] = (self.dilation_rate[0] * (self.kernel_size[0] - 1), 0)
+            return widths
         if self._given_padding != "same":
             widths[first : first + self.rank] = [(width, width) for width in self._given_padding]
             return widths

@@ -7,8 +7,9 @@ import keras
 from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
+from keras_mpt.arguments import check_count
 from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
-from keras_mpt.ops import check_count, has_nan, kept_count, magnitude_bits, mask_at, split_kept
+from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
 _COPIED = weakref.WeakValueDictionary()  # of each config, the rule that the layers of the last copy share
 
@@ -115,7 +116,9 @@ class GlobalTopK(MaskRule):
 
     def settle(self, layer):
         """Bring up to date what goes into a file; the other layers, whose turn comes next, need not search again."""
+        steps = int(ops.convert_to_numpy(layer.empty_steps))
         super().settle(layer)
+        layer.empty_steps.assign(steps)  # this was no training step
         threshold = int(ops.convert_to_numpy(layer.threshold))  # not one buffer for all, which JAX would free twice
         for other in self.layers:
             other.threshold.assign(threshold)
@@ -187,7 +190,7 @@ class GlobalTopK(MaskRule):
         rule = known.get(text)
         if rule is None or rule._expected == sum(rule._sizes.values()):
             rule = known[text] = cls(**config)
-        if loading is None and config["size"] is None:  # not to be told from those of other models
+        if loading is None and config.get("size") is None:  # not to be told from those of other models
             rule = cls(**config)
             rule._expected = 0
         return rule

@@ -18,8 +18,8 @@ class Restricted(MaskRule):
 
     With S the scores (raw: signs count), M the stored mask and T the mask of the largest S, each training step wants to
     swap the `w = sum(T * (1 - M))` pruned weights whose scores passed the threshold for the kept ones that fell under
-    it. It swaps `ceil(rate * w)` of them: the pruned ones with the largest scores for the kept ones with the smallest.
-    With a rate of 1, the mask is T. The rate is the layer's variable `swap_rate`, 1 unless
+    it. It swaps `ceil(rate * w)` of them (the product is a float32): the pruned ones with the largest scores for the
+    kept ones with the smallest. With a rate of 1, the mask is T. The rate is the layer's variable `swap_rate`, 1 unless
     `callbacks.ShortRestriction` lowers it from epoch to epoch. The number of ones is exact at every step.
 
     Gradient: `dL/dS = dL/dkernel * W` for every entry, kept or not, without the sign of S that other rules have.

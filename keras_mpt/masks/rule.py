@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common import global_state  # no public way to know the call or the loading that is under way
 
-from keras_mpt.ops import check_sparsity, kept_count, search_threshold, sort_threshold
+from keras_mpt.arguments import check_sparsity
+from keras_mpt.ops import kept_count, search_threshold, sort_threshold
 from keras_mpt.ops.backend import current_trace
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
@@ -39,7 +40,7 @@ class MaskRule:
 
     def __init__(self, sparsity, selector="search"):
         check_sparsity("sparsity", sparsity)
-        if selector not in SELECTORS:
+        if selector not in list(SELECTORS):
             raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
         self.sparsity, self.selector = float(sparsity), selector
         self._found = weakref.WeakKeyDictionary()  # by the call of a model in which it was found

@@ -5,7 +5,7 @@ eagerly, and gives the same bits everywhere.
 """
 
 from keras_mpt.ops.backend import to_numpy
-from keras_mpt.ops.counts import check_count, check_sparsity, entropy_bits, is_count, kept_count, sparsity_of
+from keras_mpt.ops.counts import entropy_bits, kept_count, sparsity_of
 from keras_mpt.ops.gradients import straight_through
 from keras_mpt.ops.selection import (
     has_nan,
@@ -19,11 +19,8 @@ from keras_mpt.ops.selection import (
 )
 
 __all__ = [
-    "check_count",
-    "check_sparsity",
     "entropy_bits",
     "has_nan",
-    "is_count",
     "kept_count",
     "magnitude_bits",
     "mask_at",

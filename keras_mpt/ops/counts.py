@@ -1,26 +1,8 @@
 """How many weights stay, and how many bits a mask of them is worth."""
 
 import math
-import numbers
 
-
-def check_sparsity(argument, value):
-    """Raise ValueError, with the argument's name, unless a sparsity is a number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(
-            f"`{argument}` must be a number in [0, 1), the fraction removed. Received: {argument}={value!r}"
-        )
-
-
-def is_count(value):
-    """Return whether a value is an integer > 0."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
-
-
-def check_count(argument, value):
-    """Raise ValueError, with the argument's name, unless a value is an integer > 0."""
-    if not is_count(value):
-        raise ValueError(f"`{argument}` must be an integer > 0. Received: {argument}={value!r}")
+from keras_mpt.arguments import check_sparsity
 
 
 def kept_count(size, sparsity):

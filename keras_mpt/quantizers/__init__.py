@@ -1,11 +1,11 @@
 """Quantizers: for the inputs of a layer (`input_quantizer`) and for its frozen kernel (`kernel_quantizer`)."""
 
-import difflib
 import types
 import warnings
 
 import keras
 
+from keras_mpt.arguments import did_you_mean
 from keras_mpt.quantizers import larq_objects
 from keras_mpt.quantizers.activations import (
     ActivationQuantizer,
@@ -146,8 +146,7 @@ def _get(argument, identifier, base, table):
     if callable(found) and not hint:
         return found
     if isinstance(identifier, str) and not hint:
-        near = difflib.get_close_matches(identifier.lower(), table, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(identifier.lower(), table).lstrip()
     names = ", ".join(repr(name) for name in table)
     raise ValueError(
         f"`{argument}` must be None, one of {names}, a config dict, or a quantizer object. Received: {identifier!r}. "

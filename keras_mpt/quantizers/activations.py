@@ -15,10 +15,12 @@ Common to all of them:
 import keras
 from keras import ops
 
-from keras_mpt.ops import check_count, straight_through
+from keras_mpt.arguments import check_count
+from keras_mpt.ops import straight_through
 from keras_mpt.quantizers.base import Quantizer, positive_float
 
 _LARGEST_FLOAT16 = 65504
+_MOST_BITS = 32
 
 
 class ActivationQuantizer(Quantizer):
@@ -284,7 +286,7 @@ class DoReFa(ActivationQuantizer):
     Gradient: `dL/dx = dL/dy where 0 <= x <= 1, else 0`.
 
     Args:
-        k_bit: Integer > 0, bits per value.
+        k_bit: Integer from 1 to 32, bits per value.
         mode: `"activations"`, the only one. larq's other mode quantizes trained weights, of which a network of
             frozen weights has none.
 
@@ -305,6 +307,8 @@ class DoReFa(ActivationQuantizer):
 
     def __init__(self, k_bit=2, mode="activations"):
         check_count("k_bit", k_bit)
+        if k_bit > _MOST_BITS:
+            raise ValueError(f"`k_bit` must be at most {_MOST_BITS}. Received: {k_bit=}")
         if mode != "activations":
             raise ValueError(
                 "`mode` must be 'activations' (larq's 'weights' is for trained weights, and those here are frozen). "

@@ -2,6 +2,8 @@
 
 import inspect
 
+from keras_mpt.arguments import is_number
+
 
 class Quantizer:
     """Base of all quantizers: an immutable-by-convention bundle of settings, not a layer and without variables.
@@ -34,11 +36,7 @@ def positive_float(argument, value, *, or_zero=False, or_none=False):
     """Return `value` as a float (or None where allowed); raise ValueError naming `argument` otherwise."""
     if value is None and or_none:
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not (number >= 0 if or_zero else number > 0):
+    if not is_number(value) or value < 0 or value == 0 and not or_zero:
         expected = "a number >= 0" if or_zero else "a number > 0"
         raise ValueError(f"`{argument}` must be {'None or ' if or_none else ''}{expected}. Received: {value!r}")
-    return number
+    return float(value)

@@ -159,6 +159,10 @@ def build(config, check_shapes, most, custom_classes=()):
     """
     check(config, custom_classes)
     config = _known(config)
+    measured = _without_constants(config)
+    if measured != config:  # counted before any of them is made
+        with without_memory(most):
+            keras.saving.deserialize_keras_object(_with_zeros(measured))
     with without_memory(most):
         check_shapes(keras.saving.deserialize_keras_object(_with_zeros(config)))
     state = random.getstate()  # initializers without a seed draw one here
@@ -230,6 +234,16 @@ def _with_zeros(config):
             for key, value in config.items()
         }
     return [_with_zeros(value) for value in config] if isinstance(config, list) else config
+
+
+def _without_constants(config):
+    """Return the config with variables, whose sizes are counted, where a layer would spread numbers to its input."""
+    if isinstance(config, dict):
+        config = {key: _without_constants(value) for key, value in config.items()}
+        if config.get("class_name") == "Normalization":
+            config["config"] = {**config["config"], "mean": None, "variance": None}
+        return config
+    return [_without_constants(value) for value in config] if isinstance(config, list) else config
 
 
 def plain(config):

@@ -22,7 +22,7 @@ from keras_mpt.tickets.coding import deflate, inflate
 MAGIC = b"\x89KMPT\r\n\x1a"
 VERSION = 1
 _PREFIX = struct.Struct("<8sII32s")
-_LARGEST_HEADER = 1 << 26
+_LARGEST_HEADER = 1 << 23  # a thousand layers take an eighth of it, and parsed JSON twenty times as much memory
 
 
 class TicketError(ValueError):
@@ -37,10 +37,18 @@ def write(path, header, blobs, verify):
         header: JSON-able dict; "blobs" is added.
         blobs: Dict of name to bytes.
         verify: Called with the path of the finished file before it takes the place of `path`; may raise.
+
+    Raises:
+        ValueError: The header is larger than what is read.
     """
     listed = [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in blobs.items()]
     text = json.dumps({**header, "blobs": listed}, separators=(",", ":"), allow_nan=False)
-    stored = deflate(text.encode("utf-8"))
+    data = text.encode("utf-8")
+    if len(data) > _LARGEST_HEADER:
+        raise ValueError(
+            f"`model` and `provenance` must take at most {_LARGEST_HEADER:,} bytes as JSON. Received: {len(data):,}"
+        )
+    stored = deflate(data)
     start = struct.pack("<8sII", MAGIC, VERSION, len(stored))
     digest = hashlib.sha256(start + stored).digest()
     with replacing(path) as unfinished:

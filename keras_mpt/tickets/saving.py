@@ -13,11 +13,11 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import share
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import config, container, kernels, settings
 from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled, groups_that_differ
+from keras_mpt.tickets.matching import check_missing, check_shapes, owners, take_names, variables_of
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
-from keras_mpt.traversal import check_functional, own_variables, walk
+from keras_mpt.traversal import check_functional
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
@@ -50,7 +50,8 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
         TypeError: `base` is no model, or `custom_classes` no list of classes.
-        FileNotFoundError: There is no folder for `path`.
+        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
+        RuntimeError: What was written was not read back as it was.
 
     Example:
 
@@ -180,8 +181,8 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
     ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
     table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
-        _check_shapes(model, ticket)
-        _check_missing(model, ticket, part)
+        check_shapes(model, ticket)
+        check_missing(model, ticket, part)
         settings.check(owners(model), ticket.config)
         _fill(model, ticket, table, trainable)
 
@@ -193,69 +194,18 @@ def check_size(ticket, make):
 
 
 def _build(ticket, base, trainable, custom_classes):
-    def check_shapes(model):
+    def check(model):
         check_functional(model, "filled")
-        _take_names(model, ticket, custom_classes)
-        _check_shapes(model, ticket)
-        _check_missing(model, ticket)
+        take_names(model, ticket, custom_classes)
+        check_shapes(model, ticket)
+        check_missing(model, ticket)
 
     with naming(ticket.path, "the model cannot be made"):
-        model = config.build(ticket.config, check_shapes, FREE_WEIGHTS + ticket._entries(), custom_classes)
-        _take_names(model, ticket, custom_classes)
+        model = config.build(ticket.config, check, FREE_WEIGHTS + ticket._entries(), custom_classes)
+        take_names(model, ticket, custom_classes)
         share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
-
-
-def _take_names(model, ticket, custom_classes):
-    """Give the layers inside those of custom classes the names that they have in the file, by their order: a config
-    does not hold these, and Keras numbers layers without a name anew in each process."""
-    ours, theirs = [path.split("/") for path, _ in owners(model)], [path.split("/") for path in ticket.layers]
-    if list(map(len, ours)) != list(map(len, theirs)):
-        return
-    layers = dict(walk(model))
-    for mine, names in zip(ours, theirs, strict=True):
-        inside = False
-        for depth, name in enumerate(names):
-            layer = layers["/".join(mine[: depth + 1])]
-            if inside:
-                layer.name = name
-            inside = inside or isinstance(layer, tuple(custom_classes))
-
-
-def _check_shapes(model, ticket):
-    """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
-    for name, layer in owners(model):
-        if name not in ticket.layers:
-            raise ValueError(f"the file has no layer {name!r}")
-        ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
-        if ours != theirs:
-            raise ValueError(f"the file has {theirs} for layer {name!r}, the model has {ours}")
-
-
-def _check_missing(model, ticket, part=False):
-    """Raise ValueError if the ticket has layers that the model lacks; with `part`, if one is not behind all others."""
-    ours, theirs = {name for name, _ in owners(model)}, list(ticket.layers)
-    while part and theirs and theirs[-1] not in ours:
-        del theirs[-1]
-    missing = sorted(set(theirs) - ours)
-    if missing:
-        raise ValueError(f"the model has no layers {missing}")
-
-
-def _shapes(layer):
-    variables = [tuple(v.shape) for v in _variables(layer)]
-    if not isinstance(layer, MPTLayer):
-        return {"kernel": None, "variables": variables}
-    scaled = type(layer.kernel_quantizer) is ScaledSign
-    return {"kernel": tuple(layer.frozen_kernel.shape), "scaled": scaled, "variables": variables}
-
-
-def _entry_shapes(entry):
-    kernel, variables = entry["kernel"], [tuple(v["shape"]) for v in entry["variables"]]
-    if kernel is None:
-        return {"kernel": None, "variables": variables}
-    return {"kernel": tuple(kernel["shape"]), "scaled": kernel["scale"] is not None, "variables": variables}
 
 
 def _fill(model, ticket, base, trainable):
@@ -269,12 +219,14 @@ def _fill(model, ticket, base, trainable):
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
             decoded[name] = kernel, first_scores(kernel.mask)
+        if trainable and ticket.layers[name]["kernel"]["scale"] and not kernel.frozen[kernel.mask].any():
+            raise ValueError(f"the kept weights of layer {name!r} are all zero, but its scale is not")
     masks = {name: kernel.mask for name, (kernel, _) in decoded.items()}
     others = groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()})
     if others:
         raise ValueError(f"the scores of layer {others[0][0]!r} do not make its mask")
     for name, layer in layers:
-        for variable, array in zip(_variables(layer), variables[name], strict=True):
+        for variable, array in zip(variables_of(layer), variables[name], strict=True):
             variable.assign(array)
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -283,22 +235,6 @@ def _fill(model, ticket, base, trainable):
         fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
     forget_compiled(model)
     check_rules(mpt, masks)
-
-
-def owners(model):
-    """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
-    return [
-        (path, layer)
-        for path, layer in walk(model)
-        if isinstance(layer, MPTLayer) or not isinstance(layer, keras.Model) and _variables(layer)
-    ]
-
-
-def _variables(layer):
-    """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    kernel = ("scores", "frozen_kernel", *layer.mask.variables) if isinstance(layer, MPTLayer) else ()
-    kernel = {id(getattr(layer, name)) for name in kernel}
-    return [v for v in own_variables(layer) if id(v) not in kernel]
 
 
 @contextlib.contextmanager
@@ -314,7 +250,7 @@ def _on_one_device():
 
 def _packed(layer, dtype):
     described, data = [], []
-    for variable in _variables(layer):
+    for variable in variables_of(layer):
         stored = dtype if variable.dtype == "float32" else variable.dtype
         try:
             data.append(pack(to_numpy(variable), stored))

@@ -112,6 +112,9 @@ class Ticket(Tabular):
         Raises:
             TicketError: There is no such kernel, or it cannot be decoded.
         """
+        if path not in self.layers or self.layers[path]["kernel"] is None:
+            there = [path for path, entry in self.layers.items() if entry["kernel"] is not None]
+            raise TicketError(f"{self.path}: layer {path!r} has no kernel in the file; these have: {there}")
         return self._kernel(path, kernels.content_table(base))
 
     def _kernel(self, path, base):

@@ -2,17 +2,15 @@
 
 import functools
 import inspect
-import math
-import numbers
 import string
 
 import keras
 
-from keras_mpt import initializers, quantizers
+from keras_mpt import initializers, quantizers, tickets
+from keras_mpt.arguments import check_count, check_sparsity, did_you_mean, is_count, is_number
 from keras_mpt.masks import GlobalTopK
-from keras_mpt.ops import check_count, check_sparsity, is_count
 from keras_mpt.zoo import presets
-from keras_mpt.zoo.network import Network, did_you_mean
+from keras_mpt.zoo.network import Network
 
 _DEFAULTS = {
     "input_shape": (32, 32, 3),
@@ -109,11 +107,20 @@ def architecture(details="", /, **defaults):
                         f"`{argument}` must be left out or that of the ticket: {value!r} in {weights!r}. "
                         f"Received: {argument}={arguments[argument]!r}"
                     )
-            arguments = {**defaults, **source.arguments, **arguments}
+            given, arguments = arguments, {**defaults, **source.arguments, **arguments}
             if isinstance(source, presets.File):  # which may be anybody's
                 source.check_size(lambda: _model(function, defaults, arguments))
             model = _model(function, defaults, arguments)
-            source.load_into(model, part=not arguments["include_top"])
+            try:
+                source.load_into(model, part=not arguments["include_top"])
+            except tickets.TicketError as error:
+                others = {"classes", "input_shape"} & given.keys()
+                if not (others and arguments["include_top"]):
+                    raise
+                raise tickets.TicketError(
+                    f"{error} With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be "
+                    "False."
+                ) from error
             return model
 
         build.__signature__ = signature
@@ -163,15 +170,11 @@ def _check(
     quantizers.get_activation(input_quantizer)
     quantizers.get_kernel(kernel_quantizer)
     initializers.get(kernel_initializer, "kernel_initializer")
-    if not _is_number(pad_values):
+    if not is_number(pad_values):
         raise ValueError(f"`pad_values` must be a finite number. Received: {pad_values=}")
-    if not _is_number(width) or width <= 0:
+    if not is_number(width) or width <= 0:
         raise ValueError(f"`width` must be a number > 0. Received: {width=}")
     initializers.check_seed(seed)
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

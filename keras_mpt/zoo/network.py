@@ -1,10 +1,9 @@
 """The pieces that the architectures are made of."""
 
-import difflib
-
 import keras
 
 from keras_mpt import initializers, quantizers
+from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import GlobalTopK
 from keras_mpt.quantizers.larq_objects import ours
@@ -107,10 +106,5 @@ class Network:
             if name not in self._names:
                 raise ValueError(
                     f"`sparsity` must name MPT layers of the network: {', '.join(self._names)}. "
-                    f"Received: sparsity[{name!r}].{did_you_mean(str(name), self._names)}"
+                    f"Received: sparsity[{name!r}].{did_you_mean(name, self._names)}"
                 )
-
-
-def did_you_mean(name, names):
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,6 @@
 """Published tickets: found, verified and loaded without a network."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -12,6 +11,7 @@ import warnings
 import numpy as np
 
 from keras_mpt import tickets
+from keras_mpt.arguments import did_you_mean
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
@@ -106,11 +106,15 @@ class Preset:
         """Return the path of the ticket or, for `"tflite"` or `"lce"`, of its phone file, which only a clone has.
 
         Raises:
+            ValueError: There is no such file of the preset: phone files are published of binary activations only.
             TicketError: It is not the file that was published.
             OSError: It cannot be opened.
         """
         path, sha256 = self.path, self.sha256
         if runtime != "keras":
+            if "file" not in self.converted.get(runtime, {}):
+                there = ["keras", *(target for target, facts in self.converted.items() if "file" in facts)]
+                raise ValueError(f"`runtime` must be one of {there} for {self.name}. Received: {runtime=}")
             path, sha256 = folder() / self.converted[runtime]["file"], self.converted[runtime]["sha256"]
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise tickets.TicketError(f"{path} is not the file that was published (its checksum differs).")
@@ -201,7 +205,7 @@ def get_preset(name):
         if preset.name == name:
             return preset
     names = [preset.name for preset in list_presets()]
-    raise ValueError(f"`name` must be a preset's. {_choices(name, names)} Received: {name!r}")
+    raise ValueError(f"`name` must be a preset's.{_choices(name, names)} Received: {name!r}")
 
 
 def resolve(architecture, weights):
@@ -224,7 +228,7 @@ def resolve(architecture, weights):
             return preset
     names = [name for preset in presets for name in ([preset.dataset] if preset.default else []) + [preset.name]]
     raise ValueError(
-        f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file. "
+        f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file."
         f"{_choices(weights, names)} Received: weights={weights!r}"
     )
 
@@ -244,6 +248,4 @@ def _file(architecture, path):
 
 
 def _choices(name, names):
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{hint}There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."
+    return f"{did_you_mean(name, names)} There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."

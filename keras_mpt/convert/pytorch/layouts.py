@@ -17,9 +17,9 @@ import dataclasses
 
 import numpy as np
 
+from keras_mpt.arguments import check_sparsity
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.masks import GlobalTopK
-from keras_mpt.ops import check_sparsity
 
 _GLOBAL = "GlobalSubnetConv"
 

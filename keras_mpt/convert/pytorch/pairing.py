@@ -6,7 +6,7 @@ import numpy as np
 from keras_mpt.convert.pytorch import arrays
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTLayer
-from keras_mpt.tickets.saving import owners
+from keras_mpt.tickets.matching import owners
 from keras_mpt.traversal import check_functional
 
 _KERNELS = arrays.DENSE + arrays.CONVOLUTIONS + arrays.DEPTHWISE

@@ -57,15 +57,15 @@ def read(source):
         fields, state = content, content["state_dict"]
     if not state:
         raise CheckpointError(f"{name} holds an empty state dict.")
-    arrays = {str(key): _array(name, key, value) for key, value in state.items()}
+    arrays = {str(key): _array(name, key, value) for key, value in state.items() if not str(key).endswith(_COUNTER)}
     if all(key.startswith("module.") for key in arrays):
         arrays = {key.removeprefix("module."): array for key, array in arrays.items()}
     return Checkpoint(
         name,
-        {key: array for key, array in arrays.items() if not key.endswith(_COUNTER)},
+        arrays,
         _prune_rate(name, fields.get("prune_rate")),
-        fields.get("conv_type"),
-        fields.get("arch"),
+        _text(name, "conv_type", fields.get("conv_type")),
+        _text(name, "arch", fields.get("arch")),
     )
 
 
@@ -111,14 +111,18 @@ def _array(name, key, value):
             f"{name} holds no tensor at {key!r}, but {type(value).__name__}. What is imported must be a state dict, or "
             "have one at 'state_dict'."
         )
-    if value.dtype.kind != "f":
-        return value
     array = value.astype(np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(f"{name} holds infinity or NaN at {key!r}.")
     if not np.array_equal(array, value):
         raise CheckpointError(f"{name} holds numbers at {key!r} ({value.dtype}) that float32 would round.")
-    return array
+    return array if value.dtype.kind == "f" else value
+
+
+def _text(name, field, value):
+    if not isinstance(value, str | None):
+        raise CheckpointError(f"{name} must hold a name as {field!r}. Received: {value!r}")
+    return value
 
 
 def _prune_rate(name, value):
