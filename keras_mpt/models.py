@@ -1,13 +1,13 @@
 """Working with whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin."""
 
 import keras
-from keras import ops
 
 from keras_mpt.cloning import autocast, clone, copied, copy_state, first_input
 from keras_mpt.from_keras import to_mpt
 from keras_mpt.functional import check_opened, to_functional
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import Summary, summary
 from keras_mpt.traversal import check_functional, walk
@@ -139,7 +139,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
         outputs = twin(*args, **kwargs)
         if baked and isinstance(layer, MPTLayer):
             biases = [] if layer.bias is None else [layer.bias]
-            twin.set_weights([ops.convert_to_numpy(ops.cast(w, "float32")) for w in (layer.kernel, *biases)])
+            twin.set_weights([to_numpy(w) for w in (layer.kernel, *biases)])
         elif _keeps_state(layer, baked):
             copy_state(layer, twin)
         return outputs

@@ -212,6 +212,35 @@ def test_copies_share_a_rule_each(copy):
     assert (assert_reference_masks(copies[0]) != assert_reference_masks(model)).any()
 
 
+@keras.saving.register_keras_serializable(package="test_masks_global")
+class Subclassed(keras.Model):
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+        self.first, self.last = MPTDense(8, mask=rule, seed=1, name="a"), MPTDense(2, mask=rule, seed=2, name="b")
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+    def get_config(self):
+        return {"rule": keras.saving.serialize_keras_object(self.rule)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["rule"]))
+
+
+def test_copies_that_are_made_before_one_is_built():
+    model = Subclassed(GlobalTopK(SPARSITY))
+    model(X.reshape(len(X), -1))
+    copies = [Subclassed.from_config(model.get_config()) for _ in range(2)]
+    for copy in copies:
+        copy(X.reshape(len(X), -1))
+    assert len({id(layer.mask) for each in (model, *copies) for layer in mpt_layers(each)}) == 3
+    for each in (model, *copies):
+        assert_reference_masks(each)
+
+
 def test_models_do_not_interfere():
     model, other = compiled(network()), compiled(network())
     alone = compiled(network())
@@ -228,6 +257,16 @@ def test_a_rule_in_use_takes_no_more_layers():
     network(rule)(X)
     with pytest.raises(ValueError, match="belongs to the layers of one model.*'more' after.*'first'"):
         MPTDense(2, mask=rule, name="more").build((None, 3))
+
+
+def test_a_build_that_fails_fails_again():
+    rule = GlobalTopK(SPARSITY)
+    network(rule)(X)
+    more = Subclassed(rule)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="belongs to the layers of one model"):
+            more(X.reshape(len(X), -1))
+    assert not more.first.built and not more.first.variables
 
 
 def test_layers_torn_apart():

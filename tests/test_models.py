@@ -212,6 +212,14 @@ def test_dense_twin_refuses_quantized_activations(build):
         dense_twin(build())
 
 
+def test_strip_keeps_wide_biases():
+    inputs = keras.Input((5,), dtype="float64")
+    model = keras.Model(inputs, layers.MPTDense(4, use_bias=True, seed=1, dtype="float64")(inputs))
+    model.layers[1].bias.assign(1000 + np.random.default_rng(0).normal(size=4))
+    x = np.random.default_rng(1).normal(size=(3, 5))
+    np.testing.assert_allclose(numpy(strip(model)(x)), numpy(model(x)), rtol=1e-14)
+
+
 def test_mpt_layers_in_order_and_once():
     assert [layer.seed for layer in mpt_layers(nested_and_shared())] == [1, 2, 3, 4]
 

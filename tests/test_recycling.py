@@ -200,6 +200,8 @@ def test_only_kernels_of_layers_that_are_trained_change(callback):
     fixed, *others = mpt_layers(model)
     fixed.trainable = False
     expected = {id(layer.frozen_kernel) for layer in others}
+    if getattr(callback, "unit", "epoch") == "epoch":
+        expected |= {id(layer.kernel_epoch) for layer in others}
     variables = [*model.variables, *model.optimizer.variables]
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     begin(callback, model, 1)
@@ -261,6 +263,7 @@ def test_both_act_in_the_order_of_the_list_and_the_training_goes_on_with_what_th
     for layer in mpt_layers(other):
         layer.frozen_kernel.assign(redrawn(layer, 0.2, 7, 2))
         layer.frozen_kernel.assign(reference.recycled(numpy(layer.frozen_kernel), numpy(layer.scores), 0.2))
+        layer.kernel_epoch.assign(2)
     assert_equal_weights(fit(other, [], 4, initial_epoch=2), model)
 
 
@@ -305,19 +308,51 @@ def test_a_resumed_training_equals_an_uninterrupted_one(unit, every, stop, tmp_p
         np.testing.assert_array_equal(numpy(ours), numpy(theirs))
 
 
-def test_never_twice_for_one_epoch(tmp_path):
+def accumulating():
+    return keras.optimizers.SGD(0.5, momentum=0.9, gradient_accumulation_steps=STEPS)
+
+
+@pytest.mark.parametrize("optimizer", [lambda: None, accumulating])
+def test_never_twice_for_one_epoch(optimizer, tmp_path):
     def run(*more):
-        backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=3)
-        return changes(compiled(small()), [backup, IterativeWeightRecycling(0.3, 2), *more], 7)
+        backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=1)
+        return changes(compiled(small(), optimizer()), [backup, IterativeWeightRecycling(0.3, 2), *more], 7)
 
     with pytest.raises(KeyboardInterrupt):
-        run(Stop(2, 2))  # within epoch 2, after its kernels had changed and were saved
+        run(Stop(2, 1))  # within epoch 2, after its kernels had changed and were saved
     assert run() == [4, 6]
+
+
+def test_steps_before_a_training_do_not_hide_where_it_stopped(tmp_path):
+    """The optimizer has more steps than the epochs of this training."""
+
+    def run(*more):
+        model = compiled(small())
+        model.fit(X[:16], Y[:16], batch_size=8, verbose=0)
+        backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        return changes(model, [IterativeWeightRecycling(0.5, 1), backup, *more], 4)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stop(1))
+    assert run() == [2, 3]
 
 
 def test_a_second_training_of_the_same_model_is_no_resumed_one():
     model = fit(compiled(small()), [], 3)
     assert changes(model, [IterativeWeightRecycling(0.3, 1)], 3) == [1, 2]
+
+
+def test_a_restored_training_after_another_one(tmp_path):
+    """Both change kernels in epoch 2."""
+
+    def run(model, *more):
+        backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        return changes(model, [backup, IterativeWeightRecycling(0.3, 2), *more], 4)
+
+    model = fit(compiled(small()), [IterativeWeightRecycling(0.3, 1)], 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, Stop(1))
+    assert run(compiled(small())) == [2]
 
 
 def test_a_second_training_with_other_batches_is_no_resumed_one():

@@ -119,7 +119,7 @@ def files_size_without_headers(model):
     masks = sum(
         entropy_bytes(numpy(layer.subnet_mask).mean(), numpy(layer.subnet_mask).size) for layer in mpt_layers(model)
     )
-    of_masks = {"scores", "frozen_kernel", "quota", "threshold", "nan_steps"}
+    of_masks = {"scores", "frozen_kernel", "kernel_epoch", "quota", "threshold", "nan_steps"}
     other = sum(4 * int(np.prod(v.shape)) for v in model.variables if v.name not in of_masks)
     return 1.03 * masks + other
 

@@ -109,9 +109,7 @@ def test_a_ticket_says_what_its_kernels_are(tmp_path):
         kept = numpy(layer.frozen_kernel)[kernel.mask]
         np.testing.assert_array_equal(np.sign(kernel.frozen[kernel.mask]), np.sign(kept))
     for path in ("norm", "third"):
-        with pytest.raises(
-            TicketError, match=f"tiny.mpt: layer '{path}' has no kernel.*: .'first', 'second'"
-        ):
+        with pytest.raises(TicketError, match=f"tiny.mpt: layer '{path}' has no kernel.*: .'first', 'second'"):
             ticket.kernel(path)
     assert_as_declared(load_ticket(tmp_path / "tiny.mpt"), tmp_path / "tiny.mpt")
 

@@ -80,22 +80,31 @@ class _KernelChange(keras.callbacks.Callback):
                 f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
                 f"Received: layers {stored} with masks.Restricted, whose kernels are pretrained"
             )
-        self._first_epoch = True
+        for layer in _trained(self.model):
+            if layer.built and not self._is_restored():
+                layer.kernel_epoch.assign(-1)  # that of another training
+        self._first_epoch, self._changed_epoch = True, None
 
     def on_epoch_begin(self, epoch, logs=None):
-        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it. That it did only
-        # this attribute of Keras' tells.
-        restored = getattr(self.model, "_initial_epoch", None) is not None
-        begun = self._first_epoch and restored and self._is_within(epoch)
+        # `BackupAndRestore(save_freq=...)` starts an epoch over with the state from the midst of it.
+        begun = self._first_epoch and self._is_restored() and epoch == self._kernel_epoch()
         self._first_epoch = False
         if epoch > 0 and epoch % self.every == 0 and not begun:
             self._change_kernels(epoch)
+            self._changed_epoch = epoch
 
-    def _is_within(self, epoch):
-        """Whether the optimizer has done some but not all of the epoch's steps (False if their number is unknown)."""
-        optimizer, steps = self.model.optimizer, (self.params or {}).get("steps") or 0
-        done = int(to_numpy(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
-        return epoch * steps < done < (epoch + 1) * steps
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not before all callbacks have made their changes, and before there is a state to save in which they are made.
+        if self._changed_epoch is not None:
+            for layer in _trained(self.model):
+                layer.kernel_epoch.assign(self._changed_epoch)
+            self._changed_epoch = None
+
+    def _is_restored(self):
+        return getattr(self.model, "_initial_epoch", None) is not None  # only this attribute of Keras' tells
+
+    def _kernel_epoch(self):
+        return max(int(to_numpy(layer.kernel_epoch)) for layer in _trained(self.model))
 
     def _change_kernels(self, time):
         for layer in _trained(self.model):
@@ -123,8 +132,8 @@ class IterativeWeightRecycling(_KernelChange):
     >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
 
     A layer with `trainable=False` is left alone. Training that is resumed between epochs goes on exactly as if it had
-    not stopped, and one that `BackupAndRestore(save_freq=...)` resumes in the midst of an epoch, with a known number of
-    steps, is not recycled a second time in that epoch.
+    not stopped, and one that `BackupAndRestore(save_freq=...)` resumes in the midst of an epoch is not recycled a
+    second time in that epoch: the layers' variable `kernel_epoch` remembers it.
 
     Source: Gorbett & Whitley 2023, algorithm 1, arXiv:2303.15953.
 
@@ -216,6 +225,7 @@ class IteRand(_KernelChange):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.unit == "epoch":
+            super().on_train_batch_begin(batch, logs)
             return
         if self._wait == 0:  # a look takes time with JAX, and a batch is one iteration at most
             step = int(to_numpy(self.model.optimizer.iterations))

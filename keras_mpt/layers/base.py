@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_mpt import initializers, quantizers
 from keras_mpt.masks import MaskRule, TopK
+from keras_mpt.masks.rule import add_integer
 from keras_mpt.ops import straight_through
 
 DEFAULT_SPARSITY = 0.5
@@ -51,7 +52,8 @@ class MPTLayer:
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
     Attributes of a built layer: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the
-    layer convolves or multiplies with), `kept` (int32 scalar: how many weights stay).
+    layer convolves or multiplies with), `kept` (int32 scalar: how many weights stay), `kernel_epoch` (int32 variable:
+    the last epoch of training in which a callback changed the frozen kernel, -1 before the first).
 
     Raises:
         ValueError: An argument is out of its range or has no meaning for a frozen kernel.
@@ -123,8 +125,17 @@ class MPTLayer:
     def build(self, input_shape):
         self._check_policy()  # of a `DTypePolicyMap`, which goes by the path that a layer has from here on
         super().build(input_shape)
-        shape = tuple(self._kernel.shape)
+        try:
+            self._add_more_weights(tuple(self._kernel.shape))
+        except BaseException:  # what Keras' `build` has done is undone, so that another call fails in the same way
+            for variable in self.variables:
+                self._untrack_variable(variable)
+            self.built = False
+            raise
+
+    def _add_more_weights(self, shape):
         self.mask.add_weights(self, shape)
+        self.kernel_epoch = add_integer(self, "kernel_epoch", -1)
         self.scores = self.add_weight(
             name="scores",
             shape=shape,

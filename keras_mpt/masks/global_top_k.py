@@ -82,6 +82,9 @@ class GlobalTopK(MaskRule):
         Raises:
             ValueError: The rule is in use: the layers that share it have been called without this one.
         """
+        if self._in_use and self._expected == sum(self._sizes.values()):  # complete: this is of the next copy
+            layer._mask = GlobalTopK.from_config(self.get_config())
+            return layer._mask.add_weights(layer, shape)
         if self._in_use:
             raise ValueError(
                 "A GlobalTopK belongs to the layers of one model, all built before it is used: give another model "
