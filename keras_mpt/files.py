@@ -26,7 +26,7 @@ def replacing(path):
     """Yield the path of a new file, which takes the place of `path` if all goes well, and vanishes otherwise."""
     path = pathlib.Path(path)
     check_folder(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    unfinished = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
         with open(unfinished, "rb+") as file:

@@ -36,8 +36,8 @@ def check_functional(model, what):
     """Raise ValueError unless a model is built and functional or Sequential; `what` is to be done, such as "saved"."""
     if isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
-            f"`model` must be built to be {what}: call it on data or `build` it first. Received: Sequential "
-            f"{model.name!r}"
+            f"`model` must be a built functional or Sequential model to be {what}: call it on data or `build` it "
+            f"first. Received: Sequential {model.name!r}"
         )
     if not isinstance(model, keras.Model) or functional_graph(model) is None or not model.built:
         received = f"{type(model).__name__} {getattr(model, 'name', model)!r}"

@@ -14,7 +14,7 @@ from networks import nested_and_shared
 from PIL import Image
 
 import keras_mpt
-from keras_mpt import convert, zoo
+from keras_mpt import convert, quantizers, zoo
 from keras_mpt.__main__ import main
 from keras_mpt.convert import conversion
 from keras_mpt.convert.flatbuffer import File
@@ -393,6 +393,60 @@ def test_samples_must_be_finite(tmp_path):
 def test_the_report_says_what_runs_the_file(tmp_path):
     report = convert.to_tflite(chain(MPTDense(3, seed=1), shape=(4,)), tmp_path / "model.tflite")
     assert convert.run(report.path, report.target, np.ones((2, 4), "float32")).shape == (2, 3)
+
+
+@pytest.mark.parametrize("target", ["auto", "lce"])
+@pytest.mark.parametrize("between", [keras.layers.Identity, keras.layers.Dropout])
+def test_a_dense_layer_behind_batch_normalization_stays_int8(target, between, tmp_path):
+    """Converters merge a scale before a dense layer into its kernel where there is a bias."""
+    if target == "lce":
+        pytest.importorskip("larq_compute_engine")
+    between = between(0.5) if between is keras.layers.Dropout else between()
+    norms = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
+    model = chain(MPTDense(6, seed=1), norms[0], between, MPTDense(5, seed=2), norms[1], shape=(8,))
+    random = np.random.default_rng(0)
+    for norm in norms:
+        norm.set_weights([random.uniform(0.5, 1.5, w.shape) for w in norm.get_weights()])
+    samples = random.normal(size=(10, 8)).astype(np.float32)
+    report = to(target, model, tmp_path / "model.tflite", samples=samples)
+    assert forms(report) == {layer.name: "int8" for layer in mpt_layers(model)}
+    np.testing.assert_allclose(
+        convert.run(report.path, report.target, samples), model.predict(samples, verbose=0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_boolean_inputs(tmp_path):
+    inputs = keras.Input((6,), dtype="bool")
+    model = keras.Model(inputs, MPTDense(4, seed=1, **SIGN)(inputs))
+    assert convert.to_tflite(model, tmp_path / "model.tflite").max_error < 1e-5
+
+
+def test_padded_pixels(tmp_path):
+    inputs = keras.Input((6, 6, 2), dtype="uint8")
+    model = keras.Model(inputs, MPTConv2D(4, 3, padding="same", pad_values=-1.0, seed=1)(inputs))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 2)).astype(np.uint8)
+    kernel = keras.ops.convert_to_numpy(model.layers[1].kernel)
+    padded = np.pad(pixels.astype(np.float32), [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-1)
+    found = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(found[0, 0, 0], np.tensordot(padded[0, :3, :3], kernel, 3), rtol=1e-4)
+    assert convert.to_tflite(model, tmp_path / "model.tflite").max_error < 1e-3
+
+
+def test_a_file_that_gives_nan_is_refused(tmp_path):
+    """float16 has no numbers as small as these weights."""
+    inputs = keras.Input((4,))
+    x = MPTDense(8, seed=1, kernel_quantizer=quantizers.ScaledSign(1e-9))(inputs)
+    x = keras.ops.divide(x, keras.ops.sum(keras.ops.abs(x), axis=-1, keepdims=True))
+    with pytest.raises(convert.ConversionError, match="gives NaN or infinity where the model gives numbers"):
+        convert.to_tflite(keras.Model(inputs, MPTDense(3, seed=2)(x)), tmp_path / "model.tflite", weights="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_engine_cannot_run_is_said_of_pieces_too(tmp_path):
+    pytest.importorskip("larq_compute_engine")
+    model = chain(MPTDense(8, seed=1), keras.layers.Activation("gelu"), MPTDense(3, seed=2, **SIGN), shape=(6,))
+    with pytest.raises(convert.ConversionError, match="larq-compute-engine cannot run this model"):
+        convert.to_lce(model, tmp_path / "model.tflite")
 
 
 def test_a_sample_of_large_outputs_hides_no_wrong_one():

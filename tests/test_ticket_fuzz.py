@@ -295,6 +295,17 @@ def test_a_header_of_many_values_cannot_take_much_memory(tmp_path):
     assert bytes_in_use() - before < 1 << 29 and time.monotonic() - begin < 10
 
 
+@pytest.mark.parametrize("shape", [[2] * 300_000, [10**4000] * 500, [2**63]], ids=["axes", "digits", "large"])
+@pytest.mark.parametrize("place", [(0, "kernel"), (1, "variables")])
+def test_shapes_of_many_numbers_take_no_time(place, shape, content, tmp_path):
+    header, blobs = opened(content)
+    entry = header["layers"][place[0]][place[1]]
+    (entry if place[1] == "kernel" else entry[0])["shape"] = shape
+    begin = time.process_time()
+    assert_refused(sealed(header, blobs), tmp_path / "ticket.mpt")
+    assert time.process_time() - begin < 1
+
+
 def edited(content, **changes):
     """Return the bytes of a file with values at dotted paths replaced, the layers' names standing for their places."""
     header, blobs = opened(content)

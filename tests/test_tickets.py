@@ -16,9 +16,9 @@ from test_larq import run
 from ticket_files import X, assert_as_declared, assert_equal_models, opened, outputs, sealed, tiny
 
 import keras_mpt
-from keras_mpt import initializers
+from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
-from keras_mpt.masks import MaskRule
+from keras_mpt.masks import MaskRule, Restricted
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
 from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
 
@@ -447,6 +447,35 @@ def test_a_rule_that_makes_another_mask_of_the_scores_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
     save_ticket(model, file, scores=True, custom_classes=[SmallestScores])
     assert_equal_models(model, load_ticket(file, custom_classes=[SmallestScores]), X)
+
+
+def test_a_large_layer_with_a_stored_mask(tmp_path):
+    """The reader's limit of what the variables may take knows of the stored mask."""
+    layer = MPTDense(2100, mask=Restricted(0.9), kernel_initializer="unsigned_constant", seed=1)
+    model = keras.Sequential([keras.Input((2100,)), layer])
+    save_ticket(model, tmp_path / "large.mpt")
+    loaded = load_ticket(tmp_path / "large.mpt").layers[0]
+    np.testing.assert_array_equal(numpy(loaded.subnet_mask), numpy(layer.subnet_mask))
+
+
+def test_a_search_from_zeros_goes_on(tmp_path):
+    zeros = MPTDense(3, seed=1, kernel_initializer="zeros", kernel_quantizer=quantizers.ScaledSign(0.25))
+    save_ticket(keras.Sequential([keras.Input((4,)), zeros]), tmp_path / "zeros.mpt")
+    loaded = load_ticket(tmp_path / "zeros.mpt", trainable=True)
+    np.testing.assert_array_equal(numpy(loaded(np.ones((1, 4), "float32"))), np.zeros((1, 3)))
+
+
+def test_long_names(tmp_path):
+    save_ticket(tiny(), tmp_path / f"{'x' * 250}.mpt")
+    assert load_ticket(tmp_path / f"{'x' * 250}.mpt")
+
+
+def test_infinity_does_not_hide_what_float16_lacks(tmp_path):
+    model = tiny()
+    model.get_layer("norm").moving_variance.assign([np.inf, 7e4, 1, 1])
+    with pytest.raises(ValueError, match="a value of 70000 is beyond the range of float16"):
+        save_ticket(model, tmp_path / "tiny.mpt", dtype="float16")
+    assert not list(tmp_path.iterdir())
 
 
 def test_provenance(tmp_path):

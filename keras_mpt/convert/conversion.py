@@ -166,7 +166,9 @@ def _check_pieces(report, target, reference, samples, taps):
     plain, inputs, sizes = reference.pieces(samples, taps, call_plain)
     converted, _, _ = reference.pieces(samples, taps, call, target.signs)
     expected = plain.predict(inputs, verbose=0)
-    found = target.run(target.compile(converted, forms), inputs)
+    content = target.compile(converted, forms)
+    with errors_of(target.engine, "run"):
+        found = target.run(content, inputs)
     report.piece_error, margins = 0.0, []
     ends = np.cumsum(sizes)[:-1]
     pieces = zip(*(np.split(array, ends, axis=1) for array in (expected, found)), strict=True)

@@ -17,6 +17,8 @@ from keras_mpt.quantizers.larq_objects import is_larq, ours
 from keras_mpt.traversal import check_functional, functional_graph
 
 _SIGNS = (ApproxSign, SteSign, SwishSign)
+_IDLE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+_IDLE += (keras.layers.GaussianNoise, keras.layers.Identity, keras.layers.ActivityRegularization)  # in inference
 NOT_TERNARY = "kept weights differ in magnitude"
 _calls = itertools.count()
 
@@ -98,10 +100,23 @@ def call_plain(layer, x):
     twin = layer.plain()
     twin.dtype_policy = keras.DTypePolicy("float32")
     twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
-    outputs = twin(layer.prepare_plain(x))
+    inputs = layer.prepare_plain(x)
+    if isinstance(layer, MPTDense) and _is_normalized(inputs):
+        # A converter would merge the scale into the kernel, which has one magnitude no more. This changes nothing.
+        inputs = ops.maximum(inputs, np.finfo(np.float32).min)
+    outputs = twin(inputs)
     biases = [] if layer.bias is None else [to_numpy(layer.bias, "float32")]
     twin.set_weights([kernel_of(layer), *biases])
     return outputs
+
+
+def _is_normalized(x):
+    """Return whether a symbolic tensor comes from batch normalization, at most through what does nothing here."""
+    operation, node, _ = x._keras_history
+    while isinstance(operation, _IDLE):
+        (x,) = operation._inbound_nodes[node].input_tensors
+        operation, node, _ = x._keras_history
+    return isinstance(operation, keras.layers.BatchNormalization)
 
 
 def kernel_of(layer):

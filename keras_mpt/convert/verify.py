@@ -35,6 +35,8 @@ def samples_for(model, samples):
     shape = tuple(model.inputs[0].shape[1:])
     if samples is None:
         random, size = np.random.default_rng(0), (_GENERATED, *(n or 32 for n in shape))
+        if model.inputs[0].dtype == "bool":
+            return random.integers(0, 2, size).astype(np.float32)
         if keras.backend.is_int_dtype(model.inputs[0].dtype):  # pixels, or indices: 0 and 1 are valid
             return random.integers(0, 256 if model.inputs[0].dtype == "uint8" else 2, size).astype(np.float32)
         return random.normal(size=size).astype(np.float32)
@@ -168,6 +170,8 @@ class Agreement:
         """
         if found.shape != expected.shape:
             raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
+        if np.isfinite(expected).all() and not np.isfinite(found).all():
+            raise ConversionError("The file gives NaN or infinity where the model gives numbers.")
         axes = tuple(range(1, expected.ndim))
         errors = np.abs(found - expected).max(axis=axes) if axes else np.abs(found - expected)
         scales = np.abs(expected).reshape(len(expected), -1).max(axis=1)

@@ -86,6 +86,8 @@ class MPTConv(MPTLayer):
         inputs = super()._prepare(inputs, quantizer)
         if not self._pads_itself:
             return inputs
+        if keras.backend.is_int_dtype(inputs.dtype):  # such as pixels, which may not hold what pads them
+            inputs = ops.cast(inputs, self.compute_dtype)
         widths = self.pad_widths(inputs.shape)
         return ops.pad(inputs, widths, constant_values=self.pad_values) if any(map(any, widths)) else inputs
 

@@ -61,7 +61,8 @@ def fill_kernel(layer, frozen, mask, scores, scale, trainable):
     """
     if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
         alpha = np.abs(frozen[mask], dtype=np.float64).mean() if mask.any() else scale
-        frozen = frozen if np.isclose(alpha, scale, rtol=1e-5, atol=0) else frozen * np.float32(scale / alpha)
+        if alpha and not np.isclose(alpha, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
+            frozen = frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
     layer.mask.assign(layer, mask, scores)
     layer.trainable = trainable

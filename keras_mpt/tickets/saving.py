@@ -219,8 +219,6 @@ def _fill(model, ticket, base, trainable):
             raise ValueError(f"a score of layer {name!r} is NaN")
         if scores is None:
             decoded[name] = kernel, first_scores(kernel.mask)
-        if trainable and ticket.layers[name]["kernel"]["scale"] and not kernel.frozen[kernel.mask].any():
-            raise ValueError(f"the kept weights of layer {name!r} are all zero, but its scale is not")
     masks = {name: kernel.mask for name, (kernel, _) in decoded.items()}
     others = groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()})
     if others:

@@ -14,6 +14,7 @@ from keras_mpt.tickets.container import TicketError
 # So many weights may be in a file, and no more, that a short one cannot ask for much memory.
 FREE_WEIGHTS = 1 << 22
 WEIGHTS_PER_BYTE = 512
+_MOST_AXES = 32
 
 _NUMPY = {
     **{f"{kind}{bits}": f"<{kind[0]}{bits // 8}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -97,10 +98,11 @@ class Ticket(Tabular):
             raise ValueError(f"{weights} weights in {self.size} bytes are more than the format allows")
 
     def _entries(self):
-        """Return how many entries the variables of the model have."""
+        """Return how many entries the variables of the model have at most."""
         kernels = [entry["kernel"]["shape"] for entry in self.layers.values() if entry["kernel"] is not None]
         others = [variable["shape"] for entry in self.layers.values() for variable in entry["variables"]]
-        return 2 * sum(map(_size, kernels)) + 3 * len(kernels) + sum(map(_size, others))
+        # Of a kernel: itself, scores, the stored mask of some rules, and a few numbers.
+        return 3 * sum(map(_size, kernels)) + 8 * len(kernels) + sum(map(_size, others))
 
     def kernel(self, path, base=None):
         """Return the kernel of an MPT layer as arrays: `frozen`, `mask` (bool) and `effective` (float32).
@@ -165,8 +167,8 @@ def naming(file, what):
 
 
 def _size(shape):
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"{shape} is no shape")
+    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise ValueError(f"{str(shape)[:100]} is no shape")
     return math.prod(shape)
 
 
@@ -182,6 +184,7 @@ def pack(array, stored):
         return (array.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
     with np.errstate(over="ignore"):
         packed = array.astype(_NUMPY[stored])
-    if np.isfinite(array).all() and not np.isfinite(packed).all():
-        raise ValueError(f"a value of {float(np.abs(array).max()):g} is beyond the range of {stored}")
+    lost = np.isfinite(array) & ~np.isfinite(packed)
+    if lost.any():
+        raise ValueError(f"a value of {float(np.abs(array[lost]).max()):g} is beyond the range of {stored}")
     return packed.tobytes()
