@@ -288,6 +288,15 @@ def test_a_header_of_zeros_cannot_take_much_memory(tmp_path):
     assert bytes_in_use() - before < 1 << 28
 
 
+def test_a_large_file_of_something_else_is_not_read(tmp_path):
+    before = bytes_in_use()
+    with (tmp_path / "ticket.mpt").open("wb") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(TicketError, match="ticket.mpt is not a ticket file"):
+        Ticket.read(tmp_path / "ticket.mpt")
+    assert bytes_in_use() - before < 1 << 28
+
+
 def test_a_header_of_many_values_cannot_take_much_memory(tmp_path):
     before, begin = bytes_in_use(), time.monotonic()
     lists = b"[]," * (60 * 2**20 // 3)

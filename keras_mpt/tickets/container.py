@@ -64,9 +64,12 @@ def read(path):
         TicketError: It is no ticket, of another version, or damaged. The message names the file and the blob.
         OSError: It cannot be opened.
     """
-    content = memoryview(pathlib.Path(path).read_bytes())
-    if len(content) < _PREFIX.size or bytes(content[:8]) != MAGIC:
-        raise TicketError(f"{path} is not a ticket file: it does not begin as one.")
+    with pathlib.Path(path).open("rb") as file:
+        begin = file.read(_PREFIX.size)
+        if len(begin) < _PREFIX.size or not begin.startswith(MAGIC):
+            raise TicketError(f"{path} is not a ticket file: it does not begin as one.")
+        file.seek(0)
+        content = memoryview(file.read())
     _, version, size, digest = _PREFIX.unpack_from(content)
     if version != VERSION:
         raise TicketError(f"{path} has format version {version}; this version of keras_mpt reads {VERSION}.")
