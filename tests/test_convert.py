@@ -415,6 +415,18 @@ def test_a_dense_layer_behind_batch_normalization_stays_int8(target, between, tm
     )
 
 
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("settings", [{}, {"depth_multiplier": 2, "pad_values": 1.0, "use_bias": True}])
+def test_lce_reads_the_padding_of_depthwise_convolutions(settings, size, tmp_path):
+    """Its converter takes explicit padding with strides for "SAME", which pads the other side."""
+    pytest.importorskip("larq_compute_engine")
+    model = chain(MPTDepthwiseConv2D(3, strides=2, padding=1, seed=1, **settings), shape=(size, size, 3))
+    samples = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype(np.float32)
+    report = convert.to_lce(model, tmp_path / "model.tflite", samples=samples)
+    found, expected = convert.run(report.path, "lce", samples), model.predict(samples, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_boolean_inputs(tmp_path):
     inputs = keras.Input((6,), dtype="bool")
     model = keras.Model(inputs, MPTDense(4, seed=1, **SIGN)(inputs))

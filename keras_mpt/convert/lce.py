@@ -10,7 +10,7 @@ from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError, errors_of
-from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 
 
 def to_lce(model, path, *, samples=None, require_binary=False):
@@ -76,7 +76,7 @@ class LarqComputeEngine(Target):
         return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
 
     def call(self, layer, form, x):
-        if form == "binary" or isinstance(layer, MPTConv2D):
+        if form == "binary" or isinstance(layer, (MPTConv2D, MPTDepthwiseConv2D)):
             _check_size(x.shape, f"inputs of layer {layer.name!r}")
         if form == "binary":
             return binary(layer, x)
@@ -154,7 +154,9 @@ def binary(layer, x):
 
 def _misread(layer, shape):
     """Return whether the engine's converter would take a layer's padding for TensorFlow's "SAME", though it is not."""
-    if not isinstance(layer, MPTConv2D) or layer.groups > 1 or layer.data_format != "channels_last":
+    if not isinstance(layer, (MPTConv2D, MPTDepthwiseConv2D)) or layer.data_format != "channels_last":
+        return False
+    if isinstance(layer, MPTConv2D) and layer.groups > 1:
         return False
     widths = layer.pad_widths(shape)
     return np.any(widths) and widths != same_widths(shape, layer.kernel_size, layer.strides, layer.dilation_rate)
@@ -170,7 +172,10 @@ def padded_by_hand(layer, x):
     widths = [*layer.pad_widths(x.shape)[:-1], (0, 1)]
     padded = ops.pad(x if quantizer is None else quantizer(x), widths, constant_values=layer.pad_values)
     kernel = np.pad(kernel_of(layer), [(0, 0), (0, 0), (0, 1), (0, 0)])
-    return finished(layer, ops.conv(padded, kernel, layer.strides, "valid", dilation_rate=layer.dilation_rate))
+    depthwise = isinstance(layer, MPTDepthwiseConv2D)
+    convolve = ops.depthwise_conv if depthwise else ops.conv
+    y = convolve(padded, kernel, layer.strides, "valid", dilation_rate=layer.dilation_rate)
+    return finished(layer, y[..., : -layer.depth_multiplier] if depthwise else y)
 
 
 def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
