@@ -67,9 +67,11 @@ def check_sparsities(given):
     """Raise UsageError unless all words given to --sparsities are numbers in [0, 1)."""
     for word in given:
         try:
-            keras_mpt.ops.check_sparsity("sparsity", float(word))
-        except ValueError as error:
-            raise app.UsageError(f"--sparsities must be numbers in [0, 1). Received: {word}") from error
+            fraction = float(word)
+        except ValueError:
+            fraction = -1
+        if not 0 <= fraction < 1:
+            raise app.UsageError(f"--sparsities must be numbers in [0, 1). Received: {word}")
 
 
 def check_batch_size(batch_size, images):

@@ -4,10 +4,14 @@ import ast
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import types
 
 import pytest
+
+import keras_mpt
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
@@ -56,6 +60,23 @@ def test_imports_run_one_way(path):
     assert own in ORDER, f"say in ORDER what {own!r} may import"
     allowed = set(ORDER[: ORDER.index(own)]) - FORBIDDEN.get(own, set())
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
+
+
+OUTSIDE = [path for folder in ("benchmarks", "docs", "examples", "zoo") for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", sorted(OUTSIDE), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_used_of_the_package_is_there(path):
+    tree = parsed(path)
+    used = {name for name in imported(ast.walk(tree)) if name.split(".")[0] == "keras_mpt"}
+    chains = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for name in used | {chain for chain in chains if re.fullmatch(r"keras_mpt(\.\w+)+", chain)}:
+        owner = keras_mpt
+        for part in name.split(".")[1:]:
+            assert hasattr(owner, part), name
+            owner = getattr(owner, part)
+            if not isinstance(owner, (type, types.ModuleType)):
+                break  # what an instance has is not known here
 
 
 def test_importing_is_cheap_and_leaves_no_traces():

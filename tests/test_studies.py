@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from absl import app
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SMALL = ["--data=digits", "--train_examples=64", "--batch_size=32", "--width=0.06", "--epochs=2"]
@@ -52,3 +53,12 @@ def test_mask_diversity(tmp_path):
     again = study("mask_diversity", tmp_path, "--seeds=2")
     assert (tmp_path / "runs.csv").read_text() == before
     assert again.splitlines()[-3:] == printed.splitlines()[-3:]
+
+
+@pytest.mark.parametrize("word", ["1", "-0.1", "nan", "many"])
+def test_sparsities_are_checked_before_the_work(word, scripts):
+    import training
+
+    training.check_sparsities(["0", "0.5"])
+    with pytest.raises(app.UsageError, match=rf"--sparsities must be numbers in \[0, 1\). Received: {word}$"):
+        training.check_sparsities(["0.5", word])
