@@ -18,8 +18,7 @@ def read_version():
 
 
 def read_readme():
-    readme = ROOT / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+    return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # larq needs numpy < 2, which has no wheels from Python 3.13 on. Elsewhere larq itself keeps numpy below 2, and with it
@@ -87,11 +86,10 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
-        "Typing :: Typed",
     ],
     packages=[*find_packages(include=["keras_mpt", "keras_mpt.*"]), TICKETS],
     package_dir={TICKETS: "zoo"},
-    package_data={"keras_mpt": ["py.typed"], TICKETS: ["presets.json", "*.mpt", "*.md"]},
+    package_data={TICKETS: ["presets.json", "*.mpt", "*.md"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=["keras>=3.12,<4", "numpy>=1.26", "absl-py"],

@@ -16,19 +16,20 @@ from keras import ops
 
 from benchmarks.rounds import interleaved, save
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.lce import LarqComputeEngine, signs
+from keras_mpt.convert.graph import sign
+from keras_mpt.convert.lce import LarqComputeEngine
 
 CHANNELS, SIZE, LAYERS, ROUNDS = 128, 16, 3, 15
 WIDTHS = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 def two_convolutions(x, positive, negative):
-    x = ops.pad(signs(x), WIDTHS, constant_values=1.0)
+    x = ops.pad(sign(x), WIDTHS, constant_values=1.0)
     return ops.conv(x, positive) + ops.conv(x, negative)
 
 
 def one_convolution(x, positive, negative):
-    x = ops.pad(signs(ops.concatenate([x, x], axis=-1)), WIDTHS, constant_values=1.0)
+    x = ops.pad(sign(ops.concatenate([x, x], axis=-1)), WIDTHS, constant_values=1.0)
     return ops.conv(x, np.concatenate([positive, negative], axis=2))
 
 

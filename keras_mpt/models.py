@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_mpt import initializers
 from keras_mpt.cloning import autocast, clone, copied, copy_state, first_input
 from keras_mpt.from_keras import to_mpt
 from keras_mpt.functional import check_opened, to_functional
@@ -90,13 +91,14 @@ def dense_twin(model, kernel_initializer="he_normal"):
 
     Args:
         model: A functional or Sequential model without activation quantizers.
-        kernel_initializer: Keras initializer of the kernels.
+        kernel_initializer: Of the kernels: one of Keras, or of `keras_mpt.initializers`.
 
     Returns:
         A functional `keras.Model` whose former MPT layers are trained in the ordinary way.
 
     Raises:
-        ValueError: `model` is subclassed, or quantizes its activations, which a plain layer cannot train.
+        ValueError: `model` is subclassed, or quantizes its activations, which a plain layer cannot train, or
+            `kernel_initializer` is none.
     """
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, MPTLayer) else None
@@ -127,7 +129,9 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
             return _without_mpt(layer, baked, kernel_initializer, pairs)
         if isinstance(layer, keras.layers.Layer):
             check_opened(layer, "made plain")
-        return layer.plain(kernel_initializer) if isinstance(layer, MPTLayer) else copied(layer)
+        if not isinstance(layer, MPTLayer):
+            return copied(layer)
+        return layer.plain(initializers.get(kernel_initializer, "kernel_initializer"))
 
     def call(twin, *args, **kwargs):
         layer, _ = pairs[id(twin)]

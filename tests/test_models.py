@@ -198,6 +198,12 @@ def test_dense_twin_starts_as_told():
     for kernel in dense_twin(nested_and_shared(), kernel_initializer="ones").trainable_weights:
         if len(kernel.shape) > 1:
             np.testing.assert_array_equal(numpy(kernel), np.ones(kernel.shape))
+    model = keras.Sequential([keras.Input((50,)), *(layers.MPTDense(50, seed=seed) for seed in (1, 2))])
+    first, second = (numpy(kernel) for kernel in dense_twin(model, "signed_constant").trainable_weights)
+    np.testing.assert_allclose(np.abs([first, second]), 0.2, rtol=1e-6)  # sqrt(2 / 50)
+    assert 0.4 < (first != second).mean() < 0.6
+    with pytest.raises(ValueError, match="`kernel_initializer` must be one of .*Received: 'he'"):
+        dense_twin(model, "he")
 
 
 def activated():

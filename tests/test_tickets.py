@@ -590,6 +590,17 @@ def test_restore_fills_a_model_that_is_there(tmp_path):
         other = keras.models.clone_model(model)
         restore(other, source)
         assert_equal_models(model, other, IMAGES)
+        assert not any(layer.trainable for layer in mpt_layers(other))
+    restore(other, ticket, trainable=True)
+    assert_equal_models(model, other, IMAGES)
+    assert all(layer.trainable for layer in mpt_layers(other))
+
+
+def test_a_ticket_in_memory_needs_no_file(tmp_path):
+    model = test_models.made("nested_and_shared")
+    ticket = save_ticket(model, tmp_path / "nested.mpt")
+    (tmp_path / "nested.mpt").unlink()
+    assert_equal_models(model, load_ticket(ticket), IMAGES)
 
 
 def dense(units=5, name="wide", **settings):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_mpt.arguments import check_count, is_number
+from keras_mpt.callbacks.checks import check_trained
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
@@ -69,18 +70,14 @@ class _KernelChange(keras.callbacks.Callback):
         self.rate, self.every = float(rate), int(every)
 
     def on_train_begin(self, logs=None):
-        if not _trained(self.model):
-            raise ValueError(
-                f"{type(self).__name__} needs a model with MPT layers that are trained. Received: {self.model.name!r} "
-                f"with {len(mpt_layers(self.model))} MPT layers, none of them trainable"
-            )
+        check_trained(self, self.model, _trainable(self.model))
         stored = [layer.name for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]
         if stored:
             raise ValueError(
                 f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
                 f"Received: layers {stored} with masks.Restricted, whose kernels are pretrained"
             )
-        for layer in _trained(self.model):
+        for layer in _trainable(self.model):
             if layer.built and not self._is_restored():
                 layer.kernel_epoch.assign(-1)  # that of another training
         self._first_epoch, self._changed_epoch = True, None
@@ -96,7 +93,7 @@ class _KernelChange(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Not before all callbacks have made their changes, and before there is a state to save in which they are made.
         if self._changed_epoch is not None:
-            for layer in _trained(self.model):
+            for layer in _trainable(self.model):
                 layer.kernel_epoch.assign(self._changed_epoch)
             self._changed_epoch = None
 
@@ -104,10 +101,10 @@ class _KernelChange(keras.callbacks.Callback):
         return getattr(self.model, "_initial_epoch", None) is not None  # only this attribute of Keras' tells
 
     def _kernel_epoch(self):
-        return max(int(to_numpy(layer.kernel_epoch)) for layer in _trained(self.model))
+        return max(int(to_numpy(layer.kernel_epoch)) for layer in _trainable(self.model))
 
     def _change_kernels(self, time):
-        for layer in _trained(self.model):
+        for layer in _trainable(self.model):
             layer.frozen_kernel.assign(self._changed(layer, time))
 
     def _changed(self, layer, time):
@@ -251,5 +248,5 @@ def _fresh(layer, seed):
     return to_numpy(reseeded(initializer, seed)(shape, dtype="float32"))  # Keras' return the same at every call
 
 
-def _trained(model):
+def _trainable(model):
     return [layer for layer in mpt_layers(model) if layer.trainable]

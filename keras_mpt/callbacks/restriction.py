@@ -3,7 +3,7 @@
 import keras
 
 from keras_mpt.arguments import check_count, is_number
-from keras_mpt.callbacks.building import check_built
+from keras_mpt.callbacks.checks import check_built
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 

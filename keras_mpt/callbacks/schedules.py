@@ -3,7 +3,7 @@
 import keras
 
 from keras_mpt.arguments import check_count, check_sparsity
-from keras_mpt.callbacks.building import check_built
+from keras_mpt.callbacks.checks import check_built, check_trained
 from keras_mpt.models import mpt_layers
 
 _POWERS = {"constant": None, "linear": 1, "cubic": 3}
@@ -66,11 +66,7 @@ class SparsitySchedule(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         layers = mpt_layers(self.model)
-        if not _trained(self.model):
-            raise ValueError(
-                f"SparsitySchedule needs a model with MPT layers that are trained. Received: {self.model.name!r} with "
-                f"{len(layers)} MPT layers, of which none is trainable"
-            )
+        check_trained(self, self.model, _trained(self.model))
         for layer in layers:
             missing = [other.name for other in getattr(layer.mask, "layers", ()) if other not in layers]
             if missing:

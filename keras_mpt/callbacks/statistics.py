@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_mpt.arguments import check_count
-from keras_mpt.callbacks.building import check_built
+from keras_mpt.callbacks.checks import check_built
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy

@@ -23,7 +23,6 @@ class Target:
     name = ""  # as an argument
     engine = ""  # in words
     lossy = False  # whether differences to the model are reported only
-    signs = None  # see `rebuild`
 
     def form(self, layer):
         """Return the form that an MPT layer takes, and why not a smaller or faster one ("" if there is no reason)."""
@@ -72,9 +71,8 @@ def convert(model, path, target, samples=None):
     path = pathlib.Path(path)
     check_folder(path)
     if isinstance(model, (str, os.PathLike, Ticket)):
-        ticket = model.path if isinstance(model, Ticket) else model
-        check_another(path, ticket)
-        model = load_ticket(ticket)
+        check_another(path, model.path if isinstance(model, Ticket) else model)
+        model = load_ticket(model)
     samples = verify.samples_for(model, samples)
 
     layers, forms = {}, []
@@ -89,7 +87,7 @@ def convert(model, path, target, samples=None):
         if getattr(layer, "kernel", None) is not None:
             _note(layers, layer, x, "float32", "", 4 * int(np.prod(layer.kernel.shape)))
 
-    content = target.compile(rebuild(model, mpt, target.signs, note), forms)
+    content = target.compile(rebuild(model, mpt, note=note), forms)
     file = File(content)
     target.check(file, forms)
     report = Report(
@@ -164,7 +162,7 @@ def _check_pieces(report, target, reference, samples, taps):
         return target.call(layer, form, x)
 
     plain, inputs, sizes = reference.pieces(samples, taps, call_plain)
-    converted, _, _ = reference.pieces(samples, taps, call, target.signs)
+    converted, _, _ = reference.pieces(samples, taps, call)
     expected = plain.predict(inputs, verbose=0)
     content = target.compile(converted, forms)
     with errors_of(target.engine, "run"):

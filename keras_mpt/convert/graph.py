@@ -16,6 +16,7 @@ from keras_mpt.quantizers import ActivationQuantizer, ApproxSign, SteSign, Swish
 from keras_mpt.quantizers.larq_objects import is_larq, ours
 from keras_mpt.traversal import check_functional, functional_graph
 
+sign = ApproxSign().forward  # -1 or +1, in the form that larq-compute-engine's converter knows
 _SIGNS = (ApproxSign, SteSign, SwishSign)
 _IDLE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 _IDLE += (keras.layers.GaussianNoise, keras.layers.Identity, keras.layers.ActivityRegularization)  # in inference

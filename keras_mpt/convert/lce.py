@@ -8,7 +8,7 @@ from keras import ops
 from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File, check_int8
-from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
+from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, sign, ternary, why_no_signs
 from keras_mpt.convert.report import ConversionError, errors_of
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 
@@ -82,9 +82,6 @@ class LarqComputeEngine(Target):
             return binary(layer, x)
         return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
 
-    def signs(self, x):
-        return signs(x)
-
     def compile(self, model, forms):
         _check_size(model.inputs[0].shape, "inputs")
         with tempfile.TemporaryDirectory() as folder:
@@ -126,11 +123,6 @@ def _check_size(shape, what):
             "`model` must have a known input size to be converted for larq-compute-engine, such as "
             f"keras.Input((32, 32, 3)). Received: {what} of shape {tuple(shape)}"
         )
-
-
-def signs(x):
-    """Return -1 or +1 in the form that the engine's converter knows as a quantizer."""
-    return ops.where(x >= 0, 1.0, -1.0)
 
 
 def binary(layer, x):
@@ -186,12 +178,12 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
     how = {"strides": strides, "padding": "valid", "dilation_rate": dilation}
     wide = ops.concatenate([x, x], axis=-1) if len(parts) == 2 else x
     if not np.any(widths):
-        return ops.conv(signs(wide), doubled, **how)
+        return ops.conv(sign(wide), doubled, **how)
     filling = -1.0 if value == -1 else 1.0
     if filling == 1 and widths == same_widths(x.shape, kernel.shape, strides, dilation):
-        padded = ops.pad(signs(wide), widths, constant_values=filling)  # the engine pads so by itself
+        padded = ops.pad(sign(wide), widths, constant_values=filling)  # the engine pads so by itself
     else:
-        padded = signs(ops.pad(wide, widths, constant_values=filling))
+        padded = sign(ops.pad(wide, widths, constant_values=filling))
     y = ops.conv(padded, doubled, **how)
     return y if value == filling else y - border_excess(x, widths, filling - value, kernel * scales, **how)
 

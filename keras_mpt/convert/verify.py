@@ -4,16 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.graph import call_plain, graph_of, is_sign, rebuild, run
+from keras_mpt.convert.graph import call_plain, graph_of, is_sign, rebuild, run, sign
 from keras_mpt.convert.report import ConversionError
-from keras_mpt.quantizers import ApproxSign
 
 ROUNDING = 1e-4  # of a sample's largest output: what sums in another order may differ by
 AT_ZERO = 2  # times the largest error that was measured: closer to zero, rounding may flip a sign
 LEAST_SCALE = 0.01  # of the largest output of a batch: a sample of smaller ones is the difference of large numbers
 LEAST_ERROR = 5e-7  # of the largest pre-activation: where none was measured, as much is possible
 FLIPS = 0.05  # of the samples: where more flip, it is not rounding alone
-SIGN = ApproxSign().forward
 PIECES = 8  # samples to check pieces on
 BATCH = 100  # samples at a time: all activations of a batch are in memory at once
 _GENERATED = 16
@@ -79,7 +77,7 @@ class Reference:
 
         def signs(x):
             tap(f"activation {len(taps)}", x)
-            return SIGN(x)
+            return sign(x)
 
         plain = rebuild(model, mpt, signs)
         self._model = keras.Model(plain.inputs, [*plain.outputs, *taps])
@@ -95,7 +93,7 @@ class Reference:
             return None
         return keras.tree.flatten(self.model.predict(samples, batch_size=32, verbose=0))[0]
 
-    def pieces(self, samples, taps, call, signs=None):
+    def pieces(self, samples, taps, call):
         """Return a model of the pieces between signs, each on signs that it is given, and its inputs.
 
         No rounding changes a sign there, so pieces of a file can be told from wrong ones, whatever the activations.
@@ -104,7 +102,6 @@ class Reference:
             samples: Inputs of the whole model.
             taps: What it takes signs of, see `outputs`: these signs are given.
             call: Called as `call(layer, x)` for each call of an MPT layer, `x` being what signs are taken of if any.
-            signs: How other layers take signs; None: plainly.
 
         Returns:
             `(model, inputs, sizes)`: a functional model from a flat vector to a flat vector, the vectors, and how many
@@ -126,7 +123,7 @@ class Reference:
             self.model,
             parts[:1],
             lambda layer, x: call(layer, cut(x) if takes_signs(layer) else x),
-            lambda x: (signs or SIGN)(cut(x)),
+            lambda x: sign(cut(x)),
         )
         ends += keras.tree.flatten(outputs)
         sizes = [int(np.prod(end.shape[1:])) for end in ends]

@@ -182,7 +182,7 @@ class MPTLayer:
 
     def _fan_in(self, shape):
         """Return how many inputs one output has, for a kernel of this shape."""
-        raise NotImplementedError
+        return math.prod(shape[:-1])
 
     @property
     def mask(self):

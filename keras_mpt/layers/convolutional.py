@@ -44,9 +44,6 @@ class MPTConv(MPTLayer):
         if self._pads_itself:
             self.padding = "valid"  # for Keras' own convolution, which sees the inputs after `_prepare` padded them
 
-    def _fan_in(self, shape):
-        return math.prod(shape[:-1])
-
     def pad_widths(self, shape):
         """Return how much a call pads every axis of an input of this shape, as (before, after).
 

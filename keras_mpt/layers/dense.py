@@ -17,6 +17,3 @@ class MPTDense(MPTLayer, keras.layers.Dense):
     >>> layer(np.ones((2, 64), "float32")).shape
     (2, 10)
     """
-
-    def _fan_in(self, shape):
-        return shape[0]

@@ -51,7 +51,7 @@ def to_ours(obj):
     Raises:
         ValueError: There is none of that class or with those settings.
     """
-    cls = getattr(activations, type(obj).__name__, None) if is_larq(obj) else None
+    cls = getattr(activations, type(obj).__name__, None)
     if not (isinstance(cls, type) and issubclass(cls, activations.ActivationQuantizer)):
         raise ValueError(f"`{_ARGUMENT}` must be a larq quantizer that this library has too. Received: {obj!r}")
     return cls.from_config(without_layer_settings(obj.get_config()))

@@ -128,7 +128,7 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     no memory is taken for more weights than the file has room for.
 
     Args:
-        path: Of a file that `save_ticket` wrote.
+        path: Of a file that `save_ticket` wrote, or a `Ticket`.
         trainable: Whether the search for a mask can go on.
         base: The Keras model whose kernels the ticket refers to, if it does.
         custom_classes: Classes of yours that the file may use, registered with
@@ -149,7 +149,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     custom_classes = _classes(custom_classes)
-    return _build(Ticket.read(path), kernels.content_table(base), trainable, custom_classes)
+    ticket = path if isinstance(path, Ticket) else Ticket.read(path)
+    return _build(ticket, kernels.content_table(base), trainable, custom_classes)
 
 
 def _classes(given):

@@ -44,9 +44,9 @@ class Network:
         shape, pad_values = self._shape(filters, size, strides), self._settings["pad_values"]
         return MPTConv2D(**shape, pad_values=pad_values, **self._ticket(name))(x)
 
-    def dense(self, x, units, name, quantized=True):
-        """A fully connected layer, in MPT-1/1 of the signs of `x` unless told; `units` is scaled by the width."""
-        return MPTDense(self.scaled(units), **self._ticket(name, quantized))(x)
+    def dense(self, x, units, name):
+        """A fully connected layer, in MPT-1/1 of the signs of `x`; `units` is scaled by the width."""
+        return MPTDense(self.scaled(units), **self._ticket(name))(x)
 
     def logits(self, x, quantized=True):
         """The classifier, as much a ticket as the other layers."""

@@ -75,11 +75,9 @@ def _layout(model, name):
 def _others(layer):
     """Return what a layer has beside a ticket's kernel."""
     if isinstance(layer, keras.layers.BatchNormalization):
-        learned = {"weight": layer.gamma, "bias": layer.beta}
-        found = {name: variable for name, variable in learned.items() if variable is not None}
-        found |= {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
         vectors = {
-            name: arrays.vector_to_torch(layer, to_numpy(variable, "float32")) for name, variable in found.items()
+            name: arrays.vector_to_torch(layer, to_numpy(variable, "float32"))
+            for name, variable in pairing.norm_variables(layer).items()
         }
         return vectors | {"num_batches_tracked": np.int64(0)}
     kernel = (

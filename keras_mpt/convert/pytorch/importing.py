@@ -158,13 +158,7 @@ class _Values:
 def _vectors(layer, values):
     """Return pairs of a variable and its array, of all that does not belong to a ticket."""
     if isinstance(layer, keras.layers.BatchNormalization):
-        names = {
-            "weight": layer.gamma,
-            "bias": layer.beta,
-            "running_mean": layer.moving_mean,
-            "running_var": layer.moving_variance,
-        }
-        return [(v, values.vector(name, v)) for name, v in names.items() if v is not None]
+        return [(variable, values.vector(name, variable)) for name, variable in pairing.norm_variables(layer).items()]
     kernel = [] if isinstance(layer, MPTLayer) else [(layer.kernel, values.kernel("weight"))]
     return kernel + ([(layer.bias, values.vector("bias", layer.bias))] if layer.use_bias else [])
 

@@ -66,11 +66,21 @@ def pair(model, modules):
     return {path: (layer, modules[path]) for path, layer in layers.items()}
 
 
+def norm_variables(layer):
+    """Return the variables of batch normalization by PyTorch's names."""
+    names = {
+        "weight": layer.gamma,
+        "bias": layer.beta,
+        "running_mean": layer.moving_mean,
+        "running_var": layer.moving_variance,
+    }
+    return {name: variable for name, variable in names.items() if variable is not None}
+
+
 def parameters(layer, layout):
     """Return what PyTorch calls the parameters of a layer."""
     if isinstance(layer, keras.layers.BatchNormalization):
-        learned = {"weight": layer.scale, "bias": layer.center}
-        return [name for name, used in learned.items() if used] + ["running_mean", "running_var"]
+        return [*norm_variables(layer)]
     scored = [layout.scores, layout.stored] if isinstance(layer, MPTLayer) else []
     return ["weight", *filter(None, scored), *(["bias"] if layer.use_bias else [])]
 

@@ -1,0 +1,22 @@
+"""What callbacks need of a model: layers that are trained and, to change or read them at once, built."""
+
+from keras_mpt.models import mpt_layers
+
+
+def check_trained(callback, model, layers):
+    """Raise ValueError if `layers`, those of a model that training changes, are none."""
+    if not layers:
+        raise ValueError(
+            f"{type(callback).__name__} needs a model with MPT layers that are trained. Received: {model.name!r} with "
+            f"{len(mpt_layers(model))} MPT layers, of which none is trainable"
+        )
+
+
+def check_built(callback, layers):
+    """Raise ValueError if a layer is not built: on TensorFlow, `fit` builds a model at its first step only."""
+    missing = [layer.name for layer in layers if not layer.built]
+    if missing:
+        raise ValueError(
+            f"{type(callback).__name__} needs a built model: call it on data or `model.build(input_shape)` before "
+            f"`fit`. Received: layers {missing} that are not built"
+        )
