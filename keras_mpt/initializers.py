@@ -150,7 +150,7 @@ class SeededInitializer(keras.initializers.Initializer):
         self.seed = None if seed is None else check_seed(seed)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
-        """Return the values as a float32 numpy array.
+        """Return the values for a seed, on every platform the same bits.
 
         Args:
             shape: Shape of the kernel, `(..., inputs, outputs)`.
@@ -158,6 +158,9 @@ class SeededInitializer(keras.initializers.Initializer):
             stream: The first of the two streams used, signs; `stream + 1` gives the magnitudes.
             fan_in: Number of inputs of one output; default: all but the last axis of `shape`.
             kept: Fraction of the weights that the layer keeps.
+
+        Returns:
+            float32 array of this shape.
         """
         raise NotImplementedError
 
@@ -295,6 +298,9 @@ def get(identifier, argument="identifier"):
         identifier: `"signed_constant"`, `"unsigned_constant"`, `"kaiming_normal"`, `"kaiming_uniform"`, a name or
             config that Keras knows, or an initializer.
         argument: Name of the argument that it was given as, for the error.
+
+    Returns:
+        An initializer: a callable of `shape` and `dtype`.
 
     Raises:
         ValueError: It is none of these.

@@ -69,6 +69,9 @@ def magnitude_sparsity(sparsity):
         A function from a dict of kernels by the layers' paths to one of sparsities. It raises ValueError if a layer
         would keep no weight.
 
+    Raises:
+        ValueError: `sparsity` is out of its range.
+
     Example:
 
     >>> model = keras_mpt.models.to_mpt(trained, keras_mpt.models.magnitude_sparsity(0.9), kernel="pretrained")

@@ -195,6 +195,18 @@ def test_flags_that_make_no_sense(given, message, run_here, tmp_path):
         run_here(tmp_path, *given)
 
 
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [((), 0.1), (("--binary_activations",), 0.001), (("--binary_activations", "--learning_rate=0.1"), 0.1)],
+)
+def test_learning_rate(given, rate, data, scripts, monkeypatch):
+    import train
+
+    FLAGS.unparse_flags()
+    FLAGS(["train", f"--data_dir={data}", "--output_dir=unused", *SMALL, *given])
+    assert float(train.build_model(steps=10).optimizer.learning_rate) == pytest.approx(rate)
+
+
 def test_a_finished_run_is_not_overwritten(data, tmp_path):
     train(data, tmp_path, "--epochs=1", "--binary_activations", "--bfloat16")
     again = subprocess.run(command(data, tmp_path), cwd=EXAMPLES, capture_output=True, text=True, check=False)

@@ -57,7 +57,8 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
-The model is frozen. That of `keras_mpt.load_ticket(preset.path, trainable=True)` is not: `fit` goes on with the search.
+Its masks are frozen. To search on, use `keras_mpt.load_ticket(preset.path, trainable=True)`, compile that with about a
+tenth of the rate that found the ticket, and `fit`.
 
 The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}, where DIR is
 or holds [such data](../examples/results/README.md#data).
@@ -79,7 +80,13 @@ JPEG, the accuracies are others.
 "dense" is the network of that name with float activations and all weights trained by the same script, for all its
 tickets, those with binary activations included; epochs and log are on the card. Converted files are
 [what runs on a phone](../docs/deployment.md): `.tflite` with stock LiteRT, "LCE" with larq-compute-engine. Those of
-MPT-1/1 are here, too; of MPT-1/32, `python -m keras_mpt convert zoo/NAME.mpt NAME.tflite` makes them.
+MPT-1/1 are here, too; of MPT-1/32, `python -m keras_mpt convert zoo/NAME.mpt NAME.tflite` makes them (in an installed
+package, the path of the ticket is `keras_mpt.zoo.get_preset("NAME").path`).
+
+A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
+the weights that are *removed*; `float_stem`: the first convolution is an ordinary one with trained weights. Mind the
+columns: epochs differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has. A ticket that beats its
+dense network by points beats a shorter or plainer training.
 
 """
 HEADER = "preset|activations|kept|epochs|test accuracy|dense|ticket, bytes|bits/weight|`.tflite`, bytes|LCE, bytes|data"

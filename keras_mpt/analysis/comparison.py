@@ -14,8 +14,8 @@ class Overlap:
 
     Masks that are drawn independently and evenly among those with |A| and |B| kept entries have |A| * |B| / n of them
     in common on average. This is `expected` (a sum over layers, where there are several), and what the measures are
-    compared with: of the Hamming distance, which is linear in it, that is the exact mean; of the Jaccard index the
-    ratio of means, from which the mean of ratios differs by O(1/n).
+    compared with. For the Hamming distance, which is linear in it, that gives the exact mean; for the Jaccard index
+    the ratio of means, off by O(1/n).
 
     Attributes:
         size: n.
@@ -116,7 +116,8 @@ def overlap(first, second):
         A `Comparison`.
 
     Raises:
-        ValueError: The networks have kernels of other shapes.
+        ValueError: The networks have kernels of other shapes, or there is no mask.
+        TypeError, TicketError, OSError: See `masks`.
 
     Example:
 

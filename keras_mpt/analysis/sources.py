@@ -21,7 +21,8 @@ def masks(source, base=None):
     Raises:
         TypeError: `source` is none of these.
         ValueError: It holds no mask.
-        TicketError: The ticket cannot be read.
+        TicketError: The file is no ticket, or damaged.
+        OSError: The file cannot be opened.
     """
     if isinstance(source, (str, os.PathLike)):
         source = Ticket.read(source)

@@ -27,7 +27,7 @@ class Norms:
 
 
 def weight_norms(model):
-    """Return the norms of kept and of dropped weights as a dict from the layers' paths to `Norms`.
+    """Return the norms of kept and of dropped weights.
 
     A ticket file does not tell: it need not hold the weights that were dropped. Load one that was saved with
     `scores=True`.
@@ -36,6 +36,12 @@ def weight_norms(model):
 
     Args:
         model: A built model with MPT layers.
+
+    Returns:
+        Dict from the layers' paths to `Norms`.
+
+    Raises:
+        ValueError: A layer is not built.
     """
     norms = {}
     for path, layer in mpt_layers_by_path(model).items():

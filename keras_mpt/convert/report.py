@@ -58,7 +58,9 @@ class Report(Tabular):
         path: Of the file.
         target: `"lce"` or `"tflite"`, as `run` and `latency` take it.
         engine: Its name in words.
-        layers: A `Layer` for each layer with a kernel.
+        layers: A list with an entry for each layer with a kernel: `name` and `type` of the layer; `form`, how its
+            kernel is stored and used, and `why` not in a smaller or faster form; its number of `weights`, their
+            `bytes` in the file; `macs`, multiply-accumulates for one sample, and `macs_1bit`, those between bits.
         operations: How often each kind of operation is in the file.
         bytes: Size of the file.
         gzip: Its size compressed.

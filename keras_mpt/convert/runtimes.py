@@ -15,7 +15,7 @@ _TARGETS = {target.name: target for target in (LarqComputeEngine, TensorFlowLite
 
 
 def run(path, target, samples):
-    """Return the outputs of a converted file, as an array.
+    """Return the outputs of a converted file, a float32 array `(number, ...)`.
 
     Args:
         path: Of the file.
@@ -46,8 +46,12 @@ def latency(path, target, threads=1):
         target: `"tflite"` or `"lce"`.
         threads: Number of threads.
 
+    Returns:
+        Seconds, a float.
+
     Raises:
         ValueError: `target` is none of these, or the file takes inputs of any size.
+        OSError: The file cannot be opened.
     """
     runtime, content = _target(target), pathlib.Path(path).read_bytes()
     shape = File(content).input_shape()[1:]

@@ -31,8 +31,8 @@ def to_tflite(model, path, *, weights="auto", samples=None):
     - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
       report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of float kernels, only what was
-      kept, where that is smaller.
+    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of those that stay
+      float32, only what was kept is stored, where that is smaller.
 
     The file is run beside the Keras model before it is written, see `to_lce`.
 

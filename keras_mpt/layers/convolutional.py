@@ -11,7 +11,7 @@ from keras_mpt.layers.base import MPTLayer
 
 
 class MPTConv(MPTLayer):
-    """Mixin of the convolutions that can pad with another value than zero, and by as much as one likes.
+    """Mixin of the convolutions that can pad with another value than zero, and by any number of entries.
 
     Args:
         padding: A name that the Keras layer knows, such as `"valid"` (default) or `"same"`; or how many entries to
@@ -110,7 +110,15 @@ def _one_for_each_axis(padding, rank):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv1D(MPTConv, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
+    """`keras.layers.Conv1D` whose kernel is a chosen part of a frozen random one.
+
+    Args:
+        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
+            `pad_values`, and more of `padding`, of `MPTConv`.
+
+    Raises:
+        ValueError: See `MPTConv` and `MPTLayer`.
 
     Input shape: `(batch, steps, channels)`. Output shape: `(batch, new_steps, filters)`. Kernel:
     `(size, channels // groups, filters)`.
@@ -119,7 +127,15 @@ class MPTConv1D(MPTConv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv2D(MPTConv, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
+    """`keras.layers.Conv2D` whose kernel is a chosen part of a frozen random one.
+
+    Args:
+        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
+            `pad_values`, and more of `padding`, of `MPTConv`.
+
+    Raises:
+        ValueError: See `MPTConv` and `MPTLayer`.
 
     Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
     `(height, width, channels // groups, filters)`.
@@ -136,7 +152,15 @@ class MPTConv2D(MPTConv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv3D(MPTConv, keras.layers.Conv3D):
-    """`keras.layers.Conv3D` whose kernel is a chosen part of a frozen random one. Arguments: `MPTConv`, `MPTLayer`.
+    """`keras.layers.Conv3D` whose kernel is a chosen part of a frozen random one.
+
+    Args:
+        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
+            `pad_values`, and more of `padding`, of `MPTConv`.
+
+    Raises:
+        ValueError: See `MPTConv` and `MPTLayer`.
 
     Input shape: `(batch, depth, height, width, channels)`. Output shape: `(batch, new_depth, new_height, new_width,
     filters)`. Kernel: `(depth, height, width, channels // groups, filters)`.
@@ -145,9 +169,15 @@ class MPTConv3D(MPTConv, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` over a frozen random kernel. Arguments: see `MPTConv` and `MPTLayer`.
+    """`keras.layers.DepthwiseConv2D` over a frozen random kernel. The initializer's name is `depthwise_initializer`.
 
-    The initializer's name is Keras' `depthwise_initializer`.
+    Args:
+        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
+            `pad_values`, and more of `padding`, of `MPTConv`.
+
+    Raises:
+        ValueError: See `MPTConv` and `MPTLayer`.
 
     Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, channels *
     depth_multiplier)`. Kernel: `(height, width, channels, depth_multiplier)`.
@@ -161,7 +191,14 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv2DTranspose(MPTLayer, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` over a frozen random kernel. Arguments: see `MPTLayer`.
+    """`keras.layers.Conv2DTranspose` over a frozen random kernel.
+
+    Args:
+        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+
+    Raises:
+        ValueError: See `MPTLayer`.
 
     Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
     `(height, width, filters, channels)`; `fan_in` counts height, width and channels.

@@ -209,7 +209,10 @@ def share(layers):
     `make_train_function(force=True)`, afterwards.
 
     Args:
-        layers: MPT layers, such as `keras_mpt.models.mpt_layers(model)`.
+        layers: Built MPT layers, such as `keras_mpt.models.mpt_layers(model)`.
+
+    Raises:
+        ValueError: A layer is not built; no rule is changed then.
 
     Example:
 
@@ -217,6 +220,9 @@ def share(layers):
     >>> keras_mpt.masks.share(keras_mpt.models.mpt_layers(part))
     """
     rules = {}
+    missing = [layer.name for layer in layers if not layer.built]
+    if missing:
+        raise ValueError(f"`layers` must be built. Received: {missing}, which are not")
     for layer in layers:
         if isinstance(layer.mask, GlobalTopK):
             settings = layer.mask.sparsity, layer.mask.selector, layer.mask.group

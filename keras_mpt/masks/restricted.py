@@ -36,6 +36,9 @@ class Restricted(MaskRule):
         sparsity: Fraction of the weights removed, in `[0, 1)`.
         selector: How thresholds are found, see `TopK`.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Example:
 
     >>> MPTConv2D(64, 3, mask=keras_mpt.masks.Restricted(0.9), kernel_quantizer=None)

@@ -19,6 +19,9 @@ class TopK(MaskRule):
         selector: How the threshold is found; the mask is the same. `"search"` counts a few times, starting from the
             last step's threshold; `"sort"` sorts the bits of the scores, for devices where launches dominate.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Example:
 
     >>> MPTConv2D(64, 3, mask=keras_mpt.masks.TopK(0.8, selector="sort"))

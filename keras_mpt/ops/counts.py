@@ -28,6 +28,13 @@ def sparsity_of(kept, size):
     """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
 
     It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
+
+    Args:
+        kept: Number of weights that stay, from 1 to `size`.
+        size: Number of weights.
+
+    Returns:
+        A float in `[0, 1)`.
     """
     return 0.0 if kept == size else (size - kept + 0.5) / size
 
@@ -36,5 +43,12 @@ def entropy_bits(size, kept):
     """Return the entropy of a mask of `size` independent entries, `kept` of them ones: `size * H(kept / size)`.
 
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`
+
+    Args:
+        size: Number of entries, an integer > 0.
+        kept: Number of ones, from 0 to `size`.
+
+    Returns:
+        Bits, a float.
     """
     return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)

@@ -322,5 +322,9 @@ def _largest(select):
 
 
 def has_nan(keys):
-    """Return whether a key (see `magnitude_bits`) stands for a NaN score, as a boolean scalar."""
+    """Return whether a score is NaN, as a boolean scalar.
+
+    Args:
+        keys: int32 tensor of any shape, see `magnitude_bits`.
+    """
     return ops.greater(ops.max(keys), INFINITY_BITS)

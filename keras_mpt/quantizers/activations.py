@@ -69,6 +69,9 @@ class SteSign(ActivationQuantizer):
     Args:
         clip_value: Number >= 0 beyond which the gradient is zero; None passes every gradient.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Shapes:
         Any; the output has the input's.
 
@@ -134,6 +137,9 @@ class SwishSign(ActivationQuantizer):
     Args:
         beta: Number > 0; the larger, the narrower the gradient's peak.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Shapes:
         Any; the output has the input's.
 
@@ -171,6 +177,9 @@ class SteHeaviside(ActivationQuantizer):
     Args:
         clip_value: Number >= 0 beyond which the gradient is zero; None passes every gradient.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Shapes:
         Any; the output has the input's.
 
@@ -207,6 +216,9 @@ class SteTern(ActivationQuantizer):
         threshold_value: Number >= 0, the threshold `t`; unused where `ternary_weight_networks`.
         ternary_weight_networks: Whether the threshold follows the mean magnitude.
         clip_value: Number >= 0 beyond which the gradient is zero; None passes every gradient.
+
+    Raises:
+        ValueError: An argument is not as described.
 
     Shapes:
         Any; the output has the input's.
@@ -248,6 +260,9 @@ class MagnitudeAwareSign(ActivationQuantizer):
 
     Args:
         clip_value: Number >= 0 beyond which the gradient is zero; None passes every gradient.
+
+    Raises:
+        ValueError: An argument is not as described.
 
     Shapes:
         Any, channels last; the output has the input's.

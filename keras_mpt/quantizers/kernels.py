@@ -42,6 +42,9 @@ class ScaledSign(KernelQuantizer):
     Args:
         scale: A fixed alpha, such as a loaded ticket has; None computes it from the kernel.
 
+    Raises:
+        ValueError: `scale` is neither a number >= 0 nor None.
+
     Shapes:
         Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
 

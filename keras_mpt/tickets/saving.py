@@ -177,6 +177,7 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
         TicketError: A layer is missing in ticket or model, or differs in its shapes or in what decides its outputs,
             such as `input_quantizer` or `strides` (the model is untouched then), or a rule that is none of ours makes
             another mask of the scores.
+        OSError: The file cannot be opened.
         TypeError: `base` is no model.
     """
     ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)

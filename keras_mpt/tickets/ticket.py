@@ -35,8 +35,8 @@ class Ticket(Tabular):
         provenance: What was said about its making when it was saved.
         created: When that was, ISO 8601.
         software: Versions of what it was made with.
-        layers: The entries of the layers by the layers' paths (`"conv1"`, or `"block/conv1"` in a nested model): dicts
-            of `kernel` (see `kernels`), `scores` and `variables` (see the description of the format).
+        layers: The entries of the layers by the layers' paths (`"conv1"`, or `"block/conv1"` in a nested model), dicts
+            with the keys `path`, `class`, `kernel`, `scores` and `variables`: see docs/ticket-format.md, section 4.
         blobs: Dict of name to bytes.
     """
 
@@ -105,11 +105,15 @@ class Ticket(Tabular):
         return 3 * sum(map(_size, kernels)) + 8 * len(kernels) + sum(map(_size, others))
 
     def kernel(self, path, base=None):
-        """Return the kernel of an MPT layer as arrays: `frozen`, `mask` (bool) and `effective` (float32).
+        """Return the kernel of an MPT layer as arrays.
 
         Args:
             path: The layer's path, one of `layers`.
             base: The network that the kernels come from, a Keras model, where the ticket refers to one.
+
+        Returns:
+            An object with the attributes `frozen` (float32), `mask` (bool) and `effective` (float32), arrays of the
+            kernel's shape.
 
         Raises:
             TicketError: There is no such kernel, or it cannot be decoded.

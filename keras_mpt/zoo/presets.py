@@ -55,9 +55,9 @@ class Preset:
     default: bool
     arguments: dict
     sha256: str
-    mean: tuple
-    std: tuple
-    classes: tuple
+    mean: list
+    std: list
+    classes: list
     data: str
     recipe: str
     accuracy: float
@@ -75,7 +75,14 @@ class Preset:
         return folder() / f"{self.name}{_ENDING}"
 
     def model(self, **kwargs):
-        """Return the model of this ticket; keyword arguments are those of the architecture, such as `include_top`."""
+        """Return the model of this ticket.
+
+        Args:
+            **kwargs: Arguments of the architecture that may differ from the ticket's, such as `include_top`.
+
+        Raises:
+            ValueError: See the architecture, such as `keras_mpt.zoo.conv4_mpt`.
+        """
         from keras_mpt import zoo
 
         return getattr(zoo, self.architecture)(weights=self.name, **kwargs)
@@ -104,6 +111,9 @@ class Preset:
 
     def published(self, runtime="keras"):
         """Return the path of the ticket or, for `"tflite"` or `"lce"`, of its phone file, which only a clone has.
+
+        Args:
+            runtime: `"keras"`, `"tflite"` or `"lce"`.
 
         Raises:
             ValueError: There is no such file of the preset: phone files are published of binary activations only.
