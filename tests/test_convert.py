@@ -415,13 +415,40 @@ def test_a_dense_layer_behind_batch_normalization_stays_int8(target, between, tm
     )
 
 
+STRIDED = {"strides": 2, "seed": 1}
+
+
 @pytest.mark.parametrize("size", [8, 9])
-@pytest.mark.parametrize("settings", [{}, {"depth_multiplier": 2, "pad_values": 1.0, "use_bias": True}])
-def test_lce_reads_the_padding_of_depthwise_convolutions(settings, size, tmp_path):
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [MPTConv2D(4, 3, padding=1, **STRIDED)],
+        lambda: [MPTConv2D(4, 3, padding=1, groups=2, **STRIDED)],
+        lambda: [MPTDepthwiseConv2D(3, padding=1, **STRIDED)],
+        lambda: [
+            MPTDepthwiseConv2D(3, padding=1, depth_multiplier=2, pad_values=1.0, use_bias=True, **STRIDED),
+        ],
+        lambda: [MPTDepthwiseConv2D(3, padding=1, **STRIDED, **SIGN)],
+        lambda: [keras.layers.ZeroPadding2D(1), keras.layers.Conv2D(4, 3, strides=2), MPTConv2D(4, 1, seed=2)],
+        lambda: [keras.layers.ZeroPadding2D(3), MPTConv2D(4, 7, **STRIDED)],
+        lambda: [keras.layers.ZeroPadding2D(1), MPTDepthwiseConv2D(3, **STRIDED)],
+    ],
+    ids=[
+        "conv",
+        "grouped",
+        "depthwise",
+        "depthwise, ones",
+        "depthwise, signs",
+        "before plain",
+        "before",
+        "before depthwise",
+    ],
+)
+def test_lce_reads_padding_with_strides(layers, size, tmp_path):
     """Its converter takes explicit padding with strides for "SAME", which pads the other side."""
     pytest.importorskip("larq_compute_engine")
-    model = chain(MPTDepthwiseConv2D(3, strides=2, padding=1, seed=1, **settings), shape=(size, size, 3))
-    samples = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype(np.float32)
+    model = chain(*layers(), shape=(size, size, 4))
+    samples = np.random.default_rng(0).normal(size=(4, size, size, 4)).astype(np.float32)
     report = convert.to_lce(model, tmp_path / "model.tflite", samples=samples)
     found, expected = convert.run(report.path, "lce", samples), model.predict(samples, verbose=0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

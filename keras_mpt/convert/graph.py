@@ -96,19 +96,26 @@ def run(model, inputs, mpt, signs=None, note=None):
     return graph._run_through_graph(inputs, functools.partial(step, ""))
 
 
-def call_plain(layer, x):
-    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact."""
+def call_plain(layer, x, apart=False):
+    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact.
+
+    With `apart`, a converter cannot merge the layer with its padding.
+    """
     twin = layer.plain()
     twin.dtype_policy = keras.DTypePolicy("float32")
     twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
     inputs = layer.prepare_plain(x)
-    if isinstance(layer, MPTDense) and _is_normalized(inputs):
-        # A converter would merge the scale into the kernel, which has one magnitude no more. This changes nothing.
-        inputs = ops.maximum(inputs, np.finfo(np.float32).min)
+    if apart or isinstance(layer, MPTDense) and _is_normalized(inputs):
+        inputs = unmerged(inputs)  # merged with a scale, the kernel would have one magnitude no more
     outputs = twin(inputs)
     biases = [] if layer.bias is None else [to_numpy(layer.bias, "float32")]
     twin.set_weights([kernel_of(layer), *biases])
     return outputs
+
+
+def unmerged(x):
+    """Return `x`, between which and what is behind a converter merges nothing."""
+    return ops.maximum(x, np.finfo(np.float32).min)
 
 
 def _is_normalized(x):

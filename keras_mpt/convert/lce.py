@@ -2,13 +2,22 @@
 
 import tempfile
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import quantizers
 from keras_mpt.convert.conversion import Target, convert
 from keras_mpt.convert.flatbuffer import File, check_int8
-from keras_mpt.convert.graph import border_excess, call_plain, finished, kernel_of, sign, ternary, why_no_signs
+from keras_mpt.convert.graph import (
+    border_excess,
+    call_plain,
+    finished,
+    kernel_of,
+    sign,
+    ternary,
+    unmerged,
+    why_no_signs,
+)
 from keras_mpt.convert.report import ConversionError, errors_of
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 
@@ -80,12 +89,12 @@ class LarqComputeEngine(Target):
             _check_size(x.shape, f"inputs of layer {layer.name!r}")
         if form == "binary":
             return binary(layer, x)
-        return padded_by_hand(layer, x) if _misread(layer, x.shape) else call_plain(layer, x)
+        return call_plain(layer, x, apart=_misread(layer, x.shape))
 
     def compile(self, model, forms):
         _check_size(model.inputs[0].shape, "inputs")
         with tempfile.TemporaryDirectory() as folder:
-            model.export(folder, verbose=False)
+            _zero_padding_apart(model).export(folder, verbose=False)
             with errors_of(self.engine, "convert"):
                 content = self._engine.convert_saved_model(folder)
         file = File(content)
@@ -145,29 +154,25 @@ def binary(layer, x):
 
 
 def _misread(layer, shape):
-    """Return whether the engine's converter would take a layer's padding for TensorFlow's "SAME", though it is not."""
+    """Return whether the engine's converter would take a layer's padding for TensorFlow's "SAME", though it is not.
+
+    Version 0.16 merges explicit padding into a convolution with strides as if it were.
+    """
     if not isinstance(layer, (MPTConv2D, MPTDepthwiseConv2D)) or layer.data_format != "channels_last":
-        return False
-    if isinstance(layer, MPTConv2D) and layer.groups > 1:
         return False
     widths = layer.pad_widths(shape)
     return np.any(widths) and widths != same_widths(shape, layer.kernel_size, layer.strides, layer.dilation_rate)
 
 
-def padded_by_hand(layer, x):
-    """Return the outputs of a float convolution with explicit padding.
+def _zero_padding_apart(model):
+    """Return a model that computes the same, in which `ZeroPadding2D` cannot be merged with what is behind."""
 
-    Version 0.16 of the engine's converter merges padding with strides into the convolution as if it were "SAME". It
-    does not where the channels are padded as well: there is one more, for which the kernel is zero.
-    """
-    quantizer = quantizers.plain(layer.input_quantizer)
-    widths = [*layer.pad_widths(x.shape)[:-1], (0, 1)]
-    padded = ops.pad(x if quantizer is None else quantizer(x), widths, constant_values=layer.pad_values)
-    kernel = np.pad(kernel_of(layer), [(0, 0), (0, 0), (0, 1), (0, 0)])
-    depthwise = isinstance(layer, MPTDepthwiseConv2D)
-    convolve = ops.depthwise_conv if depthwise else ops.conv
-    y = convolve(padded, kernel, layer.strides, "valid", dilation_rate=layer.dilation_rate)
-    return finished(layer, y[..., : -layer.depth_multiplier] if depthwise else y)
+    def step(operation):
+        if not isinstance(operation, keras.layers.ZeroPadding2D):
+            return operation
+        return lambda *args, **kwargs: unmerged(operation(*args, **kwargs))
+
+    return keras.Model(model.inputs, model._run_through_graph(model.inputs, step), name=model.name)
 
 
 def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
