@@ -105,6 +105,16 @@ def test_ties_keep_the_layer_whose_name_comes_first():
     model(X)
 
 
+def test_a_ticket_keeps_ties_where_they_were(tmp_path):
+    model = network()
+    for layer in mpt_layers(model):
+        layer.scores.assign(np.ones(layer.scores.shape, "float32"))
+    keras_mpt.save_ticket(model, tmp_path / "ties.mpt", scores=True)
+    for trainable in (False, True):
+        loaded = keras_mpt.load_ticket(tmp_path / "ties.mpt", trainable=trainable)
+        np.testing.assert_array_equal(assert_reference_masks(loaded), assert_reference_masks(model))
+
+
 WAYS = [{}, {"run_eagerly": True}] + [{"jit_compile": True}] * (BACKEND != "torch")
 
 
@@ -279,6 +289,14 @@ def test_layers_torn_apart():
     assert_reference_masks(model)
 
 
+def test_layers_that_share_a_new_rule_have_its_sparsity():
+    model = network()
+    for layer in mpt_layers(model):
+        layer.mask.set_sparsity(layer, 0.9)
+    share(mpt_layers(model))
+    assert_reference_masks(model)
+
+
 def test_a_copy_of_an_unbuilt_model():
     rule = GlobalTopK(SPARSITY)
     unbuilt = keras.Sequential([MPTDense(8, mask=rule, name="a"), MPTDense(2, mask=rule, name="b")])
@@ -333,6 +351,9 @@ def test_an_emptied_layer_is_reported(tmp_path):
     model.save(tmp_path / "model.keras")  # which is no training step
     assert int(layers["logits"].empty_steps) == 4
     assert_reference_masks(model)
+    layers["first"].scores.assign(numpy(layers["first"].scores) - 10)
+    fit(model, callbacks=[CheckScores()])  # steps that are over count no more
+    assert int(layers["logits"].empty_steps) == 0
 
 
 def test_nan_scores_are_seen():
@@ -347,7 +368,9 @@ def test_groups():
     one, two = GlobalTopK(0.5, group="one"), GlobalTopK(0.5, group="two")
     layers = [MPTDense(6, mask=rule, seed=i, name=f"dense{i}") for i, rule in enumerate([one, two, one, two])]
     model = keras.Sequential([keras.Input((6,)), *layers])
-    for each in (model, keras.models.clone_model(model)):
+    shared = keras.models.clone_model(model)
+    share(mpt_layers(shared))
+    for each in (model, keras.models.clone_model(model), shared):
         for pair in (mpt_layers(each)[::2], mpt_layers(each)[1::2]):
             assert pair[0].mask is pair[1].mask
             scores = joined(layer.scores for layer in pair)
@@ -399,4 +422,4 @@ def test_top_k_is_still_each_layers_own():
     model = network(TopK(SPARSITY))
     model.get_layer("first").scores.assign(numpy(model.get_layer("first").scores) + 10)
     for layer in mpt_layers(model):
-        assert int(layer.kept) == wanted(layer.scores.shape[0] * int(np.prod(layer.scores.shape[1:])))
+        assert int(layer.kept) == numpy(layer.subnet_mask).sum() == wanted(int(np.prod(layer.scores.shape)))

@@ -82,6 +82,19 @@ def test_largest_by_value_is_that_of_one_sort(select, data):
     np.testing.assert_array_equal(numpy(found), largest(scores, among, count))
 
 
+@pytest.mark.parametrize("select", [search_threshold, sort_threshold])
+def test_the_largest_of_values_with_nan_are_unknown(select):
+    """NaN among numbers that are all negative, and so less than it by their bits."""
+    values, integers = (
+        np.array([[-1, np.nan, -2]], np.float32),
+        [ops.convert_to_tensor(n, dtype="int32") for n in (2, 0)],
+    )
+    found, _ = mask_of_largest(
+        ops.convert_to_tensor(values), ops.ones((1, 3), "bool"), integers[0], select, integers[1]
+    )
+    assert np.isnan(numpy(found)).all()
+
+
 @pytest.mark.parametrize("selector", ["search", "sort"])
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data(), rate=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32, allow_subnormal=False))
@@ -148,6 +161,16 @@ def test_nan_scores_make_the_kernel_nan_and_leave_the_stored_mask():
     np.testing.assert_array_equal(numpy(layer.stored_mask), mask)
     layer.scores.assign(scores)
     assert np.isfinite(numpy(layer.mask(layer, training=True)[0])).all() and int(layer.nan_steps) == 0
+
+
+def test_nan_scores_at_the_first_step_store_no_mask():
+    scores = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    layer = layer_with(scores)
+    mask = numpy(layer.subnet_mask)
+    layer.scores.assign(scores * np.nan)
+    layer.mask(layer, training=True)
+    layer.scores.assign(scores)
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
 
 
 def network(mask=None, **settings):
@@ -267,10 +290,11 @@ def test_nan_scores_are_not_saved(tmp_path):
         lambda: keras_mpt.save_ticket(model, tmp_path / "model.mpt"),
         lambda: layer.mask.set_sparsity(layer, 0.5),
     ):
-        mask = numpy(layer.stored_mask)
+        mask, quota = numpy(layer.stored_mask), int(layer.quota)
         with pytest.raises(ValueError, match="NaN"):
             action()
         np.testing.assert_array_equal(numpy(layer.stored_mask), mask)
+        assert int(layer.quota) == quota
 
 
 def test_a_layer_that_is_called_twice_swaps_once_a_step():

@@ -129,6 +129,16 @@ def test_a_resumed_training_goes_on_as_it_would_have(rule, tmp_path):
             np.testing.assert_array_equal(numpy(one), numpy(other))
 
 
+def test_a_frozen_layer_under_one_threshold_has_the_new_sparsity_too():
+    model = network(GlobalTopK(0.5))
+    mpt_layers(model)[0].trainable = False
+    schedule = SparsitySchedule(0.75, curve="constant")
+    schedule.set_model(model)
+    schedule.on_train_begin()
+    schedule.on_epoch_begin(0)
+    assert sum(int(layer.kept) for layer in mpt_layers(model)) == kept(sum(sizes(model)), 0.75)
+
+
 def test_nested_and_shared_layers():
     model = nested_and_shared()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
