@@ -93,7 +93,7 @@ def check_trainable(layer):
 
 
 def check_round_trips(layer, x, directory):
-    """Config, clone, `.keras` and `.weights.h5` give the same layer again."""
+    """Config, clone, `.keras` and `.weights.h5` give the same layer again, which has a regularizer of its scores."""
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     config = layer.get_config()
     assert type(layer).from_config(json.loads(json.dumps(config))).get_config() == config
@@ -101,6 +101,7 @@ def check_round_trips(layer, x, directory):
     assert clone.layers[0].get_config() == config
     for first, second in zip(layer.get_weights(), clone.layers[0].get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+    assert [numpy(loss) for loss in clone.losses] == [numpy(loss) for loss in model.losses] != []
 
     randomize_scores(layer)
     layer.kept.assign(layer.kept - 2)
@@ -114,6 +115,7 @@ def check_round_trips(layer, x, directory):
     clone.load_weights(directory / "model.weights.h5")
     for copy in (loaded, clone):
         np.testing.assert_array_equal(numpy(copy(x)), expected)
+        np.testing.assert_allclose([numpy(loss) for loss in copy.losses], [numpy(loss) for loss in model.losses])
 
 
 def check_layer(cls, settings, shape, directory):
@@ -133,4 +135,5 @@ def check_layer(cls, settings, shape, directory):
     for kernel_quantizer in ("scaled_sign", "identity"):
         check_mathematics(make(seed=3, kernel_quantizer=kernel_quantizer), x)
     check_trainable(first)
-    check_round_trips(make(seed=3), x, directory)
+    regularizer = keras.regularizers.L2(0.5)  # no default: a config that leaves it out would give another layer
+    check_round_trips(make(seed=3, scores_initializer="ones", scores_regularizer=regularizer), x, directory)

@@ -76,6 +76,12 @@ def test_layer_seeds():
         assert list(itertools.islice(layer_seeds(seed), 4)) == expected
 
 
+def test_seeds_of_initializers_of_keras():
+    frozen = {(1, 0): 865519474, (1, 1): 9057476, (LAST_SEED, 0): 1465798824}  # seed of the layer, stream
+    for (seed, stream), expected in frozen.items():
+        assert initializers.seeded(keras.initializers.HeNormal(), seed, stream).seed == expected
+
+
 @pytest.mark.parametrize("size", [1, 63, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_a_shorter_draw_is_the_beginning_of_a_longer_one(size):
     for random in (initializers.random_signs, initializers.random_uniform):

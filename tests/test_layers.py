@@ -298,6 +298,20 @@ def test_a_trace_does_not_take_the_kernel_of_another_thread():
     assert not np.allclose(numpy(graph(x)), numpy(traced[0]))
 
 
+def test_a_call_that_fails_leaves_no_kernel_behind():
+    def activation(x):
+        if layer.built:
+            raise RuntimeError("of the activation")
+        return x
+
+    layer = MPTDense(3, activation=activation, seed=1)
+    layer.build((None, 4))
+    with pytest.raises(RuntimeError, match="of the activation"):
+        layer(np.ones((2, 4), "float32"))
+    layer.frozen_kernel.assign(-numpy(layer.frozen_kernel))
+    assert_reference_kernel(layer)
+
+
 def test_padding_that_calls_make():
     layer = MPTConv1D(4, 3, padding="causal", dilation_rate=2)
     assert layer.pad_widths((None, 8, 3)) == [(0, 0), (4, 0), (0, 0)]
@@ -467,6 +481,27 @@ def test_nan_scores_are_refused_when_saving(tmp_path):
     scores[1, 1] = 0
     layer.scores.assign(scores)
     model.save(tmp_path / "model.keras")
+
+
+def test_models_with_layers_that_are_not_built_are_saved(tmp_path):
+    class WithSpare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = MPTDense(2, seed=1), MPTDense(2, seed=2)
+
+        def build(self, shape):
+            self.used.build(shape)
+
+        def call(self, x):
+            return self.used(x)
+
+    model, copy, x = WithSpare(), WithSpare(), np.ones((2, 4), "float32")
+    model(x)
+    randomize_scores(model.used)
+    model.save_weights(tmp_path / "model.weights.h5")
+    copy(x)
+    copy.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(numpy(copy(x)), numpy(model(x)))
 
 
 def test_check_scores_names_where_it_began():

@@ -311,6 +311,7 @@ def test_callables_that_keras_can_restore(function):
     "get, identifier, message",
     [
         (quantizers.get_activation, "aprox_sign", "`input_quantizer` must be .*'aprox_sign'.*mean 'approx_sign'"),
+        (quantizers.get_activation, "APROX_SIGN", "`input_quantizer` must be .*'APROX_SIGN'.*mean 'approx_sign'"),
         (quantizers.get_activation, "zzz", "`input_quantizer` must be None, one of 'approx_sign'.*. Received: 'zzz'.$"),
         (quantizers.get_activation, "scaled_sign", "Received: 'scaled_sign'.*pass it as kernel_quantizer"),
         (quantizers.get_activation, kernels.Identity(), "pass it as kernel_quantizer"),
