@@ -228,6 +228,17 @@ def test_steps():
     assert changes(model, [IteRand(0.5, STEPS, "step")], 3, steps=True, initial_epoch=2) == [8]
 
 
+def test_a_callback_serves_several_trainings():
+    callback = IteRand(0.5, 3, "step")
+    for _ in range(2):
+        model = compiled(small())
+        model.optimizer.iterations.assign(3)
+        before = kernels(model)
+        begin(callback, model, 0)
+        callback.on_train_batch_begin(0)
+        assert all((new != old).any() for new, old in zip(kernels(model), before, strict=True))
+
+
 def test_steps_do_not_depend_on_who_looks():
     """With JAX, looking at the model within an epoch makes Keras put its state back into it."""
     observed, alone = (compiled(small()) for _ in range(2))

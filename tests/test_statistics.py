@@ -129,6 +129,45 @@ def test_another_training_may_have_other_bins(tmp_path):
     assert {row["epoch"] for row in rows_of(path)} == {"0"} and "scores_bin_5" in rows_of(path)[0]
 
 
+def loop(model, callback, epoch=0):
+    """Do in one epoch what `fit` does but for the training."""
+    callbacks = keras.callbacks.CallbackList([callback], model=model)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(epoch)
+    callbacks.on_epoch_end(epoch)
+    callbacks.on_train_end()
+
+
+def test_a_resumed_training_has_the_bins_of_its_file(tmp_path):
+    path, model = tmp_path / "masks.csv", compiled(small())
+    loop(model, MaskStatistics(path, bins=3))
+    before = path.read_text()
+    with pytest.raises(ValueError, match="`path` must be a file that this callback wrote"):
+        loop(model, MaskStatistics(path, bins=5), epoch=1)
+    assert path.read_text() == before
+
+
+def test_a_second_training_begins_the_file_anew(tmp_path):
+    statistics, model = MaskStatistics(tmp_path / "masks.csv"), compiled(small())
+    for _ in range(2):
+        loop(model, statistics)
+    assert [(row["epoch"], row["layer"]) for row in rows_of(tmp_path / "masks.csv")] == [
+        ("0", layer.name) for layer in mpt_layers(model)
+    ]
+
+
+def test_infinite_scores_are_in_no_bin(tmp_path):
+    model = compiled(small())
+    layer = mpt_layers(model)[0]
+    scores = numpy(layer.scores)
+    scores[0, 0] = np.inf
+    layer.scores.assign(scores)
+    loop(model, MaskStatistics(tmp_path / "masks.csv", bins=3))
+    row = rows_of(tmp_path / "masks.csv")[0]
+    assert sum(int(row[f"scores_bin_{i}"]) for i in (1, 2, 3)) == scores.size - 1
+    assert np.float32(row["scores_max"]) == scores[np.isfinite(scores)].max()
+
+
 @keras.saving.register_keras_serializable(package="test_statistics")
 class Doubled(KernelQuantizer):
     def __init__(self, alpha=2.0):
