@@ -76,6 +76,12 @@ def test_both_ways_are_as_described(mask, way, inverted):
     np.testing.assert_array_equal(decoded, mask)
 
 
+@pytest.mark.parametrize(("ones", "inverted"), [(4, False), (5, False), (6, True)])
+def test_the_complement_is_coded_where_ones_are_more_than_half(ones, inverted):
+    form, _ = coding.encode(np.arange(10) < ones)
+    assert form["inverted"] is inverted
+
+
 @pytest.mark.parametrize(
     ("way", "raw", "size"),
     [

@@ -36,6 +36,11 @@ class Danger(keras.layers.Layer):
         return args[0]
 
 
+@pytest.fixture(autouse=True)
+def nothing_ran():
+    RAN.clear()
+
+
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     file = tmp_path_factory.mktemp("tickets") / "tiny.mpt"
@@ -201,7 +206,6 @@ def test_keras_would_have_run_these(content):
     keras.initializers.get("test_safety>danger")((2, 2))
     keras.saving.deserialize_keras_object(copy.deepcopy(DANGEROUS))
     assert RAN[0] == "danger" and "Danger" in RAN
-    RAN.clear()
 
 
 def test_custom_classes_allow_these_classes_only(content, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 import runpy
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule, Restricted
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
+from keras_mpt.tables import short
 from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
 
 IMAGES = networks.X
@@ -185,6 +187,16 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
             fails("base.keras")
     with pytest.raises(TicketError, match="`base`"):
         ticket.kernel("wide")
+
+
+def test_a_kernel_that_shares_some_weights_with_a_base_is_not_made_of_it(tmp_path):
+    model, layer = wide("scaled_sign")
+    base = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    kernel = numpy(base.layers[0].kernel)
+    kernel[:30] = numpy(layer.frozen_kernel)[:30]
+    base.layers[0].kernel.assign(kernel)
+    ticket = save_ticket(model, tmp_path / "seed.mpt", base=base)
+    assert ticket.layers["wide"]["kernel"]["source"]["from"] == "seed"
 
 
 def test_float16_rounds_other_variables_only(tmp_path, rng):
@@ -536,7 +548,7 @@ def test_what_is_not_saved(case, tmp_path):
 
 
 def test_a_file_that_is_not_read_back_as_written_is_not_kept(tmp_path, monkeypatch):
-    model, file, decode = tiny(), tmp_path / "ticket.mpt", kernels.decode
+    model, file, decode, variables = tiny(), tmp_path / "ticket.mpt", kernels.decode, Ticket._variables
     save_ticket(model, file)
     before = file.read_bytes()
 
@@ -544,10 +556,19 @@ def test_a_file_that_is_not_read_back_as_written_is_not_kept(tmp_path, monkeypat
         kernel = decode(*args)
         return kernels.Kernel(kernel.frozen, ~kernel.mask, kernel.effective)
 
+    def other_weights(*args):
+        kernel = decode(*args)
+        return kernels.Kernel(kernel.frozen, kernel.mask, 2 * kernel.effective)
+
+    def other_variables(*args):
+        return [value + 1 for value in variables(*args)]
+
     def failing(*args):
         raise OSError("disk is full")
 
-    for module, name, wrong in ((kernels, "decode", other_mask), (os, "fsync", failing), (os, "replace", failing)):
+    wrongs = [(kernels, "decode", other_mask), (kernels, "decode", other_weights)]
+    wrongs += [(Ticket, "_variables", other_variables), (os, "fsync", failing), (os, "replace", failing)]
+    for module, name, wrong in wrongs:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, wrong)
             with pytest.raises((RuntimeError, OSError), match="not read back|do not make its mask|disk is full"):
@@ -603,6 +624,23 @@ def test_a_ticket_in_memory_needs_no_file(tmp_path):
     assert_equal_models(model, load_ticket(ticket), IMAGES)
 
 
+def test_restored_weights_are_those_of_compiled_functions_too(tmp_path, rng):
+    source, model = dense(), dense()
+    source.layers[0].frozen_kernel.assign(rng.normal(size=(100, 5)))  # another alpha, which a trace would keep
+    ticket, x = save_ticket(source, tmp_path / "wide.mpt"), np.eye(100, dtype=np.float32)
+    model.predict(x, verbose=0)
+    restore(model, ticket)
+    np.testing.assert_allclose(model.predict(x, verbose=0), numpy(source(x)), rtol=1e-5)
+
+
+def test_loading_draws_no_random_number_of_python(tmp_path):
+    """Initializers of Keras without a seed draw one as they are made."""
+    save_ticket(keras.Sequential([keras.Input((3,)), MPTDense(3, seed=1), keras.layers.Dense(2)]), tmp_path / "a.mpt")
+    state = random.getstate()
+    load_ticket(tmp_path / "a.mpt")
+    assert random.getstate() == state
+
+
 def dense(units=5, name="wide", **settings):
     return keras.Sequential([keras.Input((100,)), MPTDense(units, name=name, seed=5, **settings)])
 
@@ -656,6 +694,39 @@ def test_restore_refuses_what_would_compute_something_else(settings, message, tm
         restore(model, ticket)
 
 
+def test_restore_compares_the_layers_of_nested_models(tmp_path):
+    def nested(activation):
+        inner = keras.Sequential([keras.Input((3,)), MPTDense(3, activation, seed=1, name="inside")], name="nested")
+        return keras.Sequential([keras.Input((3,)), inner, MPTDense(2, seed=2, name="last")])
+
+    ticket = save_ticket(nested(None), tmp_path / "nested.mpt")
+    with pytest.raises(TicketError, match="'nested/inside' has activation='linear' in the file, activation='relu'"):
+        restore(nested("relu"), ticket)
+
+
+def test_restore_compares_classes(tmp_path):
+    """With kernels and biases of the same shapes."""
+
+    def ending(layer):
+        return keras.Sequential([keras.Input((5, 3)), MPTDense(3, seed=1, name="first"), layer])
+
+    einsum = keras.layers.EinsumDense("abc,cd->abd", output_shape=(None, 2), bias_axes="d", name="last")
+    ticket = save_ticket(ending(keras.layers.Dense(2, name="last")), tmp_path / "last.mpt")
+    with pytest.raises(TicketError, match="'last' is of class Dense in the file, EinsumDense in the model"):
+        restore(ending(einsum), ticket)
+
+
+def test_restore_compares_neither_momenta_nor_rates_of_dropout(tmp_path):
+    def regularized(momentum, rate):
+        norm = keras.layers.BatchNormalization(momentum=momentum, name="norm")
+        dropout = keras.layers.Dropout(rate, name="dropout")
+        return keras.Sequential([keras.Input((3,)), MPTDense(4, seed=1, name="first"), norm, dropout])
+
+    source, model = regularized(0.9, 0.5), regularized(0.5, 0.2)
+    restore(model, save_ticket(source, tmp_path / "regularized.mpt"))
+    assert_equal_models(source, model, X)
+
+
 def test_restore_compares_neither_names_nor_what_training_uses(tmp_path):
     ticket = save_ticket(chain(kernel_quantizer="scaled_sign", sparsity=0.9), tmp_path / "chain.mpt")
     frozen = load_ticket(tmp_path / "chain.mpt")  # whose quantizer has a fixed alpha
@@ -683,9 +754,11 @@ def test_other_files(tmp_path):
         file.write_bytes(other)
         with pytest.raises(TicketError, match="ticket.mpt is not a ticket"):
             load_ticket(file)
-    file.write_bytes(content[:8] + b"\x02\x00\x00\x00" + content[12:])
-    with pytest.raises(TicketError, match="ticket.mpt has format version 2; this version of keras_mpt reads 1"):
-        load_ticket(file)
+    for version in (0, 2):
+        file.write_bytes(content[:8] + version.to_bytes(4, "little") + content[12:])
+        message = f"ticket.mpt has format version {version}; this version of keras_mpt reads 1"
+        with pytest.raises(TicketError, match=message):
+            load_ticket(file)
     for path in (tmp_path, tmp_path / "missing.mpt"):
         with pytest.raises(OSError):
             load_ticket(path)
@@ -716,6 +789,21 @@ def test_inspect(tmp_path, monkeypatch, capsys):
     assert total[3:6] == [str(masks), "-", str(4 * 4 * 4)]
     assert f"{file.stat().st_size:,} bytes" in printed
     assert "<table>" in ticket._repr_html_() and "nested/" in ticket._repr_html_()
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_inspect_counts_the_bytes_of_everything(scores, tmp_path, rng):
+    layer = MPTDense(50, use_bias=True, seed=1, name="a")
+    model = keras.Sequential([keras.Input((40,)), layer])
+    layer.frozen_kernel.assign(rng.normal(size=(40, 50)))  # of no seed: signs are stored, for a search numbers
+    ticket = save_ticket(model, tmp_path / "a.mpt", scores=scores)
+    sizes = {name: len(data) for name, data in ticket.blobs.items()}
+    assert sizes["a/changes"] > 0 and sizes["a/variables"] == 4 * 50 and sizes.get("a/scores", 0) == 8000 * scores
+    of_kernel = sizes["a/changes"] + sizes.get("a/values", 0)
+    counted = [sizes["a/mask"], of_kernel, sizes.get("a/scores", 0) + sizes["a/variables"]]
+    total = next(line.split() for line in str(ticket).splitlines() if line.startswith("Total"))
+    assert total[3:] == [*map(short, counted), f"{8 * sum(counted) / (2000 + 50):.2f}"]
+    assert f"masks {sizes['a/mask']} (entropy 250)" in str(ticket)  # a bit for each of 2000, of which half are kept
 
 
 def test_inspecting_what_cannot_be_read(tmp_path, monkeypatch, capsys):
