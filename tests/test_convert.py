@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ import keras_mpt
 from keras_mpt import convert, quantizers, zoo
 from keras_mpt.__main__ import main
 from keras_mpt.convert import conversion
-from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
 from keras_mpt.convert.graph import border_excess, rebuild, ternary
 from keras_mpt.convert.lce import same_widths
 from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
@@ -187,6 +188,8 @@ def test_int8_has_the_bits_of_float32(tmp_path):
     saved = len(contents["int8"]) - report.bytes
     full = convert.to_tflite(model, tmp_path / "full", weights="int8")
     assert abs(sum(layer.bytes for layer in full.layers) - sum(layer.bytes for layer in report.layers) - saved) < 1500
+    outputs = [8, 6, 16, 5]  # of the layers, each of which has a scale
+    assert sorted(layer.bytes - layer.weights for layer in full.layers) == sorted(4 * n for n in outputs)
     assert "DENSIFY" in File(contents["sparse_int8"]).operations()
     assert len(gzip.compress(contents["int8"])) < len(gzip.compress(contents["float32"]))
 
@@ -217,6 +220,35 @@ def test_what_the_report_says_is_in_the_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_kernels_in_int8_have_the_sizes_of_their_layers():
+    layer = MPTDense(4, seed=1, name="larger")
+    layer.build((None, 4))
+    check_int8(types.SimpleNamespace(int8_kernels=lambda: [16]), [(layer, "int8")])
+    with pytest.raises(convert.ConversionError, match=r"stores 1 kernels in int8, of \[8\].*'larger'.*of \[16\]"):
+        check_int8(types.SimpleNamespace(int8_kernels=lambda: [8]), [(layer, "int8")])
+
+
+def test_operations_on_int8_have_a_version_that_knows_it(tmp_path):
+    """Beside the same operation on floats, whose older version does not."""
+    floats = {"kernel_quantizer": None, "kernel_initializer": "kaiming_normal", "sparsity": 0.1}
+    model = chain(MPTConv2D(8, 3, seed=1, **floats), norm(), MPTConv2D(8, 3, seed=2, **SIGN))
+    file = File(convert.to_tflite(model, tmp_path / "model.tflite").path.read_bytes())
+    convolutions = [operator for operator in file.graph.operators if file.kind(operator) == "CONV_2D"]
+    int8 = [op for op in convolutions if file.graph.tensors[op.inputs[1]].type == file._schema.TensorType.INT8]
+    assert len(convolutions) == 2 and len(int8) == 1
+    assert file.model.operatorCodes[int8[0].opcodeIndex].version >= 5
+
+
+@pytest.mark.parametrize("cls, arguments, shape", [(MPTDense, (6,), (6,)), (MPTConv2D, (6, 3), (8, 8, 4))])
+def test_signs_of_negative_scales_are_exact_int8(cls, arguments, shape, tmp_path):
+    scale = norm()
+    model = chain(
+        cls(8, *arguments[1:], seed=1), norm(), cls(*arguments, seed=2, name="signs", **SIGN), scale, shape=shape
+    )
+    scale.gamma.assign(-np.abs(numpy(scale.gamma)))
+    assert forms(convert.to_tflite(model, tmp_path / "model.tflite"))["signs"] == "exact int8"
+
+
 def test_float_kernels_stay_float(tmp_path):
     model = chain(
         MPTConv2D(8, 3, kernel_quantizer=None, kernel_initializer="kaiming_normal", name="edge_popup", seed=1)
@@ -235,10 +267,19 @@ def test_sparse_float_kernels_have_the_same_bits(tmp_path):
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
     sparse, dense = (convert.to_tflite(model, tmp_path / kind, weights=kind) for kind in ("auto", "float32"))
     assert sparse.operations["DENSIFY"] == 2 and sparse.bytes < 0.3 * dense.bytes
+    for report in (sparse, dense):
+        assert 0.8 * report.bytes < sum(layer.bytes for layer in report.layers) < report.bytes
     target = convert.tflite.TensorFlowLite()
     for runtime in target.runtimes():
         found, expected = (target.run(report.path.read_bytes(), x, runtime) for report in (sparse, dense))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_sizes_of_what_is_stored_sparsely():
+    """Values, their positions (a byte in rows of up to 256), ends of rows (two bytes for up to 65,535 values)."""
+    assert sparse_size(np.ones((2, 256)), 4) == 512 * (4 + 1) + 2 * 2
+    assert sparse_size(np.eye(2, 257), 1) == 2 * (1 + 2) + 2 * 2
+    assert sparse_size(np.ones((2, 40_000)), 1) == 80_000 * (1 + 2) + 2 * 4
 
 
 @pytest.mark.slow
@@ -256,6 +297,7 @@ def test_vgg_small_is_binary_but_for_stem_and_classifier(tmp_path):
 def test_lossy_weights_say_how_lossy(weights, tmp_path):
     report = convert.to_tflite(settled(zoo.conv2_mpt(seed=0, width=0.25)), tmp_path / "model.tflite", weights=weights)
     assert 0 < report.max_error < 0.2 * report.scale
+    assert 0.8 * report.bytes < sum(layer.bytes for layer in report.layers) < report.bytes
 
 
 def test_what_cannot_be_binary_is_named(tmp_path):
@@ -454,6 +496,24 @@ def test_lce_reads_padding_with_strides(layers, size, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_lce_reads_the_padding_of_channels_first(tmp_path):
+    pytest.importorskip("larq_compute_engine")
+    layer = MPTConv2D(4, 3, strides=2, padding=1, data_format="channels_first", seed=1)
+    assert convert.to_lce(chain(layer, shape=(4, 8, 8)), tmp_path / "model.tflite").agreement == 1
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_logging_stays_as_it_was(interactive, tmp_path):
+    set_logging = {True: keras.config.enable_interactive_logging, False: keras.config.disable_interactive_logging}
+    before = keras.config.is_interactive_logging_enabled()
+    set_logging[interactive]()
+    try:
+        convert.to_tflite(chain(MPTDense(3, seed=1), shape=(4,)), tmp_path / "model.tflite")
+        assert keras.config.is_interactive_logging_enabled() == interactive
+    finally:
+        set_logging[before]()
+
+
 def test_boolean_inputs(tmp_path):
     inputs = keras.Input((6,), dtype="bool")
     model = keras.Model(inputs, MPTDense(4, seed=1, **SIGN)(inputs))
@@ -490,13 +550,19 @@ def test_what_an_engine_cannot_run_is_said_of_pieces_too(tmp_path):
 
 def test_a_sample_of_large_outputs_hides_no_wrong_one():
     """What is rounding for one sample is none for another."""
-    expected, wrong = np.array([[1, 0.5], [100, 0]], "float32"), np.array([[1, 0.505], [100, 0]], "float32")
-    with pytest.raises(convert.ConversionError, match="differs from the model by 0.005 .* in 1 of 2 samples"):
+    expected, wrong = np.array([[1, 0.5], [100, 0]], "float32"), np.array([[1, 0.5005], [100, 0]], "float32")
+    with pytest.raises(convert.ConversionError, match="differs from the model by 0.0005 .* in 1 of 2 samples"):
         conversion.verify.Agreement([]).add(expected, [], wrong)
     close = np.array([[1, 0.50005], [100.005, 0]], "float32")
     agreement = conversion.verify.Agreement([])
     agreement.add(expected, [], close)
     assert agreement.same == 2 and agreement.flips == 0
+
+
+def test_nan_agrees_with_nothing():
+    nan = np.full((1, 2), np.nan, "float32")
+    with pytest.raises(convert.ConversionError, match="differs from the model"):
+        conversion.verify.Agreement([]).add(nan, [], nan)
 
 
 def test_flips_are_counted(tmp_path, monkeypatch):
@@ -692,4 +758,5 @@ def test_inputs_by_name_outputs_in_a_dict(tmp_path):
 def test_a_model_that_takes_integers_is_checked_with_integers(tmp_path):
     inputs = keras.Input((6,), dtype="uint8")
     model = keras.Model(inputs, MPTDense(3, seed=1)(keras.layers.Rescaling(1 / 255)(inputs)))
+    assert 1 < conversion.verify.samples_for(model, None).max() < 256  # pixels
     assert convert.to_tflite(model, tmp_path / "model.tflite").agreement == 1
