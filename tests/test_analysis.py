@@ -73,6 +73,16 @@ def test_models_tickets_and_files_say_the_same(tmp_path):
     assert f"{expected.total.expected_hamming:.4f}" in expected._repr_html_()
 
 
+def test_a_ticket_of_another_network_needs_that(tmp_path):
+    base, layer = keras.layers.Dense(6, use_bias=False), MPTDense(6, seed=1, kernel_quantizer=None, name="dense")
+    base, model = (keras.Sequential([keras.Input((6,)), each]) for each in (base, layer))
+    layer.frozen_kernel.assign(numpy(base.layers[0].kernel))
+    ticket = keras_mpt.save_ticket(model, tmp_path / "dense.mpt", base=base)
+    np.testing.assert_array_equal(analysis.masks(ticket, base=base)["dense"], numpy(layer.subnet_mask) == 1)
+    with pytest.raises(keras_mpt.TicketError, match="pass that as `base`"):
+        analysis.masks(ticket)
+
+
 def test_matrix():
     sources = [{"a": np.array(mask)} for mask in ([1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1])]
     np.testing.assert_allclose(analysis.overlap_matrix(sources), [[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]])
@@ -157,6 +167,9 @@ def test_figures(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     drawn = overlap.axes[0].images[0].get_array()
     np.testing.assert_allclose(drawn, analysis.overlap_matrix(sources))
+    between = ~np.eye(3, dtype=bool)  # of a mask and itself, nobody asks
+    for values in (drawn, analysis.overlap_matrix(sources, "expected_jaccard")):
+        assert f"{values[between].mean():.3f}" in overlap.axes[0].get_title()
     assert [text.get_text() for text in overlap.axes[0].texts][1] == f"{drawn[0, 1]:.2f}"
     kept = [100 * mask.mean() for mask in sources[0].values()]
     np.testing.assert_allclose(density.axes[0].lines[0].get_ydata(), kept)

@@ -41,22 +41,22 @@ def compiled(model, rate=0.1):
     return model
 
 
-@pytest.mark.parametrize("rates", ["global", "uniform"])
-def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates):
-    jackpot = to_jackpot(trained, 0.8, rates=rates)
+@pytest.mark.parametrize("rates, sparsity", [("global", 0.8), ("uniform", 0.8), ("default", 0.9)])
+def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates, sparsity):
+    jackpot = to_jackpot(trained) if rates == "default" else to_jackpot(trained, sparsity, rates=rates)
     before, layers = kernels(trained), mpt_layers_by_path(jackpot)
     assert list(layers) == list(before) and isinstance(jackpot.get_layer("top"), keras.layers.Dense)
     threshold = np.sort(np.concatenate([np.abs(k).ravel() for k in before.values()]))
-    cuts = {path: threshold if rates == "global" else np.sort(np.abs(k).ravel()) for path, k in before.items()}
+    cuts = {path: np.sort(np.abs(k).ravel()) if rates == "uniform" else threshold for path, k in before.items()}
     for path, layer in layers.items():
         np.testing.assert_array_equal(numpy(layer.frozen_kernel), before[path])
-        mask = np.abs(before[path]) >= cuts[path][int(np.floor(0.8 * cuts[path].size + 1e-9))]
+        mask = np.abs(before[path]) >= cuts[path][int(np.floor(sparsity * cuts[path].size + 1e-9))]
         np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
         np.testing.assert_array_equal(numpy(layer.scores), np.where(mask, np.float32(1), np.float32(0.99)))
         assert int(layer.kept) == mask.sum()
     kept = sum(int(layer.kept) for layer in layers.values())
     size = sum(k.size for k in before.values())
-    assert rates == "uniform" or kept == size - int(np.floor(0.8 * size + 1e-9))
+    assert rates == "uniform" or kept == size - int(np.floor(sparsity * size + 1e-9))
 
 
 def test_it_predicts_with_the_pretrained_weights(trained):
@@ -150,27 +150,38 @@ def test_pretrained_masks_start_at_magnitudes_under_every_rule(trained):
     ranks = {"one": None, "restricted": Restricted, "global": GlobalTopK(0.7)}
     for mask in ranks.values():
         model = to_mpt(trained, *([] if isinstance(mask, GlobalTopK) else [0.7]), kernel="pretrained", mask=mask)
+        kept, sizes = [], []
         for layer in mpt_layers(model):
             magnitudes, chosen = np.abs(numpy(layer.frozen_kernel)), numpy(layer.subnet_mask) == 1
             assert magnitudes[chosen].min(initial=np.inf) >= magnitudes[~chosen].max(initial=0)
+            kept.append(chosen.sum())
+            sizes.append(chosen.size)
+        if isinstance(mask, GlobalTopK):
+            kept, sizes = [sum(kept)], [sum(sizes)]
+        assert kept == [size - int(np.floor(0.7 * size + 1e-9)) for size in sizes]
 
 
 def test_criteria_are_their_formulas():
-    """On a linear layer with squared error, where the gradient is known."""
-    random = np.random.default_rng(0)
+    """On linear layers with squared error, where the gradient is known; normalization acts as in inference."""
+    random = np.random.default_rng(3)
     kernel = random.normal(size=(5, 4)).astype(np.float32)
-    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")])
+    norm = keras.layers.BatchNormalization(epsilon=1e-3)
+    layers = [keras.layers.Dense(4, name="a"), norm, keras.layers.Dense(3, name="b")]
+    model = keras.Sequential([keras.Input((5,)), *layers])
     second, bias = random.normal(size=(4, 3)).astype(np.float32), random.normal(size=4).astype(np.float32)
-    model.set_weights([kernel, bias, second, np.zeros(3, np.float32)])
+    gamma, beta, mean, variance = random.uniform(0.5, 2, (4, 4)).astype(np.float32)
+    model.set_weights([kernel, bias, gamma, beta, mean, variance, second, np.zeros(3, np.float32)])
     jackpot = to_jackpot(model, 0.6)
     state = [numpy(weight) for weight in jackpot.weights]
     batches = [(random.normal(size=(6, 5)).astype("f4"), random.normal(size=(6, 3)).astype("f4")) for _ in range(3)]
     found = analysis.criteria_masks(jackpot, batches, keras.losses.MeanSquaredError(), seed=1)
     products = []
     for x, y in batches:
-        error = 2 * ((x @ kernel + bias) @ second - y) / y.size
-        products.append(kernel * (x.T @ (error @ second.T)))
+        scale = gamma / np.sqrt(variance + 1e-3)
+        error = 2 * (((x @ kernel + bias - mean) * scale + beta) @ second - y) / y.size
+        products.append(kernel * (x.T @ (error @ second.T * scale)))
     importance = {"magnitude": np.abs(kernel), "snip": np.abs(sum(products)), "taylor": sum(p**2 for p in products)}
+    importance["random"] = np.random.default_rng(1).random(kernel.shape)
     for name, values in importance.items():
         np.testing.assert_array_equal(found[name]["a"], values >= np.sort(values.ravel())[-8])
     assert found["random"]["a"].sum() == 8 and len({mask["a"].tobytes() for mask in found.values()}) == 4
@@ -186,6 +197,9 @@ def test_bad_arguments(trained):
         to_jackpot(trained, 1.0)
     with pytest.raises(ValueError, match="`skip`"):
         to_jackpot(trained, skip=["nothing"])
+    outputs = [trained.outputs[0], trained.get_layer("hidden").output]
+    with pytest.raises(ValueError, match="`skip` must be given for several outputs. Received: a model of 2"):
+        to_jackpot(keras.Model(trained.inputs, outputs))
     with pytest.raises(ValueError, match="keeps none of small"):
         magnitude_sparsity(0.5)({"small": np.zeros(3, "f4"), "large": np.ones(5, "f4")})
     with pytest.warns(UserWarning, match="not pretrained: stem, block/conv, hidden"):
@@ -194,5 +208,7 @@ def test_bad_arguments(trained):
         to_jackpot(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="masks.Restricted"):
         analysis.criteria_masks(to_mpt(trained, 0.5, kernel="pretrained"), [(X, Y)], LOSS)
+    with pytest.raises(ValueError, match="`loss` must be a Keras loss"):
+        analysis.criteria_masks(to_jackpot(trained), [(X, Y)], None)
     with pytest.raises(ValueError, match="`batches`"):
         analysis.criteria_masks(to_jackpot(trained), [], LOSS)

@@ -309,6 +309,7 @@ def test_dtype_policies(policy):
     finally:
         keras.config.set_dtype_policy("float32")
     twin = to_mpt(trained(model), 0.0, kernel="pretrained")
+    assert twin.dtype_policy.name == policy
     for layer, old in zip(twin.layers, model.layers, strict=True):
         assert layer.dtype_policy.name == old.dtype_policy.name
     for layer in mpt_layers(twin):
@@ -418,6 +419,37 @@ def test_quantized_layers_are_not_converted():
         to_mpt(model)
 
 
+def test_layers_with_low_rank_weights_are_not_converted():
+    adapted, last = keras.layers.Dense(3, name="adapted"), keras.layers.Dense(2, name="last")
+    model = keras.Sequential([keras.Input((4,)), adapted, last])
+    adapted.enable_lora(2)
+    with pytest.warns(UserWarning, match="no MPT twin.*: Dense: adapted$"):
+        twin = to_mpt(model)
+    assert list(mpt_layers_by_path(twin)) == ["last"]
+
+
+def test_a_rule_of_another_model_is_refused():
+    rule = GlobalTopK(0.5)
+    to_mpt(sequential(), mask=rule)
+    with pytest.raises(ValueError, match="`mask` must be a GlobalTopK object of this model's own.*'conv'"):
+        to_mpt(sequential(), mask=rule)
+
+
+def test_inputs_that_may_be_left_out():
+    class Sum(keras.layers.Layer):
+        def call(self, x, y=None):
+            return x if y is None else x + y
+
+        def compute_output_shape(self, x_shape, y_shape=None):
+            return x_shape
+
+    inputs = [keras.Input((4,), name="x"), keras.Input((4,), name="y", optional=True)]
+    model = trained(keras.Model(inputs, keras.layers.Dense(2)(Sum()(*inputs))))
+    twin, x = to_mpt(model, 0.0, kernel="pretrained"), X.reshape(32, -1)[:, :4]
+    for pair in ([x, None], [x, x]):
+        assert_same_outputs(twin, model, pair)
+
+
 def test_what_is_no_model():
     with pytest.raises(TypeError, match="`model` must be a Keras model; .*load_ticket.* Received: 'ticket.mpt'"):
         to_mpt("ticket.mpt")
@@ -436,8 +468,9 @@ def test_a_path_is_hinted_at():
 
 def test_models_that_were_never_trained(tmp_path):
     model = sequential()
-    with pytest.warns(UserWarning, match="initializers drew, not pretrained: conv, grouped, logits"):
+    with pytest.warns(UserWarning, match="initializers drew, not pretrained: conv, grouped, logits") as seen:
         to_mpt(model, kernel="pretrained")
+    assert len([warning for warning in seen if issubclass(warning.category, UserWarning)]) == 1
     model.save_weights(tmp_path / "fresh.weights.h5")
     other = sequential()
     other.load_weights(tmp_path / "fresh.weights.h5")
