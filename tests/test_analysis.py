@@ -167,9 +167,10 @@ def test_figures(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     drawn = overlap.axes[0].images[0].get_array()
     np.testing.assert_allclose(drawn, analysis.overlap_matrix(sources))
-    between = ~np.eye(3, dtype=bool)  # of a mask and itself, nobody asks
-    for values in (drawn, analysis.overlap_matrix(sources, "expected_jaccard")):
-        assert f"{values[between].mean():.3f}" in overlap.axes[0].get_title()
+    few, many = ({"a": np.arange(10) < kept} for kept in (2, 6))
+    total, between = analysis.overlap(few, many).total, analysis.plot_overlap([few, many], ["few", "many"])
+    for mean in (total.jaccard, total.expected_jaccard):  # of two masks, not of one and itself
+        assert f"{mean:.3f}" in between.axes[0].get_title()
     assert [text.get_text() for text in overlap.axes[0].texts][1] == f"{drawn[0, 1]:.2f}"
     kept = [100 * mask.mean() for mask in sources[0].values()]
     np.testing.assert_allclose(density.axes[0].lines[0].get_ydata(), kept)
