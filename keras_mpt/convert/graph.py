@@ -96,17 +96,19 @@ def run(model, inputs, mpt, signs=None, note=None):
     return graph._run_through_graph(inputs, functools.partial(step, ""))
 
 
-def call_plain(layer, x, apart=False):
-    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact.
+def call_plain(layer, x):
+    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact."""
+    inputs = layer.prepare_plain(x)
+    if isinstance(layer, MPTDense) and _is_normalized(inputs):
+        inputs = unmerged(inputs)  # merged with a scale, the kernel would have one magnitude no more
+    return call_twin(layer, inputs)
 
-    With `apart`, a converter cannot merge the layer with its padding.
-    """
+
+def call_twin(layer, inputs):
+    """Return the outputs of the plain Keras layer on inputs that `prepare_plain` made."""
     twin = layer.plain()
     twin.dtype_policy = keras.DTypePolicy("float32")
     twin.name = f"{layer.name}_call{next(_calls)}"  # a shared layer has one for each call
-    inputs = layer.prepare_plain(x)
-    if apart or isinstance(layer, MPTDense) and _is_normalized(inputs):
-        inputs = unmerged(inputs)  # merged with a scale, the kernel would have one magnitude no more
     outputs = twin(inputs)
     biases = [] if layer.bias is None else [to_numpy(layer.bias, "float32")]
     twin.set_weights([kernel_of(layer), *biases])

@@ -11,6 +11,7 @@ from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.graph import (
     border_excess,
     call_plain,
+    call_twin,
     finished,
     kernel_of,
     sign,
@@ -89,7 +90,9 @@ class LarqComputeEngine(Target):
             _check_size(x.shape, f"inputs of layer {layer.name!r}")
         if form == "binary":
             return binary(layer, x)
-        return call_plain(layer, x, apart=_misread(layer, x.shape))
+        if _misread(layer, x.shape):
+            return call_twin(layer, unmerged(layer.prepare_plain(x)))
+        return call_plain(layer, x)
 
     def compile(self, model, forms):
         _check_size(model.inputs[0].shape, "inputs")

@@ -149,8 +149,11 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     custom_classes = _classes(custom_classes)
-    ticket = path if isinstance(path, Ticket) else Ticket.read(path)
-    return _build(ticket, kernels.content_table(base), trainable, custom_classes)
+    return _build(_ticket(path), kernels.content_table(base), trainable, custom_classes)
+
+
+def _ticket(source):
+    return source if isinstance(source, Ticket) else Ticket.read(source)
 
 
 def _classes(given):
@@ -180,7 +183,7 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
         OSError: The file cannot be opened.
         TypeError: `base` is no model.
     """
-    ticket = ticket if isinstance(ticket, Ticket) else Ticket.read(ticket)
+    ticket = _ticket(ticket)
     table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
         check_shapes(model, ticket)
