@@ -423,3 +423,12 @@ def test_top_k_is_still_each_layers_own():
     model.get_layer("first").scores.assign(numpy(model.get_layer("first").scores) + 10)
     for layer in mpt_layers(model):
         assert int(layer.kept) == numpy(layer.subnet_mask).sum() == wanted(int(np.prod(layer.scores.shape)))
+
+
+def test_layers_that_are_not_built_share_nothing():
+    built, unbuilt = (MPTDense(3, mask=GlobalTopK(0.5), seed=seed, name=f"dense{seed}") for seed in (1, 2))
+    built.build((None, 4))
+    rule = built.mask
+    with pytest.raises(ValueError, match=r"`layers` must be built. Received: \['dense2'\]"):
+        share([built, unbuilt])
+    assert built.mask is rule
