@@ -144,9 +144,14 @@ def zoo():
     presets = json.loads((ROOT / "zoo" / "presets.json").read_text(encoding="utf-8"))
     rows = []
     for preset in presets:
-        name, binary = preset["name"], preset["arguments"]["input_quantizer"] is not None
+        name, binary = preset["name"], preset["arguments"].get("input_quantizer") is not None
+        weights, kept = (preset["counts"][key] for key in ("weights", "kept"))
         cells = [f"[{name}](zoo/{name}.md)", "binary" if binary else "float"]
-        cells += [f"{1 - preset['arguments']['sparsity']:.0%}", str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
+        cells += [
+            f"{preset['counts']['kept'] / preset['counts']['weights']:.0%}",
+            str(preset["epochs"]),
+            f"**{preset['accuracy']:.2%}**",
+        ]
         cells += [f"{preset['dense']['accuracy']:.2%}" if preset["dense"] else ""]
         cells += [f"{(ROOT / 'zoo' / f'{name}.mpt').stat().st_size:,}"]
         sizes = [preset["converted"].get(target, {}).get("bytes") for target in ("tflite", "lce")]

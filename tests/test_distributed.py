@@ -16,7 +16,7 @@ import keras_mpt
 
 BACKEND = keras.backend.backend()
 TESTS = pathlib.Path(__file__).parent
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = TESTS.parent / "examples" / "recipes"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
 LIMIT = 600  # seconds; a process that waits for another one would wait for ever
 

@@ -18,7 +18,7 @@ from small_images import small_cifar10
 
 import keras_mpt
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--weight_decay=1e-3"]
 
 

@@ -62,7 +62,7 @@ def test_imports_run_one_way(path):
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
 
 
-OUTSIDE = [path for folder in ("benchmarks", "docs", "examples", "zoo") for path in (ROOT / folder).rglob("*.py")]
+OUTSIDE = [path for folder in ("benchmarks", "docs", "examples") for path in (ROOT / folder).rglob("*.py")]
 
 
 @pytest.mark.parametrize("path", sorted(OUTSIDE), ids=lambda path: str(path.relative_to(ROOT)))

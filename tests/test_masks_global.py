@@ -379,7 +379,7 @@ def test_groups():
 
 def test_zoo():
     rule = GlobalTopK(0.8)
-    first, second = (keras_mpt.zoo.conv2_mpt(sparsity=rule, width=0.0625, seed=0) for _ in range(2))
+    first, second = (keras_mpt.zoo.conv2_mpt(mask=rule, width=0.0625, seed=0) for _ in range(2))
     assert by_name(first)[0].mask is not by_name(second)[0].mask
     for model in (first, second):
         assert_reference_masks(model, wanted(scores_of(model).size, 0.8))

@@ -35,7 +35,7 @@ class SparsitySchedule(keras.callbacks.Callback):
 
     Example:
 
-    >>> model = keras_mpt.zoo.resnet18_mpt(sparsity=keras_mpt.masks.GlobalTopK(0.9))
+    >>> model = keras_mpt.zoo.resnet18_mpt(mask=keras_mpt.masks.GlobalTopK(0.9))
     >>> model.fit(images, labels, epochs=100, callbacks=[keras_mpt.callbacks.SparsitySchedule()])
     """
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras_mpt.tables import Tabular
 from keras_mpt.tickets import container, kernels, report
 from keras_mpt.tickets.container import TicketError
+from keras_mpt.tickets.published import find
 
 # So many weights may be in a file, and no more, that a short one cannot ask for much memory.
 FREE_WEIGHTS = 1 << 22
@@ -54,7 +55,7 @@ class Ticket(Tabular):
         """Read a file, checksums verified.
 
         Args:
-            path: Of a file that `save_ticket` wrote.
+            path: Of a file that `save_ticket` wrote, or the name of a preset of `keras_mpt.zoo`.
 
         Returns:
             A `Ticket`.
@@ -63,8 +64,8 @@ class Ticket(Tabular):
             TicketError: It is no ticket, of another version, or damaged.
             OSError: It cannot be opened.
         """
+        path = find(path)
         header, blobs = container.read(path)
-        path = pathlib.Path(path)
         with naming(path, "the header is malformed"):
             ticket = cls(
                 path=path,

@@ -1,16 +1,17 @@
-"""Publish a training of examples/train.py as a preset of the zoo, or write cards and table anew.
+"""Publish a training of train.py as a preset of the zoo, remove one, or write cards and table anew.
 
-    python zoo/publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
+    python publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
         --dense examples/results/conv4_dense.csv
-    python zoo/publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
-    python zoo/publish.py --name conv4_mpt32_s50 --note "..."        # a sentence for its card
-    python zoo/publish.py                                            # cards and table only
+    python publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
+    python publish.py --name conv4_mpt32_s50 --note "..."        # a sentence for its card
+    python publish.py --remove conv4_mpt32_s50                   # the preset goes, with its files
+    python publish.py                                            # cards and table only
 
-RUN is the output folder of examples/train.py. Its ticket is evaluated from the published file on the whole test set,
-and so is what it is converted to. Writes, all in this folder, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the
-curve), of MPT-1/1 NAME.tflite and NAME_lce.tflite (for phones), an entry of presets.json with checksums and golden
-outputs, a model card NAME.md and the table of README.md. All of it is written elsewhere first and takes its place once
-everything has succeeded.
+RUN is the output folder of train.py. Its ticket is evaluated from the published file on the whole test set, and so is
+what it is converted to. Writes, all in zoo/, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the curve), of
+MPT-1/1 NAME.tflite and NAME_lce.tflite (for phones), an entry of presets.json with checksums and golden outputs, a
+model card NAME.md and the table of README.md. All of it is written elsewhere first and takes its place once everything
+has succeeded.
 """
 
 import argparse
@@ -20,24 +21,22 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import numpy as np
 
 import keras_mpt
 
-ZOO = pathlib.Path(__file__).parent
-sys.path.insert(0, str(ZOO.parent / "examples"))
-
+ZOO = pathlib.Path(__file__).resolve().parents[2] / "zoo"
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 GOLDEN_IMAGES = 4
+TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
 
 CARD = """# {name}
 
 `keras_mpt.zoo.{architecture}(weights="{name}")` loads it{default}.
 
-{kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}); none of the kept ones was trained.{besides}
+{kind}. Of {weights:,} weights, {kept:,} are kept ({density:.1%}).{found}{besides}
 
 | | |
 |---|---|
@@ -60,37 +59,50 @@ logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 25
 Its masks are frozen. To search on, use `keras_mpt.load_ticket(preset.path, trainable=True)`, compile that with about a
 tenth of the rate that found the ticket, and `fit`.
 
-The accuracy again, from the file: `python examples/evaluate.py --weights {name} --data_dir DIR`{runtimes}, where DIR is
-or holds [such data](../examples/results/README.md#data).
-The training again: `python examples/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its log is
-[{name}.csv]({name}.csv).{note} Meant for research and as an example: the images are small, the classes are ten
+The accuracy again, from the file: `python examples/recipes/evaluate.py --weights {name} --data_dir DIR`{runtimes},
+where DIR is or holds [such data](../examples/results/README.md#data).
+The training again: `python examples/recipes/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its
+log is [{name}.csv]({name}.csv).{note}
+
+Meant for research and as an example: the images are small, the classes are ten
 ({classes}), and nothing is known of how it does on other pictures.
 """
 
 README = """# Published tickets
 
-Each is a file of seeds, masks and a few floats (`.mpt`, see [the format](../docs/ticket-format.md)), with a model card,
-the log of its training and golden outputs: the logits of four images of noise, to check a file by. They ship with the
-package and load without an internet connection. Table and cards are written by `python zoo/publish.py`; the accuracies
-are those of the files on the whole test set, one seed each, evaluated by
-`python examples/evaluate.py --weights all --data_dir DIR`.
-[What the data are, and how to make such](../examples/results/README.md#data): on CIFAR-10 as it is published, without
-JPEG, the accuracies are others.
+```python
+import keras_mpt
 
-"dense" is the network of that name with float activations and all weights trained by the same script, for all its
-tickets, those with binary activations included; epochs and log are on the card. Converted files are
-[what runs on a phone](../docs/deployment.md): `.tflite` with stock LiteRT, "LCE" with larq-compute-engine. Those of
-MPT-1/1 are here, too; of MPT-1/32, `python -m keras_mpt convert zoo/NAME.mpt NAME.tflite` makes them (in an installed
-package, the path of the ticket is `keras_mpt.zoo.get_preset("NAME").path`).
+print(keras_mpt.zoo.list_presets())  # activations="binary", max_bytes=400_000, min_accuracy=0.75: only such
+preset = keras_mpt.zoo.get_preset("conv4_mpt32_s50")
+model = preset.model()
+logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
+```
+
+`keras_mpt.load_ticket("conv4_mpt32_s50")` and `python -m keras_mpt inspect conv4_mpt32_s50` take the name as well. The
+tickets ship with the package and load without an internet connection. For each there is a model card, the log of its
+training, and golden outputs, to check a file by: the logits of four images of noise.
+
+{tables}
+"MACs" are multiply-accumulates for one image, those of removed weights included: of 1-bit weights with 1-bit
+activations, and all others. "dense" is the network of that name with float activations and all weights trained by the
+same script, for all its tickets, those with binary activations included; epochs and log are on the card. Mind them:
+epochs differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has. A ticket that beats its dense
+network by points beats a shorter or plainer training.
+
+Accuracies are those of the files on the whole test set, one seed each, evaluated by
+`python examples/recipes/evaluate.py --weights all --data_dir DIR`. [What the data are, and how to make
+such](../examples/results/README.md#data): on CIFAR-10 as it is published, without JPEG, the accuracies are others.
 
 A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
-the weights that are *removed*; `float_stem`: the first convolution is an ordinary one with trained weights. Mind the
-columns: epochs differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has. A ticket that beats its
-dense network by points beats a shorter or plainer training.
+the weights that are *removed*; `float_stem`: the first convolution is an ordinary one with trained weights. [What runs
+on a phone](../docs/deployment.md) is here for MPT-1/1: `.tflite` for stock LiteRT, `_lce.tflite` for
+larq-compute-engine. Of MPT-1/32, `python -m keras_mpt convert NAME NAME.tflite` makes it; sizes are on the cards.
 
+Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
+spelled `examples/train.py` where it is `examples/recipes/train.py` now.
 """
-HEADER = "preset|activations|kept|epochs|test accuracy|dense|ticket, bytes|bits/weight|`.tflite`, bytes|LCE, bytes|data"
-TARGETS = {"tflite": "LiteRT", "lce": "larq-compute-engine"}
+HEADER = ["preset", "test accuracy", "dense", "epochs", "ticket, bytes", "weights", "kept", "1-bit MACs", "float MACs"]
 
 
 def publish(run, name, data, trained, default, test, draft):
@@ -115,10 +127,11 @@ def publish(run, name, data, trained, default, test, draft):
         "seed": provenance["arguments"]["seed"],
         "trained": trained,
         "dense": None,
+        "counts": {},
         "converted": {},
-        "note": "",
     }
     model = keras_mpt.load_ticket(run / "ticket.mpt")
+    preset["counts"] = counts(model)
     preset["accuracy"] = accuracy(model.predict(cifar10.normalize(images), batch_size=500, verbose=0), labels)
     told = ("architecture", "arguments", "data", "recipe", "epochs", "trained", "accuracy")
     file = draft / f"{name}.mpt"
@@ -133,6 +146,17 @@ def publish(run, name, data, trained, default, test, draft):
     return preset
 
 
+def counts(model):
+    """Return the numbers of weights, kept ones and multiply-accumulates of a ticket's model."""
+    layers = keras_mpt.models.mpt_layers(model)
+    macs = keras_mpt.models.summary(model, print_fn=lambda text: None).totals
+    return {
+        "weights": sum(int(np.prod(layer.frozen_kernel.shape)) for layer in layers),
+        "kept": sum(int(layer.kept) for layer in layers),
+        **{key: macs[key] for key in ("macs_1bit", "macs_32bit")},
+    }
+
+
 def convert(preset, test, draft):
     """Convert a ticket; return what is known of the files, which stay in `draft` if activations are binary.
 
@@ -142,7 +166,7 @@ def convert(preset, test, draft):
 
     images, labels = test
     preset, found = keras_mpt.zoo.Preset(**preset), {}
-    inputs, binary = preset.preprocess(images), preset.arguments["input_quantizer"] is not None
+    inputs, binary = preset.preprocess(images), preset.activations == "binary"
     ticket = newest(f"{preset.name}.mpt", draft)
     logits = np.sort(keras_mpt.load_ticket(ticket).predict(inputs, batch_size=500, verbose=0))
     margins = logits[:, -1] - logits[:, -2]
@@ -199,21 +223,22 @@ def draw(log, image, title):
 def card(preset, draft):
     """Return the text of a preset's model card, and its row of the table."""
     ticket = keras_mpt.tickets.Ticket.read(newest(f"{preset['name']}.mpt", draft))
-    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
-    weights, kept = (sum(numbers) for numbers in zip(*((np.prod(k["shape"]), k["kept"]) for k in kernels), strict=True))
+    weights, kept, *macs = (preset["counts"][key] for key in ("weights", "kept", "macs_1bit", "macs_32bit"))
     besides = {  # numbers that are trained as in any network: a float stem, gamma and beta
         path: sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
         for path, entry in ticket.layers.items()
     }
     besides = [f"{count:,} of {path}" for path, count in besides.items() if count]
-    binary = preset["arguments"]["input_quantizer"] is not None
+    binary = preset["arguments"].get("input_quantizer") is not None
     float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
     facts = {
+        "note": "",
+        "found": "",
         **preset,
         "kind": f"{preset['architecture']}, MPT-1/{'1' if binary else '32'}: binary weights, "
         f"{'binary' if binary else 'float'} activations",
         "default": f', and so does `weights="{preset["dataset"]}"`' if preset["default"] else "",
-        "weights": int(weights),
+        "weights": weights,
         "kept": kept,
         "density": kept / weights,
         "besides": f" Trained as usual, and stored as floats: {', '.join(besides)}." if besides else "",
@@ -223,23 +248,24 @@ def card(preset, draft):
         "classes": ", ".join(preset["classes"]),
         "dense": "",
         "converted": "".join(conversion(target, found) for target, found in preset["converted"].items()),
-        "note": f" {preset['note']}" if preset["note"] else "",
         "runtimes": ",\nof the phone files with `--runtime tflite` and `--runtime lce`" if binary else "",
     }
-    if preset["dense"]:
+    facts["found"] = f" {facts['found'] or 'None of the kept ones was trained.'}"
+    facts["note"] = f" {facts['note']}" if facts["note"] else ""
+    dense = preset["dense"]
+    if dense:
         facts["dense"] = (
             "| dense network, float activations, all weights trained | {accuracy:.2%} in the last of {epochs} epochs, "
-            "one seed ([log]({log})) |\n".format(**preset["dense"])
+            "one seed ([log]({log})) |\n".format(**dense)
         )
-    cells = [f"[{preset['name']}]({preset['name']}.md)", "binary" if binary else "float", f"{facts['density']:.0%}"]
-    cells += [str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
-    cells += [f"{preset['dense']['accuracy']:.2%}" if preset["dense"] else "", f"{ticket.size:,}"]
-    cells += [f"{facts['bits']:.2f}"]
-    cells += [
-        f"{preset['converted'][target]['bytes']:,}" if target in preset["converted"] else "" for target in TARGETS
-    ]
-    cells += [preset["data"]]
-    return CARD.format(**facts), f"| {' | '.join(cells)} |\n"
+    cells = [f"[{preset['name']}]({preset['name']}.md)", f"**{preset['accuracy']:.2%}**"]
+    cells += [f"{dense['accuracy']:.2%}" if dense else "", str(preset["epochs"]), f"{ticket.size:,}"]
+    cells += [f"{weights / 1e6:.2f} M", f"{facts['density']:.0%}", *(f"{n / 1e6:,.0f} M" if n else "" for n in macs)]
+    return CARD.format(**facts), row(cells)
+
+
+def row(cells):
+    return f"| {' | '.join(cells)} |\n"
 
 
 def conversion(target, found):
@@ -258,63 +284,90 @@ def conversion(target, found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=pathlib.Path, nargs="?", help="output folder of examples/train.py")
+    parser.add_argument("run", type=pathlib.Path, nargs="?", help="output folder of examples/recipes/train.py")
     parser.add_argument("--name", help="of the preset")
     parser.add_argument("--data", help="what it was trained and tested on, in words")
     parser.add_argument("--trained", help="on what machine and how long, in words")
     parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
     parser.add_argument("--dense", type=pathlib.Path, help="log of the same network trained densely")
     parser.add_argument("--note", help="what else to say on the card; without a run, nothing is converted again then")
-    parser.add_argument("--data_dir", help="see examples/cifar10.py")
+    parser.add_argument("--data_dir", help="see examples/recipes/cifar10.py")
+    parser.add_argument("--remove", help="a preset that goes")
     options = parser.parse_args()
-    if options.run and not (options.name and options.data and options.trained):
-        parser.error("a run needs --name, --data and --trained")
-    if not options.name and (options.note or options.dense):
-        parser.error("--note and --dense need --name")
-
     file = ZOO / "presets.json"
-    presets = (
-        {preset["name"]: preset for preset in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
-    )
-    if options.name and not options.run and options.name not in presets:
-        parser.error(f"--name must be a preset's where there is no run: {', '.join(presets)}. Received: {options.name}")
-    try:
-        measured = dense(options.dense) if options.dense else None
-    except ValueError as error:
-        parser.error(str(error))
+    entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    presets = {preset["name"]: preset for preset in entries}
+    check(parser, options, presets)
     with tempfile.TemporaryDirectory(dir=ZOO.parent, prefix=".publish-") as folder:
         draft = pathlib.Path(folder)
-        if options.run or options.name and options.note is None:
-            import cifar10
-
-            test = cifar10.load(options.data_dir)["test"]
-            if options.run:
-                new = publish(options.run, options.name, options.data, options.trained, options.default, test, draft)
-                for preset in presets.values():
-                    preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
-                presets[options.name] = new
-            preset = presets[options.name]
-            preset["converted"] = convert(preset, test, draft)
-            print(f"{options.name}: {preset['accuracy']:.2%}")
+        if options.remove:
+            presets = removed(presets, options.remove)
         if options.name:
-            presets[options.name]["dense"] = measured or presets[options.name]["dense"]
-            if options.note is not None:
-                presets[options.name]["note"] = options.note
+            change(presets, options, draft)
         write_texts([presets[name] for name in sorted(presets)], draft)
         # On the same disk, so that each takes its place at once; last the list, which has the checksums of the others.
         for path in sorted(draft.iterdir(), key=lambda path: path.name == file.name):
             os.replace(path, ZOO / path.name)
+    if options.remove:
+        for ending in (".mpt", ".csv", ".png", ".md", ".tflite", "_lce.tflite"):
+            (ZOO / f"{options.remove}{ending}").unlink(missing_ok=True)
+
+
+def check(parser, options, presets):
+    """End with a message if arguments don't fit together."""
+    if options.run and not (options.name and options.data and options.trained):
+        parser.error("a run needs --name, --data and --trained")
+    if not options.name and (options.note or options.dense):
+        parser.error("--note and --dense need --name")
+    if options.name and options.remove:
+        parser.error("--remove goes without --name")
+    for flag, name in (("name", None if options.run else options.name), ("remove", options.remove)):
+        if name and name not in presets:
+            parser.error(f"--{flag} must be a preset's: {', '.join(presets)}. Received: {name}")
+    try:
+        options.dense = dense(options.dense) if options.dense else None
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def change(presets, options, draft):
+    """Do what the arguments say about the preset --name."""
+    if options.run or options.note is None:
+        import cifar10
+
+        test = cifar10.load(options.data_dir)["test"]
+        if options.run:
+            new = publish(options.run, options.name, options.data, options.trained, options.default, test, draft)
+            for preset in presets.values():
+                preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
+            presets[options.name] = new
+        preset = presets[options.name]
+        preset["converted"] = convert(preset, test, draft)
+        print(f"{options.name}: {preset['accuracy']:.2%}")
+    presets[options.name]["dense"] = options.dense or presets[options.name]["dense"]
+    if options.note is not None:
+        presets[options.name]["note"] = options.note
 
 
 def write_texts(presets, draft):
-    """Write presets.json, cards and table."""
+    """Write presets.json, cards, and the README with a table for each data set."""
     (draft / "presets.json").write_text(json.dumps(presets, indent=1) + "\n", encoding="utf-8")
-    table = f"| {HEADER.replace('|', ' | ')} |\n{'|---' * len(HEADER.split('|'))}|\n"
+    tables = {}
     for preset in presets:
-        text, row = card(preset, draft)
+        text, cells = card(preset, draft)
         (draft / f"{preset['name']}.md").write_text(text, encoding="utf-8")
-        table += row
-    (draft / "README.md").write_text(README + table, encoding="utf-8")
+        tables[preset["data"]] = tables.get(preset["data"], row(HEADER) + row(["---"] * len(HEADER))) + cells
+    text = "\n".join(f"Trained and tested on {data}:\n\n{table}" for data, table in tables.items())
+    (draft / "README.md").write_text(README.replace("{tables}", text), encoding="utf-8")
+
+
+def removed(presets, name):
+    """Return the entries without one; if it was a default, the best of its kind becomes it."""
+    gone = presets.pop(name)
+    rest = [p for p in presets.values() if all(p[key] == gone[key] for key in ("architecture", "dataset"))]
+    if gone["default"] and rest:
+        max(rest, key=lambda preset: preset["accuracy"])["default"] = True
+    return presets
 
 
 if __name__ == "__main__":

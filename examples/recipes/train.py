@@ -1,9 +1,9 @@
 """Train a network of the zoo on CIFAR-10 with Keras `fit`: as a multi-prize ticket or, for comparison, densely.
 
-    python examples/train.py --network conv4 --output_dir runs/conv4              # MPT-1/32 at 50 %
-    python examples/train.py --network conv4 --binary_activations --output_dir …  # MPT-1/1
-    python examples/train.py --network conv4 --dense --output_dir …               # all weights trained
-    python examples/train.py … --resume                                           # go on after a kill at any moment
+    python train.py --network conv4 --output_dir runs/conv4              # MPT-1/32 at 50 %
+    python train.py --network conv4 --binary_activations --output_dir …  # MPT-1/1
+    python train.py --network conv4 --dense --output_dir …               # all weights trained
+    python train.py … --resume                                           # go on after a kill at any moment
 
 The defaults are the published recipe of Conv-2 to Conv-8 (Diffenderfer & Kailkhura 2021, the configurations in their
 code), but for --scale_fan, which those have: 100 epochs (their script: 250), batch 128, cosine decay to zero, SGD with
@@ -63,7 +63,7 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.", lower_bound=1)
-flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
+flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
 flags.DEFINE_bool("resume", False, "Go on from the checkpoint in --output_dir, if there is one.")
 

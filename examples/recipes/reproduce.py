@@ -1,6 +1,6 @@
 """Train a published ticket again by its recipe, and compare.
 
-    python examples/reproduce.py --weights conv2_mpt32_s50 --data_dir DIR --output_dir runs/again
+    python reproduce.py --weights conv2_mpt32_s50 --data_dir DIR --output_dir runs/again
 
 Called again after a kill, it goes on. The recipe is the command on the ticket's card. On the same kind of machine, with
 the same versions and backend, the same ticket comes out (not for conv4_mpt32_s50, which was trained before the order of
@@ -20,7 +20,7 @@ import keras_mpt
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "Name of a preset of keras_mpt.zoo.", required=True)
-flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
+flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 flags.DEFINE_string("output_dir", None, "Where the training goes.", required=True)
 
 

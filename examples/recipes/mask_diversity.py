@@ -1,7 +1,7 @@
 """How far apart are the masks that one recipe finds? Networks that differ in their seeds only, compared.
 
-    python examples/mask_diversity.py --output_dir runs/diversity               # Conv-2 of a quarter's width, CIFAR-10
-    python examples/mask_diversity.py --data digits --output_dir runs/digits    # without a download
+    python mask_diversity.py --output_dir runs/diversity               # Conv-2 of a quarter's width, CIFAR-10
+    python mask_diversity.py --data digits --output_dir runs/digits    # without a download
 
 Three kinds of seeds, for masks over other weights have no reason to be alike:
 

@@ -1,9 +1,9 @@
 """Plot the test accuracy of training runs by epoch, and print their last epochs as a table.
 
-    python examples/plot_curves.py --output docs/figures/conv4_curves.png \\
+    python plot_curves.py --output docs/figures/conv4_curves.png \\
         "dense=examples/results/conv4_dense.csv" "MPT-1/32, 50 % kept=examples/results/conv4_mpt32_s50.csv"
 
-Each argument is LABEL=CSV, the log of a run of examples/train.py.
+Each argument is LABEL=CSV, the log of a run of examples/recipes/train.py.
 """
 
 import csv
@@ -26,7 +26,7 @@ def read(path):
     except ValueError:
         rows = []
     if not rows or not {"epoch", "accuracy", "val_accuracy"} <= rows[0].keys():
-        raise app.UsageError(f"Expected logs of examples/train.py with an epoch at least. Received: {path}")
+        raise app.UsageError(f"Expected logs of examples/recipes/train.py with an epoch at least. Received: {path}")
     return rows
 
 

@@ -1,8 +1,8 @@
 """`train.py` on several devices: its flags, and where to train. See docs/guides/distributed.md for what is the same.
 
-    python examples/train_distributed.py --strategy mirrored --synchronized_batch_norm --output_dir …  # TensorFlow
-    KERAS_BACKEND=jax python examples/train_distributed.py --strategy data_parallel --output_dir …     # JAX
-    KERAS_BACKEND=jax python examples/train_distributed.py --strategy model_parallel --model_devices 2 --output_dir …
+    python train_distributed.py --strategy mirrored --synchronized_batch_norm --output_dir …  # TensorFlow
+    KERAS_BACKEND=jax python train_distributed.py --strategy data_parallel --output_dir …     # JAX
+    KERAS_BACKEND=jax python train_distributed.py --strategy model_parallel --model_devices 2 --output_dir …
 
 `--batch_size` is that of all devices together. `data_parallel` and `mirrored` give each of them a part of the batch,
 `model_parallel` a part of the kernels and scores too, by output channels. To see one of them without the hardware, let

@@ -1,11 +1,11 @@
 """Test accuracy on CIFAR-10 from a file: a preset of the zoo, a ticket of yours, or what one was converted to.
 
-    python examples/evaluate.py --weights conv4_mpt32_s50 --data_dir DIR
-    python examples/evaluate.py --weights conv4_mpt11_s50 --runtime lce --data_dir DIR    # its published phone file
-    python examples/evaluate.py --weights runs/conv4/ticket.mpt --data_dir DIR
-    python examples/evaluate.py --weights conv4.tflite --runtime tflite --data_dir DIR
+    python evaluate.py --weights conv4_mpt32_s50 --data_dir DIR
+    python evaluate.py --weights conv4_mpt11_s50 --runtime lce --data_dir DIR    # its published phone file
+    python evaluate.py --weights runs/conv4/ticket.mpt --data_dir DIR
+    python evaluate.py --weights conv4.tflite --runtime tflite --data_dir DIR
 
-Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow. See examples/cifar10.py.
+Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow: see cifar10.py.
 """
 
 import cifar10
@@ -20,7 +20,7 @@ flags.DEFINE_string(
     "weights", None, "A preset of keras_mpt.zoo ('all': each), or a .mpt or .tflite file.", required=True
 )
 flags.DEFINE_enum("runtime", "keras", ["keras", "tflite", "lce"], "What runs it.")
-flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see examples/cifar10.py.")
+flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 
 
 def accuracy(logits, labels):

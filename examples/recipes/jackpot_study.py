@@ -1,8 +1,8 @@
 """Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, beside other ways.
 
-    python examples/jackpot.py --output_dir runs/jackpot                        # trains a dense ResNet-32 first
-    python examples/jackpot.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
-    python examples/jackpot.py --application ResNet50 --weights imagenet --data_dir DIR --output_dir …  # on ImageNet
+    python jackpot_study.py --output_dir runs/jackpot                        # trains a dense ResNet-32 first
+    python jackpot_study.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
+    python jackpot_study.py --application ResNet50 --weights imagenet --data_dir DIR --output_dir …  # on ImageNet
 
 The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the weights but for those of the classifier:
 
@@ -59,7 +59,7 @@ flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient.")
 flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and CIFAR-10's order and crops.", lower_bound=0)
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
-flags.DEFINE_string("data_dir", None, "See examples/cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
+flags.DEFINE_string("data_dir", None, "See cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
 flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
 
 

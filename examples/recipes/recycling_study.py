@@ -1,7 +1,7 @@
 """Do recycled weights help? Edge-Popup and Biprop, each plain, with IteRand, with recycling, and with its ablation.
 
-    python examples/recycling_study.py --output_dir runs/recycling              # Conv-2 of a quarter's width, CIFAR-10
-    python examples/recycling_study.py --data digits --output_dir runs/digits   # without a download
+    python recycling_study.py --output_dir runs/recycling              # Conv-2 of a quarter's width, CIFAR-10
+    python recycling_study.py --data digits --output_dir runs/digits   # without a download
 
 The question of Gorbett & Whitley 2023 (arXiv:2303.15953) at a size for a laptop. Each finished run is a row of
 `runs.csv`; called again, the study does what is missing, so it can be stopped at any moment, and given more seeds or

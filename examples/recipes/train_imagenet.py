@@ -1,15 +1,15 @@
 """Train a ticket on ImageNet, by the recipe of Diffenderfer & Kailkhura 2021 (the configurations in their code).
 
-    python examples/train_imagenet.py --network wide_resnet50 --data_dir DIR --output_dir runs/wrn50      # MPT-1/32
-    python examples/train_imagenet.py --network wide_resnet34 --data_dir DIR --output_dir runs/wrn34      # MPT-1/1
-    python examples/train_imagenet.py --data synthetic --width 0.1 --data_dir runs/pictures --output_dir runs/trial
+    python train_imagenet.py --network wide_resnet50 --data_dir DIR --output_dir runs/wrn50      # MPT-1/32
+    python train_imagenet.py --network wide_resnet34 --data_dir DIR --output_dir runs/wrn34      # MPT-1/1
+    python train_imagenet.py --data synthetic --width 0.1 --data_dir runs/pictures --output_dir runs/trial
 
 100 epochs, batch 256, learning rate 0.256, five epochs of warm-up, cosine decay, label smoothing 0.1, trainable batch
 norm. WRN-50: SGD with momentum 0.875 and weight decay 2^-15, signed constants as weights. Published with 20 % of them:
 74.03 %, with --nobatch_norm_affine 72.67 %. WRN-34 1/1: Adam, normal weights, scaled by the fraction kept. Published
 with 40 % of them: 52.07 %, with --nobatch_norm_affine 45.06 %; there is a second configuration (Adam with a constant
 rate of 0.0002, 120 epochs), and nothing says which of the two these are from. ResNet-50 is trained as WRN-50 here; its
-published accuracies are those of a jackpot (see jackpot.py).
+published accuracies are those of a jackpot (see jackpot_study.py).
 
 **The full run was not made here**: there was neither ImageNet nor the time. What was run is the whole script on
 `--data synthetic`, a few pictures of noise that are written to --data_dir in the format of the real ones.
