@@ -305,7 +305,7 @@ def test_two_processes_resume_after_one_was_killed_within_an_epoch(tmp_path):
     assert len(rows) in (2, 3), log.read_text()[-3000:]  # one or two of three epochs, under the header
     assert not (killed / "ticket.mpt").exists()
 
-    run_together(commands(killed, "--resume"), tmp_path)
+    run_together(commands(killed), tmp_path)
     (masks, variables, rows), (others, their_variables, their_rows) = (
         final_state(killed),
         final_state(tmp_path / "whole"),

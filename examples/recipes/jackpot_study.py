@@ -267,8 +267,12 @@ def main(_):
         raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
     folder = pathlib.Path(FLAGS.output_dir)
-    goes_on = any(folder.glob("*/checkpoint.keras")) or any(folder.glob("*/ticket.mpt"))
-    training.keep_flags(folder, goes_on, may_change=("methods", "sparsities", "criteria_batches"))
+    with training.in_folder(folder, may_change=("methods", "sparsities", "criteria_batches")):
+        study(folder)
+
+
+def study(folder):
+    """Do what is missing, then show what came out."""
     data = load_data()
     base = base_network(data, folder / "dense")
     folders = {(m, s): folder / f"{m}_{s}" for s in FLAGS.sparsities for m in FLAGS.methods}

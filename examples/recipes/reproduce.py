@@ -28,7 +28,7 @@ def main(_):
     preset = keras_mpt.zoo.get_preset(FLAGS.weights)
     _, script, *settings = shlex.split(preset.recipe)
     command = [sys.executable, str(pathlib.Path(__file__).with_name(pathlib.Path(script).name)), *settings]
-    command += ["--output_dir", FLAGS.output_dir, "--resume"]
+    command += ["--output_dir", FLAGS.output_dir]
     command += ["--data_dir", FLAGS.data_dir] if FLAGS.data_dir else []
     subprocess.run(command, check=True)
     folder = pathlib.Path(FLAGS.output_dir)

@@ -14,7 +14,7 @@ first one; all of them need the same --output_dir:
     … --strategy data_parallel --processes 2 --process_id 0 --coordinator 10.0.0.1:12345 --output_dir …
     … --strategy data_parallel --processes 2 --process_id 1 --coordinator 10.0.0.1:12345 --output_dir …
 
-The first one writes logs, checkpoints and the ticket. If one dies, the others end, too: start all again with --resume.
+The first one writes logs, checkpoints and the ticket. If one dies, the others end, too: start all again.
 """
 
 import devices

@@ -76,12 +76,12 @@ def arguments():
     }
 
 
-def network():
-    return getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments())
+def network(dtype="float32"):
+    return getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments(), dtype=dtype)
 
 
 def compiled(steps):
-    model = network()
+    model = network("mixed_bfloat16" if FLAGS.bfloat16 else "float32")
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * steps, FLAGS.warmup_epochs * steps)
     if (FLAGS.optimizer or _OPTIMIZERS[FLAGS.network]) == "adam":
         optimizer = keras.optimizers.Adam(rate)
@@ -103,7 +103,16 @@ def main(_):
     training.check_warmup(FLAGS.warmup_epochs, FLAGS.epochs)
     where = devices.chosen(FLAGS.batch_size)
     folder = pathlib.Path(FLAGS.output_dir)
-    training.keep_flags(folder, (folder / "checkpoint.keras").exists(), write=where.is_chief)
+    with training.in_folder(folder, devices=where):
+        model = train(folder, where)
+        if where.is_chief and training.is_finished(folder, FLAGS.epochs):
+            recipe = training.command("train_imagenet.py")
+            about = {"arguments": arguments(), "data": FLAGS.data, "epochs": FLAGS.epochs, "recipe": recipe}
+            training.save_ticket(model, network, folder, **about)
+
+
+def train(folder, where):
+    """Return the model after the last epoch."""
     keras.utils.set_random_seed(FLAGS.seed)
     if FLAGS.data == "synthetic" and where.is_chief and not pathlib.Path(FLAGS.data_dir, "imagenet2012").exists():
         imagenet.write_synthetic(FLAGS.data_dir, FLAGS.synthetic_images, FLAGS.synthetic_images // 4)
@@ -112,18 +121,8 @@ def main(_):
     part = {"part": where.process, "parts": where.processes, "label": one_hot}
     settings = FLAGS.data_dir, imagenet.normalize, FLAGS.batch_size, FLAGS.seed, FLAGS.cache_dir
     batches, validation = imagenet.load(*settings, **part)
-    if FLAGS.bfloat16:
-        keras.config.set_dtype_policy("mixed_bfloat16")
     fit = {"epochs": FLAGS.epochs, "stop_after": FLAGS.stop_after, "weight_decay": FLAGS.weight_decay, **validation}
-    model = training.fit(compiled, batches, folder, devices=where, **fit)
-    if where.is_chief and training.is_finished(folder, FLAGS.epochs):
-        keras.config.set_dtype_policy("float32")
-        ticket = network()
-        ticket.set_weights(model.get_weights())
-        recipe = training.command("train_imagenet.py")
-        provenance = {"architecture": ticket.name, "arguments": arguments(), "data": FLAGS.data}
-        provenance |= {"epochs": FLAGS.epochs, "recipe": recipe}
-        print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
+    return training.fit(compiled, batches, folder, devices=where, **fit)
 
 
 if __name__ == "__main__":

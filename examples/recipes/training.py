@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -56,11 +57,16 @@ class Checkpoint(keras.callbacks.Callback):
             unfinished.unlink()
 
 
+def check(condition, flag, expected, received):
+    """Raise UsageError, with the flag's name, unless a condition holds."""
+    if not condition:
+        raise app.UsageError(f"--{flag} must be {expected}. Received: {received}")
+
+
 def check_choices(flag, given, known):
     """Raise UsageError unless all words given to a flag are known."""
     unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise app.UsageError(f"--{flag} must be of {', '.join(known)}. Received: {', '.join(unknown)}")
+    check(not unknown, flag, f"of {', '.join(known)}", ", ".join(unknown))
 
 
 def check_sparsities(given):
@@ -70,29 +76,27 @@ def check_sparsities(given):
             fraction = float(word)
         except ValueError:
             fraction = -1
-        if not 0 <= fraction < 1:
-            raise app.UsageError(f"--sparsities must be numbers in [0, 1). Received: {word}")
+        check(0 <= fraction < 1, "sparsities", "numbers in [0, 1)", word)
 
 
 def check_batch_size(batch_size, images):
     """Raise UsageError if there are not enough images for a batch."""
-    if images < batch_size:
-        raise app.UsageError(
-            f"--batch_size must be at most the number of training images. Received: {batch_size}, and {images} images"
-        )
+    expected, received = "at most the number of training images", f"{batch_size}, and {images} images"
+    check(batch_size <= images, "batch_size", expected, received)
 
 
-def compile_for(model, optimizer, label_smoothing=None, jit_compile=False, **settings):
-    """Compile a classifier that returns logits; JAX always compiles the step.
+def check_warmup(warmup_epochs, epochs):
+    """Raise UsageError if nothing is left of the training after the warm-up."""
+    check(warmup_epochs < epochs, "warmup_epochs", "fewer than --epochs", f"{warmup_epochs} of {epochs}")
 
-    With `label_smoothing`, a number, labels are one-hot vectors.
-    """
-    jit_compile = jit_compile or keras.backend.backend() == "jax"
+
+def compile_for(model, optimizer, label_smoothing=None):
+    """Compile a classifier that returns logits. With `label_smoothing`, a number, labels are one-hot vectors."""
     if label_smoothing is None:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile, **settings)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
 
 
 def cosine(learning_rate, steps, warmup_steps=0):
@@ -196,63 +200,79 @@ def _forget_epochs(log, first_epoch):
         os.replace(log.with_suffix(".tmp"), log)
 
 
-def keep_flags(folder, goes_on, may_change=(), write=True):
-    """Write the flags of a training to `flags.txt`, or, where it goes on, refuse others than it was started with.
+@contextlib.contextmanager
+def in_folder(folder, may_change=(), devices=ONE_DEVICE):
+    """Make a folder that of this training: refuse another that runs there, and other flags than it was started with.
 
     The checkpoint has the model and the learning rate of the old flags, so others would only be written on the ticket.
-    A flag that is not in the file, for it is newer, had its default.
+    A flag that is not in the file, because it is newer, had its default.
 
     Args:
-        folder: `pathlib.Path` of the training.
-        goes_on: Whether there is something to go on with.
+        folder: `pathlib.Path` of the training; `flags.json` in it holds the flags, once there is something to go on
+            with: a checkpoint or a ticket, in it or in folders inside.
         may_change: Names of flags that may be others.
-        write: Whether this process writes.
+        devices: Only the chief among several processes locks and writes.
 
     Raises:
-        app.UsageError: A flag has another value.
+        app.UsageError: A training runs there, or a flag has another value.
     """
-    file = folder / "flags.txt"
-    if not goes_on or not file.exists():  # of older ones nobody knows
-        folder.mkdir(parents=True, exist_ok=True)
-        if write:
-            file.write_text(flags.FLAGS.flags_into_string())
-        return
-    before, changed = file.read_text().splitlines(), []
-    for flag in _flags_of_the_training():
-        old = _value(flag, before)
-        if flag.name not in may_change and flag.value != old:
-            changed.append(f"--{flag.name} {flag.value} instead of {old}")
-    if changed:
-        raise app.UsageError(
-            f"The flags must be those that the training in {folder} was started with. Received: {', '.join(changed)}"
-        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) if devices.is_chief else contextlib.nullcontext():
+        file, found = folder / "flags.json", _flags_of_the_training()
+        goes_on = any(folder.rglob("checkpoint.keras")) or any(folder.rglob("ticket.mpt"))
+        if goes_on and file.exists():  # of older trainings nobody knows
+            before = {flag.name: flag.default for flag in found} | json.loads(file.read_text())
+            changed = [f for f in found if f.name not in may_change and f.value != before[f.name]]
+            if changed:
+                words = ", ".join(f"--{f.name} {f.value} instead of {before[f.name]}" for f in changed)
+                raise app.UsageError(
+                    f"The flags must be those that the training in {folder} was started with. Received: {words}"
+                )
+        elif devices.is_chief:
+            file.write_text(json.dumps({flag.name: flag.value for flag in found}, indent=1))
+        yield
 
 
-def _value(flag, lines):
-    """Return the value that a flag has in lines such as --epochs=4 or --nodense."""
-    if flag.boolean:
-        written = {f"--{flag.name}": True, f"--no{flag.name}": False}
-        return next((written[line] for line in lines if line in written), flag.default)
-    start = f"--{flag.name}="
-    return next((flag.parser.parse(line[len(start) :]) for line in lines if line.startswith(start)), flag.default)
+@contextlib.contextmanager
+def _locked(folder):
+    """Refuse a folder that another process has locked; the system takes the lock from one that is killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        fcntl = None
+    with (folder / ".lock").open("w") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise app.UsageError(f"--output_dir must be of one training. Received: {folder}, where one runs") from error
+        yield
 
 
 def command(script):
     """Return the command line of this training: all flags that were given, but for what only this machine has."""
     given = [flag.serialize() for flag in _flags_of_the_training() if flag.present]
-    return " ".join([f"python examples/{script}", *given])
+    return " ".join([f"python examples/recipes/{script}", *given])
 
 
 def _flags_of_the_training():
     """Return the script's flags, but for those that say where and how far it runs."""
-    local = ("data_dir", "output_dir", "cache_dir", "resume", "stop_after", "process_id", "coordinator")
+    local = ("data_dir", "output_dir", "cache_dir", "stop_after", "process_id", "coordinator")
     return [flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]) if flag.name not in local]
 
 
-def check_warmup(warmup_epochs, epochs):
-    """Raise app.UsageError if nothing is left of the training after the warm-up."""
-    if warmup_epochs >= epochs:
-        raise app.UsageError(f"--warmup_epochs must be fewer than --epochs. Received: {warmup_epochs} of {epochs}")
+def save_ticket(model, network, folder, **provenance):
+    """Save the ticket that was found, with what is said of it, in float32 whatever it was trained in.
+
+    Args:
+        model: The trained model.
+        network: Function that returns the same network, untrained and in float32.
+        folder: `pathlib.Path` where `ticket.mpt` goes.
+    """
+    ticket = network()
+    ticket.set_weights(model.get_weights())
+    provenance = {"architecture": ticket.name, **provenance}
+    print(keras_mpt.save_ticket(ticket, folder / "ticket.mpt", provenance=provenance))
 
 
 def is_finished(folder, epochs):
