@@ -1,9 +1,11 @@
 """The training example: data, resuming, backends."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +71,27 @@ def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
     assert_same_run(tmp_path / "whole", killed)
 
 
+@pytest.mark.tensorflow_only  # phone.py is; the others take their time
+@pytest.mark.parametrize(
+    "name", ["own_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jackpot", "recycling", "phone"))]
+)
+def test_scripts_of_digits_and_phones(name, monkeypatch, capsys):
+    specification = importlib.util.spec_from_file_location(name, EXAMPLES.parent / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(module, "EPOCHS", 1, raising=False)
+    module.main()
+    printed = capsys.readouterr().out
+    expected = {
+        "own_model": [r"Test accuracy: [\d.]+%", r"The file of 15,\d{3} bytes gives the same logits"],
+        "jackpot": [r"all weights +[\d.]+%\nthe largest tenth +[\d.]+%\nthe tenth that was found +[\d.]+%\n"],
+        "recycling": [rf"\n{name}: [\d.]+% of the test images.*: [\d.]+%\n" for name in ("plain", "recycling")],
+        "phone": [r"Largest difference to Keras: [\d.]+(e-\d+)?\n"],
+    }
+    for pattern in expected[name]:
+        assert re.search(pattern, printed), printed
+
+
 def evaluate(data, *flags):
     flags = [sys.executable, "evaluate.py", f"--data_dir={data}", *flags]
     return subprocess.run(flags, cwd=EXAMPLES, capture_output=True, text=True, check=False)
@@ -102,14 +125,14 @@ def test_evaluating_a_file_that_is_not_the_published_one(scripts, monkeypatch, t
         evaluate.contestants(preset.name, "keras")
 
 
-def test_evaluating_what_is_not_there(data):
+def test_evaluating_what_is_not_there(scripts):
+    import evaluate
+
     floats = next(p.name for p in keras_mpt.zoo.list_presets() if p.arguments["input_quantizer"] is None)
-    for flags, message in {
-        (f"--weights={floats}", "--runtime=lce"): "No file for lce is published",
-        ("--weights=x.mpt", "--runtime=tflite"): "--runtime tflite runs no such file",
-    }.items():
-        result = evaluate(data, *flags)
-        assert result.returncode != 0 and message in result.stderr
+    with pytest.raises(app.UsageError, match="No file for lce is published"):
+        evaluate.contestants(floats, "lce")
+    with pytest.raises(app.UsageError, match="--runtime tflite runs no such file. Received: --weights x.mpt"):
+        evaluate.contestants("x.mpt", "tflite")
 
 
 @pytest.mark.tensorflow_only
@@ -238,10 +261,11 @@ def test_training_from_an_npz_file_needs_no_tensorflow(data, tmp_path):
     train(data, tmp_path / "run", "--epochs=1", PYTHONPATH=path)
 
 
-def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
-    train(data, tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01")
+def test_dense_network_is_trained_by_the_same_command(run_here, tmp_path):
+    run_here(tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01", "--bfloat16")
     model = keras.models.load_model(tmp_path / "checkpoint.keras")
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
 
 
 @pytest.mark.tensorflow_only  # for its five trainings, none of which depends on the backend
