@@ -71,6 +71,10 @@ def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
     assert_same_run(tmp_path / "whole", killed)
 
 
+def _long(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 @pytest.mark.tensorflow_only  # phone.py is; the others take their time
 @pytest.mark.parametrize(
     "name", ["own_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jackpot", "recycling", "phone"))]
