@@ -13,6 +13,11 @@ def call_of(tensor):
     return operation, operation._inbound_nodes[node].input_tensors
 
 
+def inputs_of_calls(layer):
+    """Return the lists of symbolic tensors that a layer was called with, in the order of the calls."""
+    return [list(node.input_tensors) for node in layer._inbound_nodes]
+
+
 def symbolic_tensors(graph):
     """Return the symbolic tensors that the calls in a graph made, inputs included."""
     calls = [node for nodes in graph._nodes_by_depth.values() for node in nodes]
