@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import GlobalTopK
@@ -45,6 +46,8 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing
     """
     import torch
 
+    check_positive("epsilon", epsilon)
+    check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     pairing.check_model(model, [ScaledSign, Identity], epsilon)
     layout = _layout(model, layout)
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
