@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
@@ -36,7 +35,7 @@ def _one_threshold(mpt):
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
         if not layer.mask.ranks_magnitudes:
             continue
-        together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
+        together.setdefault(layer.mask if layer.mask.shared else name, []).append(name)
     return list(together.values())
 
 
@@ -64,7 +63,7 @@ def fill_kernel(layer, frozen, mask, scores, scale, trainable):
         if alpha and not np.isclose(alpha, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
             frozen = frozen * np.float32(scale / alpha)
     layer.frozen_kernel.assign(frozen)
-    layer.mask.assign(layer, mask, scores)
+    layer.assign_mask(mask, scores)
     layer.trainable = trainable
     if scale is not None:
         layer.kernel_quantizer = ScaledSign(None if trainable else scale)

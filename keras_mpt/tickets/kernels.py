@@ -169,7 +169,7 @@ def _source(layer, frozen, base):
     nearest = max(alike, key=alike.get, default=None)
     if nearest is not None and alike[nearest] > 0.5:
         return {"from": "base", "sha256": nearest}
-    initializer, settings = layer.kernel_draw()
+    initializer, settings = layer.subnets[0].draw()
     if type(initializer) not in _INITIALIZERS.values():
         return {"from": "nothing"}
     config = {key: value for key, value in initializer.get_config().items() if key != "seed"}

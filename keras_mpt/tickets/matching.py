@@ -18,8 +18,9 @@ def owners(model):
 
 def variables_of(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    kernel = ("scores", "frozen_kernel", "kernel_epoch", *layer.mask.variables) if isinstance(layer, MPTLayer) else ()
-    kernel = {id(getattr(layer, name)) for name in kernel}
+    kernel = set()
+    if isinstance(layer, MPTLayer):
+        kernel = {id(layer.kernel_epoch)} | {id(v) for subnet in layer.subnets for v in subnet.variables}
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import share
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import config, container, kernels, settings
@@ -208,7 +207,6 @@ def _build(ticket, base, trainable, custom_classes):
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check, FREE_WEIGHTS + ticket._entries(), custom_classes)
         take_names(model, ticket, custom_classes)
-        share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
         _fill(model, ticket, base, trainable)
     return model
 
