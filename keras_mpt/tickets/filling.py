@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
@@ -37,7 +36,7 @@ def _one_threshold(mpt):
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
         if not layer.mask.ranks_magnitudes:
             continue
-        together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
+        together.setdefault(layer.mask if layer.mask.shared else name, []).append(name)
     return list(together.values())
 
 
@@ -74,4 +73,4 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
     subnet.assign(mask, scores)
     subnet.layer.trainable = trainable
     if scale is not None:
-        subnet.set_quantizer(ScaledSign(None if trainable else scale))
+        subnet.layer.kernel_quantizer = ScaledSign(None if trainable else scale)

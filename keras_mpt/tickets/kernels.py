@@ -81,9 +81,10 @@ def encode(subnet, name, whole, base):
     mask = mask.astype(bool)
     kept = int(np.count_nonzero(mask))
     scale = None
-    if type(subnet.kernel_quantizer) is ScaledSign:  # of these arrays, not of a layer that may be trained meanwhile
+    quantizer = subnet.layer.kernel_quantizer
+    if type(quantizer) is ScaledSign:  # of these arrays, not of a layer that may be trained meanwhile
         tensors = ops.convert_to_tensor(frozen), ops.convert_to_tensor(mask.astype(np.float32))
-        scale = float(to_numpy(subnet.kernel_quantizer.alpha(*tensors, kept)))
+        scale = float(to_numpy(quantizer.alpha(*tensors, kept)))
         if not math.isfinite(scale):
             raise ValueError(f"Alpha of layer {layer.name!r} must be finite to be saved. Received: {scale}")
     kernel = Kernel(frozen, mask, scale)

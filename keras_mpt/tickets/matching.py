@@ -7,7 +7,7 @@ import keras
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets.header import kernels_of
-from keras_mpt.tickets.subnets import subnets
+from keras_mpt.tickets.subnets import subnets, variables
 from keras_mpt.traversal import own_variables, walk
 
 
@@ -22,7 +22,7 @@ def owners(model):
 
 def variables_of(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    kernel = {id(v) for subnet in subnets(layer) for v in subnet.variables}
+    kernel = {id(variable) for variable in variables(layer)}
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 
@@ -92,7 +92,7 @@ def check_missing(model, ticket, part=False):
 
 def _shapes(layer):
     variables = [tuple(v.shape) for v in variables_of(layer)]
-    kernels = [(tuple(s.frozen_kernel.shape), type(s.kernel_quantizer) is ScaledSign) for s in subnets(layer)]
+    kernels = [(tuple(s.frozen_kernel.shape), type(s.layer.kernel_quantizer) is ScaledSign) for s in subnets(layer)]
     return _described(kernels, variables)
 
 

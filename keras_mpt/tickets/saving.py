@@ -12,7 +12,6 @@ import numpy as np
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import share
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import config, container, header, kernels, settings
@@ -265,7 +264,6 @@ def _build(ticket, base, trainable, custom_objects):
     with naming(ticket.path, "the model cannot be made"):
         model = config.build(ticket.config, check, ticket._most(), custom_objects, ticket.settings)
         take_names(model, ticket)
-        share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
         _check_groups(model, ticket, base)
         _fill(model, ticket, base, trainable)
     return model

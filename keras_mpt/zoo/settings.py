@@ -21,8 +21,8 @@ class Settings:
         sparsity: Fraction of each layer's weights removed; or a dict from layer names to fractions.
         default_sparsity: The fraction for the layers that such a dict leaves out: the default of the network.
         mask: None: `TopK(sparsity)` in each layer. Or a rule of `keras_mpt.masks` for all layers, such as
-            `GlobalTopK(0.9)`, of which the network gets a copy; `sparsity` is left out then. Or a function that makes a
-            layer's rule from its sparsity, such as the class `Restricted`.
+            `GlobalTopK(0.9)`; `sparsity` is left out then. Or a function that makes a layer's rule from its sparsity,
+            such as the class `Restricted`.
         input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
         kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
         kernel_initializer: Of the frozen kernels; see `keras_mpt.initializers`.
@@ -91,8 +91,6 @@ class Settings:
             raise ValueError(
                 f"`sparsity` must be left out where `mask` is a rule. Received: sparsity={self.sparsity!r}, {mask=}"
             )
-        if isinstance(mask, GlobalTopK):  # which belongs to one model
-            mask = GlobalTopK(mask.sparsity, mask.selector, mask.group)
         object.__setattr__(self, "mask", mask)
 
     @property
