@@ -2,9 +2,21 @@
 
 import collections
 import contextlib
+import copy
 
 import keras
 from keras.src.backend.common import global_state
+
+
+def functional_graph(layer):
+    """Return the graph of a functional or built Sequential model, None for others."""
+    graph = getattr(layer, "_functional", layer)
+    return graph if isinstance(graph, keras.Function) else None
+
+
+def run_graph(graph, inputs, call):
+    """Return the outputs of a graph on any values; `call(operation, *args, **kwargs)` gives those of each call."""
+    return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
 
 
 def call_of(tensor):
@@ -128,3 +140,20 @@ class NotesCalls:
     def _clear_losses(self):
         super()._clear_losses()
         self._note_call()
+
+
+def copied_operation(operation):
+    """Return a copy of an operation that is no layer, with no calls yet."""
+    twin = copy.copy(operation)
+    twin._inbound_nodes, twin._outbound_nodes = [], []
+    return twin
+
+
+def forget_last_call(operation):
+    """Take back the last symbolic call of an operation."""
+    operation._inbound_nodes.pop()
+
+
+def has_keras_mask(tensor):
+    """Return whether a tensor has a mask, such as `Masking` makes."""
+    return getattr(tensor, "_keras_mask", None) is not None

@@ -13,7 +13,6 @@ from keras_mpt.files import replacing
 from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
 _COLUMNS = ["epoch", "layer", *_SCALARS, "scores_min", "scores_max"]
@@ -161,6 +160,7 @@ def _mask(subnet):
 
 def _alpha(subnet):
     quantizer = subnet.layer.kernel_quantizer
-    if not isinstance(quantizer, ScaledSign):
+    if getattr(quantizer, "scale_count", 0) != 1:
         return None
-    return float(quantizer.alpha(subnet.frozen_kernel.value, *subnet.find()))
+    (alpha,) = quantizer.scales(subnet.frozen_kernel.value, *subnet.find())
+    return float(alpha)

@@ -13,7 +13,9 @@ import random
 import keras
 
 from keras_mpt import _keras, initializers, layers, masks, quantizers
+from keras_mpt._keras import functional_graph
 from keras_mpt.arguments import printable
+from keras_mpt.models.paths import check_functional, walk
 from keras_mpt.quantizers import larq_objects
 from keras_mpt.tickets.header import DTYPES, SETTINGS
 from keras_mpt.tickets.limits import (
@@ -23,7 +25,6 @@ from keras_mpt.tickets.limits import (
     MOST_OF_ARGUMENTS,
     TENSORS_PER_OBJECT,
 )
-from keras_mpt.traversal import check_functional, functional_graph, walk
 
 _OWN_MODULES = (initializers, layers, masks, quantizers)
 

@@ -5,10 +5,10 @@ import re
 import keras
 
 from keras_mpt.layers import MPTLayer
+from keras_mpt.models.paths import own_variables, walk
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets.header import kernels_of
 from keras_mpt.tickets.subnets import subnets, variables
-from keras_mpt.traversal import own_variables, walk
 
 
 def owners(model):

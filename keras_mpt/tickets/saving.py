@@ -13,6 +13,7 @@ from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores
+from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import config, container, header, kernels, settings
 from keras_mpt.tickets.filling import check_rules, fill_subnet, forget_compiled, groups_that_differ
@@ -20,7 +21,6 @@ from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
 from keras_mpt.tickets.subnets import subnets
 from keras_mpt.tickets.ticket import Ticket, naming, pack
-from keras_mpt.traversal import check_functional, check_is_model
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_objects=()):
