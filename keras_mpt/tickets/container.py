@@ -52,7 +52,7 @@ def write(path, header, blobs, verify):
     start = struct.pack("<8sII", MAGIC, VERSION, len(stored))
     digest = hashlib.sha256(start + stored).digest()
     with replacing(path) as unfinished:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "wb") as file:
             file.writelines([start, digest, stored, *blobs.values()])
         verify(unfinished)
 
