@@ -74,7 +74,7 @@ bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.tables
 
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
-docs: $(VENV)/.dev
+docs: $(VENV)/.docs
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
 
@@ -109,10 +109,15 @@ $(VENV)/.demo: setup.py constraints.txt | $(VENV_PYTHON)
 	$(INSTALL) --editable ".[tensorflow,lce,litert,examples]"
 	@touch $@
 
+$(VENV)/.docs: setup.py constraints.txt | $(VENV_PYTHON)
+	@echo "Installing the documentation's packages into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[tensorflow,litert,examples,docs]"
+	@touch $@
+
 $(VENV)/.dev: setup.py constraints.txt | $(VENV_PYTHON)
 	@echo "Installing all backends and the tests' packages into $(VENV) (some minutes the first time)"
 	$(INSTALL) --editable ".[all,examples,docs,dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.docs
 
 $(VENV_PYTHON):
 	$(PYTHON) -m venv $(VENV)

@@ -65,12 +65,20 @@ RUNTIME = {
     "datasets": ["tensorflow-datasets>=4.9", "importlib_resources", "pillow"],
     "analysis": ["matplotlib"],
     "hub": ["huggingface_hub>=0.30"],
+    "qonnx": ["qonnx>=1.0", "onnxruntime"],
 }
 
 # What working on the project needs.
 PROJECT = {
     "examples": ["matplotlib", "pillow", "scikit-learn"],
-    "docs": ["ipykernel", "matplotlib", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "nbclient"],
+    "docs": [
+        "ipykernel",
+        "matplotlib",
+        "mkdocs-material>=9.5,<10",
+        "mkdocstrings[python]>=1,<2",
+        "nbclient",
+        "pytest>=8",
+    ],
     "dev": [
         "build",
         "hypothesis",

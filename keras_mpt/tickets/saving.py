@@ -128,7 +128,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     no memory is taken for more weights than the file has room for.
 
     Args:
-        path: Of a file that `save_ticket` wrote, or a `Ticket`.
+        path: Of a file that `save_ticket` wrote, of a folder that has a `ticket.mpt`, an address (`hf://owner/name`,
+            `https://host/x.mpt`), or a `Ticket`.
         trainable: Whether the search for a mask can go on.
         base: The Keras model whose kernels the ticket refers to, if it does.
         custom_classes: Classes of yours that the file may use, registered with

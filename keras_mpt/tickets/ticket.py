@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from keras_mpt import remote
 from keras_mpt.tables import Tabular
 from keras_mpt.tickets import container, kernels, report
 from keras_mpt.tickets.container import TicketError
@@ -54,7 +55,8 @@ class Ticket(Tabular):
         """Read a file, checksums verified.
 
         Args:
-            path: Of a file that `save_ticket` wrote.
+            path: Of a file that `save_ticket` wrote, of a folder that has a `ticket.mpt`, or an address: `hf://owner/name`
+                or `https://host/x.mpt`.
 
         Returns:
             A `Ticket`.
@@ -63,6 +65,7 @@ class Ticket(Tabular):
             TicketError: It is no ticket, of another version, or damaged.
             OSError: It cannot be opened.
         """
+        path = remote.locate(path)
         header, blobs = container.read(path)
         path = pathlib.Path(path)
         with naming(path, "the header is malformed"):

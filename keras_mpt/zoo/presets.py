@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from keras_mpt import tickets
+from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets import config
@@ -223,13 +223,15 @@ def resolve(architecture, weights):
 
     Args:
         architecture: Name of the function.
-        weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
+        weights: A preset's name, the dataset of a default preset, or the path or address of a ticket file.
 
     Raises:
         ValueError: There is no such preset, or the ticket says that it is one of another architecture.
         TicketError: The file is no ticket, or its arguments are not plain data.
         OSError: The file cannot be opened.
     """
+    if remote.is_remote(weights):
+        return _file(architecture, weights)
     if isinstance(weights, os.PathLike) or str(weights).endswith(_ENDING):
         return _file(architecture, pathlib.Path(weights))
     presets = list_presets(architecture)
