@@ -1,9 +1,12 @@
 """What an installation lacks: Keras' backend or an extra, and the line that installs it."""
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import sys
+
+from keras_mpt import terminal
 
 _BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -14,10 +17,10 @@ def _import_keras():
     Raises:
         ImportError: Keras' backend is not installed; the message says which one Keras wants and what to do.
     """
-    if _is_command():  # TensorFlow reads it when it is imported
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    silenced = terminal.is_command() and "--verbose" not in sys.argv
     try:
-        import keras  # noqa: F401
+        with terminal.quiet() if silenced else contextlib.nullcontext():
+            import keras  # noqa: F401
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _BACKENDS:
@@ -33,7 +36,7 @@ def _no_backend(wanted):
         folder = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
         file = folder / "keras.json"
         source = f"the file {file}" if file.is_file() else "Keras' default"
-    there = [name for name in _BACKENDS if name != wanted and _installed(name)]
+    there = [name for name in _BACKENDS if name != wanted and is_installed(name)]
     lines = [
         f"Keras wants the backend {wanted!r}, which is not installed ({source}). Either install it:",
         f'    pip install "keras-mpt[{wanted}]"',
@@ -46,19 +49,9 @@ def _no_backend(wanted):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _installed(name):
-    import importlib.util
-
+def is_installed(name):
+    """Return whether a package can be found, without importing it."""
     return importlib.util.find_spec(name) is not None
-
-
-def _is_command():
-    """Return whether this process is `keras-mpt …` or `python -m keras_mpt …`.
-
-    Of the latter, `sys.argv[0]` is "-m" as long as the package itself is imported.
-    """
-    name = pathlib.Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
-    return name == "keras-mpt" or name == "-m" and "keras_mpt" in sys.orig_argv
 
 
 @contextlib.contextmanager
