@@ -6,7 +6,7 @@
 #   make test PYTEST_ARGS=-x      further arguments for pytest
 #   make test BACKENDS=jax        on one backend only
 #   make test VENV=.venv-new CONSTRAINTS=/dev/null PYTHON=python3.13    with the newest versions there are
-#   make docs                     the documentation, as site/index.html
+#   make docs                     the documentation, as site/index.html (needs npm for a page that runs tickets)
 #
 # On Linux the registry's PyTorch brings several gigabytes of CUDA packages. Its CPU build is enough here:
 #   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -26,7 +26,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format bench docs figures notebooks clean distclean
+.PHONY: help demo test test-all lint format bench docs browser figures notebooks clean distclean
 
 help:
 	@echo "make demo      train a small ticket and show what came out"
@@ -74,9 +74,17 @@ bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.tables
 
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs browser
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+
+# LiteRT.js and converted tickets, for the page that runs them. Without npm the site is built without these.
+browser: $(VENV)/.docs
+	@if command -v npm >/dev/null; then \
+		npm ci --silent --prefix docs/browser && KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/browser/build.py; \
+	else \
+		echo "npm is not here: the page that runs tickets in the browser stays empty"; \
+	fi
 
 figures: $(VENV)/.dev
 	@set -e; for script in kernel split file_size search jackpots; do \
@@ -87,7 +95,7 @@ notebooks: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/notebooks/run.py
 
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site docs/browser/build docs/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
