@@ -26,12 +26,13 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format bench docs browser figures notebooks clean distclean
+.PHONY: help demo test test-all test-arm lint format bench docs browser figures notebooks clean distclean
 
 help:
 	@echo "make demo      train a small ticket and show what came out"
 	@echo "make test      check style, run the tests on: $(BACKENDS)"
 	@echo "make test-all  the same with the long tests"
+	@echo "make test-arm  run converted files on an emulated 64-bit ARM (Debian)"
 	@echo "make lint      check style only"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make bench     measure times, memory and file sizes (an hour)"
@@ -51,6 +52,10 @@ test-all: lint
 test test-all: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-programs
 test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+
+# Converted files on an emulated 64-bit ARM: Debian, and apt for qemu-user-static.
+test-arm: $(VENV)/.dev
+	bash tests/arm/run.sh
 
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .

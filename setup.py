@@ -66,6 +66,8 @@ RUNTIME = {
     "analysis": ["matplotlib"],
     "hub": ["huggingface_hub>=0.30"],
     "qonnx": ["qonnx>=1.0", "onnxruntime"],
+    # A pre-release is what there is; wheels are for x86-64 Linux.
+    "tflm": ['tflite-micro>=0.dev20261023182759; platform_system == "Linux" and platform_machine == "x86_64"'],
 }
 
 # What working on the project needs.
@@ -81,6 +83,7 @@ PROJECT = {
     ],
     "dev": [
         "build",
+        "hls4ml>=1.3; python_version < '3.13'",
         "hypothesis",
         "matplotlib",
         "pillow",

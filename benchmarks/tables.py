@@ -33,7 +33,7 @@ PAPER = {  # CIFAR-10, by (network, sparsity, binary activations): as arXiv:2103
 }
 FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
     ("[LiteRT](docs/deployment.md), binary weights", "32", "int8"),
-    ("the same, lossy (`weights=\"dynamic_int8\"`)", "32", "dynamic int8"),
+    ('the same, lossy (`weights="dynamic_int8"`)', "32", "dynamic int8"),
     ("LiteRT, binary weights and activations", "1", "exact int8"),
     ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
 ]
@@ -172,7 +172,11 @@ def formats():
     for where, activations, file in FORMATS:
         (row,) = [r for r in rows if r["network"] == f"Conv-4, 50 %, MPT-1/{activations}" and r["file"] == file]
         time = "optimized on ARM64 only" if file == "larq-compute-engine" else f"{row['ratio to float32']:.2f}"
-        exact = f"{row['agreement']:.1%} keep their class" if file.startswith("dynamic") else f"largest error {row['max error']:.0e}"
+        exact = (
+            f"{row['agreement']:.1%} keep their class"
+            if file.startswith("dynamic")
+            else f"largest error {row['max error']:.0e}"
+        )
         table.append([where, f"{row['bytes']:,}", time, exact])
     return markdown(["what you get", "bytes", "time, float32 = 1", "exactness"], table)
 

@@ -4,8 +4,8 @@
   file becomes a part of the site, at its path in the repository, and so does what it links to in turn.
 - A notebook of docs/notebooks becomes a page, with the outputs it was saved with.
 - A public name that is missing from the API pages is a warning, which `mkdocs build --strict` takes for an error.
-  mkdocstrings leaves out what has no docstring. So is a quotation in an API page: Markdown takes a doctest for one that is
-  neither in an `Examples:` section nor indented.
+  mkdocstrings leaves out what has no docstring. So is a quotation in an API page, which Markdown makes of a doctest
+  that is neither in an `Examples:` section nor indented.
 """
 
 import ast
@@ -68,7 +68,9 @@ def on_post_build(config):
         LOG.warning("These public names have no docstring, or no page in docs/api: %s", ", ".join(missing))
     for page in sorted(pathlib.Path(config.site_dir, "api").glob("*.html")):
         if quoted := QUOTE.findall(page.read_text(encoding="utf-8")):
-            LOG.warning("A docstring in %s holds a quotation: indent its examples. %s", page.name, quoted[0].strip()[:80])
+            LOG.warning(
+                "A docstring in %s holds a quotation: indent its examples. %s", page.name, quoted[0].strip()[:80]
+            )
 
 
 def _leaves(nav):

@@ -2,8 +2,21 @@
 
 import gzip
 
+from keras_mpt import convert
 from keras_mpt.commands import sources
 from keras_mpt.files import replacing
+
+_TARGETS = {
+    "tflite": "LiteRT as it is",
+    "lce": "larq-compute-engine, with binary convolutions",
+    "qonnx": "QONNX, for FPGAs",
+}
+_TARGETS = {name: what for name, what in _TARGETS.items() if hasattr(convert, f"to_{name}")}
+_OPTIONS = {  # of one target each: arguments of its function
+    "tflite": ("weights",),
+    "lce": ("require_binary",),
+    "qonnx": ("data_format", "input_precision", "activation_precision"),
+}
 
 
 def add(commands):
@@ -17,9 +30,9 @@ def add(commands):
     parser.add_argument("out", metavar="OUT", help="path of the new file; .tflite is the usual ending")
     parser.add_argument(
         "--target",
-        choices=("tflite", "lce"),
+        choices=tuple(_TARGETS),
         default="tflite",
-        help="tflite: LiteRT as it is; lce: larq-compute-engine, with binary convolutions (default: tflite)",
+        help=f"{'; '.join(f'{name}: {what}' for name, what in _TARGETS.items())} (default: tflite)",
     )
     parser.add_argument(
         "--weights",
@@ -30,8 +43,11 @@ def add(commands):
     parser.add_argument(
         "--require_binary",
         action="store_true",
+        default=None,
         help="of lce: refuse to leave a layer that has an input quantizer in floats",
     )
+    if "qonnx" in _TARGETS:
+        _add_qonnx(parser)
     parser.add_argument(
         "--samples",
         metavar="FILE",
@@ -43,21 +59,34 @@ def add(commands):
     parser.set_defaults(run=run, backend="tensorflow")
 
 
-def run(options):
-    from keras_mpt import convert
+def _add_qonnx(parser):
+    parser.add_argument(
+        "--data_format",
+        choices=("channels_first", "channels_last"),
+        help="of qonnx, the order of axes (default: channels_first)",
+    )
+    for name, what in (("input", "inputs"), ("activation", "activations without a sign")):
+        parser.add_argument(
+            f"--{name}_precision",
+            type=int,
+            nargs=2,
+            metavar=("BITS", "INTEGER_BITS"),
+            help=f"of qonnx, fixed-point numbers for {what} (default: floats)",
+        )
 
-    for target, name, given in (
-        ("lce", "require_binary", options.require_binary),
-        ("tflite", "weights", options.weights is not None),
-    ):
-        if given and options.target != target:
-            raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
+
+def run(options):
+    given = {}
+    for target, names in _OPTIONS.items():
+        for name in names:
+            value = getattr(options, name, None)
+            if value is not None and options.target != target:
+                raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
+            if value is not None:
+                given[name] = tuple(value) if isinstance(value, list) else value
     samples = sources.array("--samples", options.samples) if options.samples else None
     path, _ = sources.find(options.ticket)
-    if options.target == "lce":
-        report = convert.to_lce(path, options.out, samples=samples, require_binary=options.require_binary)
-    else:
-        report = convert.to_tflite(path, options.out, samples=samples, weights=options.weights or "auto")
+    report = getattr(convert, f"to_{options.target}")(path, options.out, samples=samples, **given)
     print(report)
     print("Samples    " + (f"yours, {options.samples}" if options.samples else "random numbers: try --samples FILE"))
     if options.gzip:
