@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from keras_mpt import remote
 from keras_mpt.arguments import did_you_mean
 
 ENDING = ".mpt"
@@ -19,11 +20,13 @@ def find(source):
     """Return the path of a ticket: a name without a folder or an ending, of no file, is that of a published one.
 
     Args:
-        source: A path, or the name of a preset of `keras_mpt.zoo`, such as `"conv4_mpt32_s50"`.
+        source: A path, the name of a preset of `keras_mpt.zoo`, such as `"conv4_mpt32_s50"`, or an address, see
+            `keras_mpt.remote.locate`.
 
     Raises:
         FileNotFoundError: There is neither a file nor a preset of this name.
     """
+    source = remote.locate(source)
     path = pathlib.Path(source)
     if not isinstance(source, str) or os.path.basename(source) != source or path.suffix or path.exists():
         return path

@@ -162,7 +162,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
     no memory is taken for more weights than the file has room for.
 
     Args:
-        path: Of a file that `save_ticket` wrote, the name of a preset of `keras_mpt.zoo`, or a `Ticket`.
+        path: Of a file that `save_ticket` wrote or a folder that has a `ticket.mpt`, the name of a preset of
+            `keras_mpt.zoo`, an address (`hf://owner/name`, `https://host/x.mpt`), or a `Ticket`.
         trainable: Whether the search for a mask can go on.
         base: The Keras model whose kernels the ticket refers to, if it does.
         custom_objects: Classes of yours that the file may use, and functions of yours that are activations, registered

@@ -50,7 +50,8 @@ class Ticket(Tabular):
         """Read a file, checksums verified.
 
         Args:
-            path: Of a file that `save_ticket` wrote, or the name of a preset of `keras_mpt.zoo`.
+            path: Of a file that `save_ticket` wrote or of a folder that has a `ticket.mpt`, the name of a preset of
+                `keras_mpt.zoo`, or an address: `hf://owner/name` or `https://host/x.mpt`.
 
         Returns:
             A `Ticket`.

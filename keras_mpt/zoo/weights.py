@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import keras
 
-from keras_mpt import tickets
+from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
@@ -125,6 +125,8 @@ def resolve(architecture, weights):
         TicketError: The file is no ticket, or its arguments are not plain data.
         OSError: The file cannot be opened.
     """
+    if remote.is_remote(weights):
+        return _file(architecture, weights)
     if isinstance(weights, os.PathLike) or str(weights).endswith(presets.ENDING):
         return _file(architecture, pathlib.Path(weights))
     found = [preset for preset in presets.published() if preset.architecture == architecture]
