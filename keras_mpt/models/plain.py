@@ -87,7 +87,7 @@ def dense_twin(model, kernel_initializer="he_normal"):
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)
-        if hasattr(layer, "adapt"):  # not learned, but taken from data
+        if hasattr(layer, "adapt") or not layer.trainable:  # not learned, but taken from data
             copy_state(layer, twin)
         return outputs
 
