@@ -219,8 +219,14 @@ def test_settings_reach_the_layers(name):
 
 def test_masks():
     shared = keras_mpt.masks.GlobalTopK(0.8, group="all")
-    built = mpt_layers(zoo.conv2_mpt(mask=shared, **SMALL))
-    assert {layer.mask for layer in built} == {shared}
+    first, second = (zoo.conv2_mpt(mask=shared, **{**SMALL, "seed": seed}) for seed in (1, 2))
+    for model in (first, second):  # of which neither knows the other
+        built = mpt_layers(model)
+        scores = np.concatenate([np.abs(numpy(layer.scores)).ravel() for layer in built])
+        mask = np.concatenate([numpy(layer.subnet_mask).ravel() for layer in built])
+        assert mask.sum() == mask.size - mask.size * 8 // 10
+        assert scores[mask == 1].min() >= scores[mask == 0].max()
+        assert {layer.mask.group for layer in built} == {"all"}
     made = mpt_layers(zoo.conv2_mpt(mask=keras_mpt.masks.Restricted, sparsity={"logits": 0.0}, **SMALL))
     assert {type(layer.mask) for layer in made} == {keras_mpt.masks.Restricted}
     assert [layer.sparsity for layer in made] == [0.5, 0.5, 0.5, 0.5, 0.0]
