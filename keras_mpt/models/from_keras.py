@@ -9,7 +9,7 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt.arguments import did_you_mean
-from keras_mpt.layers.base import DEFAULT_SPARSITY
+from keras_mpt.layers.twins import DEFAULT_SPARSITY
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
 from keras_mpt.models.copies import copied, copy_state, copy_state_inside
@@ -17,7 +17,19 @@ from keras_mpt.models.paths import check_is_model, walk
 from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
 from keras_mpt.ops import kept_count, to_numpy
 
-_TWINS = layers.TWINS
+_TWINS = {
+    plain: cls
+    for plain, cls in layers.TWINS.items()
+    if cls
+    in (
+        layers.MPTDense,
+        layers.MPTConv1D,
+        layers.MPTConv2D,
+        layers.MPTConv3D,
+        layers.MPTDepthwiseConv2D,
+        layers.MPTConv2DTranspose,
+    )
+}
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
