@@ -29,7 +29,10 @@ def main(arguments=None):
         action="store_true",
         help="of lce: refuse to leave a layer that has an input quantizer in floats",
     )
-    convert.add_argument("--samples", help="file of numpy.save with inputs to check with; default: random ones")
+    convert.add_argument(
+        "--samples",
+        help="file of numpy.save with inputs to check with, or of numpy.savez; default: random",
+    )
     convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
     convert.add_argument("--benchmark", action="store_true", help="time it on this machine")
     convert.set_defaults(run=_convert)
@@ -59,8 +62,6 @@ def _inspect(options):
 
 
 def _convert(options):
-    import numpy as np
-
     from keras_mpt import convert
 
     for target, name, given in (
@@ -69,16 +70,7 @@ def _convert(options):
     ):
         if given and options.target != target:
             raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
-    samples = None
-    if options.samples:
-        try:
-            samples = np.load(options.samples, allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"--samples must be a file of numpy.save. Received: {options.samples}") from error
-        if not isinstance(samples, np.ndarray):
-            raise ValueError(
-                f"--samples must be a file of numpy.save, one array. Received: {options.samples}, an archive"
-            )
+    samples = convert.tensors.from_file(options.samples) if options.samples else None
     if options.target == "lce":
         report = convert.to_lce(options.ticket, options.out, samples=samples, require_binary=options.require_binary)
     else:

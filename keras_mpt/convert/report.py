@@ -108,6 +108,11 @@ class Report(Tabular):
             ("Operations", kinds),
             *self._checks(),
         ]
+        floats = [layer for layer in self.layers if layer.form == "float32"]
+        if 0 < len(floats) < len(self.layers):
+            weights, size = sum(layer.weights for layer in floats), sum(layer.bytes for layer in floats)
+            shares = f"{weights / totals[0]:.2%} of these weights, {size / totals[1]:.2%} of their bytes"
+            facts.append(("Floats", f"{shares} ({', '.join(dict.fromkeys(layer.type for layer in floats))})"))
         facts += [(f"{layer.name}: ", layer.why) for layer in self.layers if layer.why]
         return Table(f"Conversion to {self.engine}", header, rows, facts)
 
