@@ -1,6 +1,6 @@
 """Converted files of Conv-4, VGG-Small and ResNet-18: size, operations, error, agreement with Keras, latency.
 
-    python -m benchmarks.edge --data_dir DIR                  # CIFAR-10: see examples/cifar10.py
+    python -m benchmarks.edge --data_dir DIR                  # CIFAR-10: see examples/recipes/cifar10.py
     python -m benchmarks.edge --data_dir DIR --networks conv4
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
@@ -25,7 +25,7 @@ from benchmarks.rounds import interleaved, ratio, rows_of, save
 from keras_mpt import convert
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "examples" / "recipes"))
 
 BINARY = {"input_quantizer": "approx_sign", "pad_values": 1.0, "seed": 0}
 NETWORKS = {
@@ -51,7 +51,6 @@ FILES = {
     "larq-compute-engine": ("lce", None),
 }
 ADAPTED = 640  # images
-TARGETS = {"tflite": convert.tflite.TensorFlowLite, "lce": convert.lce.LarqComputeEngine}
 
 
 def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
@@ -73,7 +72,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
         row |= {"samples": report.samples, "max error": report.max_error, "largest output": report.scale}
         row |= {"agreement": report.agreement, "flips": report.flips, "operations": report.operations}
         rows.append(row)
-        invokers[kind] = TARGETS[target]().invoker(path.read_bytes(), images[:1], 1)
+        invokers[kind] = convert.engines.invoker(path, target, 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
     seconds = interleaved(invokers, rounds, before=1)
     for row in rows:

@@ -84,9 +84,7 @@ def check_path(argument, value):
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"`{argument}` must be a path, a string or pathlib.Path. {received(argument, value)}")
     if not os.fspath(value) or "\0" in os.fspath(value):
-        raise ValueError(
-            f"`{argument}` must be a path, neither empty nor with a zero byte. {received(argument, value)}"
-        )
+        raise ValueError(f"`{argument}` must be a path of a file. {received(argument, value)}")
     return pathlib.Path(value)
 
 

@@ -1,0 +1,323 @@
+"""Ordinary Keras models to models of MPT layers."""
+
+import functools
+import warnings
+
+import keras
+import numpy as np
+
+from keras_mpt import initializers, layers, quantizers
+from keras_mpt._keras import layers_inside
+from keras_mpt.arguments import did_you_mean
+from keras_mpt.layers.base import DEFAULT_SPARSITY
+from keras_mpt.masks import MaskRule
+from keras_mpt.masks.rule import largest
+from keras_mpt.models.copies import copied, copy_state, copy_state_inside
+from keras_mpt.models.paths import check_is_model, walk
+from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
+from keras_mpt.ops import kept_count, to_numpy
+
+_TWINS = layers.TWINS
+_START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+
+
+def to_mpt(
+    model,
+    sparsity=None,
+    *,
+    kernel="random",
+    kernel_initializer=None,
+    kernel_quantizer="auto",
+    input_quantizer=None,
+    mask=None,
+    only=None,
+    skip=(),
+    seed=None,
+):
+    """Return a model like an ordinary one whose dense and convolutional layers choose weights instead of training them.
+
+    `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `DepthwiseConv2D` and `Conv2DTranspose` become the MPT layers of the same
+    name, with their activation, bias, strides, padding, dtype and all other arguments, but for regularizers and
+    constraints of the kernel, which mean nothing for a frozen one (a warning tells). All else is copied as it is, MPT
+    layers included: what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin,
+    separable convolutions say, are copied, too, and listed in a warning unless `skip` has them. A compiled model's
+    twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their scores are
+    not searched. `model` itself is left as it is.
+
+    Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255. For
+    `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers, and the first layer in a call of
+    its own.
+
+    Args:
+        model: A built functional or Sequential model; nested ones and shared layers are fine.
+        sparsity: Fraction of the weights of each layer that is removed, default 0.5; or a dict from layers' paths to
+            fractions, and 0.5 for the layers that it leaves out. The path is the layer's name, in a nested model
+            `"model/layer"`. Or a function that makes such a dict from one of the kernels, such as
+            `magnitude_sparsity(0.9)`.
+        kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen, and scores of 1
+            for the largest magnitudes and 0.99 for the others (equal ones: the lower flat index is larger), so that the
+            mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). There is a
+            warning if the kernel of a layer is just what its initializer drew, or all biases and normalizations of the
+            model are as they were made: it was never trained then. Other signs of that there are none.
+        kernel_initializer: Of random kernels, default `"signed_constant"`; see `keras_mpt.initializers`.
+        kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (their own values) for
+            pretrained ones.
+        input_quantizer: See `MPTLayer`.
+        mask: Instead of `TopK(sparsity)`, a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`; or a
+            function that makes a layer's rule from its sparsity, such as `lambda s: TopK(s, selector="sort")`.
+        only: Which layers to convert: paths (that of a nested model stands for all in it) and classes of layers.
+        skip: Which layers not to convert, likewise.
+        seed: Integer in [0, 2**64) from which each layer's seed is derived, in the order of the model and whatever
+            `only` and `skip` are; None draws one.
+
+    Returns:
+        A new model of the same class, with the same names.
+
+    Raises:
+        ValueError: `model` is subclassed or not built, an argument is out of its range or names no layer, no layer is
+            left to convert, or a pretrained weight is not finite.
+        TypeError: `model` is no Keras model.
+
+    Example:
+
+    >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
+    >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
+    """
+    check_is_model(model)
+    check_model(model, "converted")
+    if kernel not in ("random", "pretrained"):
+        raise ValueError(f'`kernel` must be "random" or "pretrained". Received: kernel={kernel!r}')
+    if kernel == "pretrained" and kernel_initializer is not None:
+        raise ValueError(
+            f"`kernel_initializer` must be left out for pretrained kernels. Received: {kernel_initializer!r}"
+        )
+    if kernel_quantizer == "auto":
+        kernel_quantizer = "scaled_sign" if kernel == "random" else None
+    settings = {
+        "kernel_quantizer": quantizers.get_kernel(kernel_quantizer),
+        "input_quantizer": quantizers.get_activation(input_quantizer),
+    }
+    leaves = _leaves(model)
+    chosen = _chosen(leaves, only, skip)
+    rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
+    if only is None:
+        skipped = _named("skip", skip, leaves)
+        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped})
+    _warn_of_losses(chosen)
+    if kernel == "pretrained":
+        _check_pretrained(chosen, leaves.values())
+    arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
+    twins = {}
+
+    @functools.cache
+    def twin_of(layer):
+        if id(layer) not in arguments:
+            return copied(layer)
+        twins[id(layer)] = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
+        return twins[id(layer)]
+
+    def step(path, operation, args, kwargs):
+        if not isinstance(operation, keras.layers.Layer):
+            return operation(*args, **kwargs)
+        twin = twin_of(operation)
+        outputs = twin(*args, **kwargs)
+        if id(operation) not in arguments:
+            copy_state(operation, twin)
+            return outputs
+        twin.take_weights(operation, kernels=kernel == "pretrained")
+        copy_state_inside(operation, twin)
+        return outputs
+
+    result = rewrite(model, step, make=of_same_class)
+    if kernel == "pretrained":
+        _start_at_magnitudes([twins[id(layer)] for layer in chosen.values()])
+    result.trainable = model.trainable
+    for part, twin in zip(layers_inside(model), layers_inside(result), strict=True):
+        twin.trainable = part.trainable  # an outer one passes it on to those inside, whose turn comes later
+    _compile(result, model)
+    return result
+
+
+def _leaves(model):
+    """Return the layers that are no models by their paths, in the order of the model."""
+    leaves = {}
+    for path, layer in walk(model, into=keras.Model):
+        if isinstance(layer, keras.Model):
+            check_model(layer, "converted")
+        else:
+            leaves[path] = layer
+    return leaves
+
+
+def convertible_layers(model):
+    """Return the layers that `to_mpt` converts, by their paths."""
+    check_is_model(model)
+    check_model(model, "converted")
+    return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
+
+
+def _convertible(layer):
+    quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
+    return type(layer) in _TWINS and not quantized
+
+
+def _chosen(leaves, only, skip):
+    """Return the layers to convert by their paths."""
+    convertible = {path: layer for path, layer in leaves.items() if _convertible(layer)}
+    wanted = convertible if only is None else _named("only", only, convertible)
+    unwanted = _named("skip", skip, leaves)
+    chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in unwanted}
+    if not chosen:
+        what = "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not."
+        raise ValueError(f"{what} Received: {only=}, {skip=}, of {list(convertible)}")
+    return chosen
+
+
+def _named(argument, which, layers_by_path):
+    """Return the paths of the layers that an argument means."""
+    found = set()
+    if not isinstance(which, (str, type, list, tuple, set)):
+        raise ValueError(f"`{argument}` must be a list of paths and classes of layers. Received: {which!r}")
+    for item in [which] if isinstance(which, (str, type)) else which:
+        if isinstance(item, str):
+            paths = [path for path in layers_by_path if path == item or path.startswith(f"{item}/")]
+        elif isinstance(item, type):
+            paths = [path for path, layer in layers_by_path.items() if isinstance(layer, item)]
+        else:
+            raise ValueError(f"`{argument}` must hold paths and classes of layers. Received: {item!r}")
+        if not paths:
+            raise _unknown(argument, item, layers_by_path)
+        found.update(paths)
+    return found
+
+
+def _unknown(argument, item, paths):
+    inside = [path for path in paths if path.endswith(f"/{item}")]
+    near = f" Did you mean {inside[0]!r}?" if inside else did_you_mean(item, paths)
+    hint = near or f" There are: {', '.join(paths)}"
+    what = "layers of the model" if argument == "skip" else "layers that are converted"
+    return ValueError(f"`{argument}` must name {what}. Received: {item!r}.{hint}")
+
+
+def _rules(chosen, sparsity, mask):
+    """Return the arguments of each layer that say how many weights stay."""
+    if isinstance(mask, type) and getattr(mask, "shared", False):
+        raise ValueError(f"`mask` must be an object, such as {mask.__name__}(0.9). Received: the class")
+    if isinstance(mask, MaskRule):
+        if sparsity is not None:
+            raise ValueError(f"`sparsity` must be left out where `mask` is a rule. Received: {sparsity=}, {mask=}")
+        return dict.fromkeys(chosen, {"mask": mask})
+    if mask is not None and not callable(mask):
+        raise ValueError(f"`mask` must be a rule of keras_mpt.masks, or a function that makes one. Received: {mask=}")
+    if callable(sparsity):
+        sparsity = sparsity({path: _kernel(layer) for path, layer in chosen.items()})
+    for path in sparsity if isinstance(sparsity, dict) else ():
+        if path not in chosen:
+            raise _unknown("sparsity", path, chosen)
+    fractions = sparsity if isinstance(sparsity, dict) else dict.fromkeys(chosen, sparsity)
+    rules = {}
+    for path in chosen:
+        fraction = DEFAULT_SPARSITY if fractions.get(path) is None else fractions[path]
+        rules[path] = {"sparsity": fraction} if mask is None else {"mask": mask(fraction)}
+    return rules
+
+
+def _seeds(leaves, seed):
+    """Return the seeds of all layers that could be MPT layers by their paths: those of two calls are different ones."""
+    paths = [path for path, layer in leaves.items() if type(layer) in _TWINS or isinstance(layer, layers.MPTLayer)]
+    return dict(zip(paths, initializers.layer_seeds(seed), strict=False))
+
+
+def _mpt_layer(layer, kernel, kernel_initializer, settings):
+    cls = _TWINS[type(layer)]
+    if kernel == "pretrained":  # a copy: the initializer has no meaning for it, but tells how it was made
+        kernel_initializer = getattr(layer, f"{next(iter(cls._kernels.values()))}_initializer")
+    return cls.from_plain(layer, kernel_initializer, **settings)
+
+
+def _start_at_magnitudes(twins):
+    """Let the scores stand for magnitude pruning, in all layers together that share a `GlobalTopK`."""
+    groups = {}
+    for twin in twins:
+        for subnet in twin.subnets:
+            group = subnet.group
+            groups[group[0].number] = group
+    for group in groups.values():
+        sizes = np.cumsum([np.prod(subnet.shape) for subnet in group])
+        magnitudes = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
+        mask = largest(magnitudes, kept_count(magnitudes.size, group[0].layer.sparsity))
+        for subnet, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
+            subnet.assign(part.reshape(subnet.shape))
+
+
+def _check_pretrained(chosen, leaves):
+    """Raise ValueError if a kernel cannot be frozen; warn if it was never trained."""
+    for path, layer in chosen.items():
+        if not np.isfinite(_kernel(layer)).all():
+            raise ValueError(f"Pretrained kernels must be finite. Received: infinity or NaN in layer {path!r}")
+    as_drawn = [path for path, layer in chosen.items() if _is_as_drawn(layer)]
+    if as_drawn:
+        _warn(f"The kernels of these layers are what their initializers drew, not pretrained: {', '.join(as_drawn)}")
+        return
+    starts = [start for layer in leaves for start in _is_at_its_start(layer)]
+    if starts and all(starts):
+        _warn("All biases and normalizations of the model are as they were made: it seems never to have been trained")
+
+
+def _is_as_drawn(layer):
+    initializer = getattr(layer, f"{next(iter(_TWINS[type(layer)]._kernels.values()))}_initializer")
+    if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
+        return False
+    return np.array_equal(
+        to_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype), "float32"), _kernel(layer)
+    )
+
+
+def _is_at_its_start(layer):
+    """Yield, for each weight of a layer that starts as a constant, whether it is that still."""
+    for name in _START_CONSTANT:
+        weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
+        if weight is not None and isinstance(initializer, _CONSTANT):
+            yield np.array_equal(to_numpy(weight), to_numpy(initializer(weight.shape, dtype=weight.dtype)))
+
+
+def _warn_of_losses(chosen):
+    lost = []
+    for path, layer in chosen.items():
+        prefix = next(iter(_TWINS[type(layer)]._kernels.values()))
+        arguments = [f"{prefix}_{what}" for what in ("regularizer", "constraint")]
+        lost += [f"{path} ({argument})" for argument in arguments if getattr(layer, argument) is not None]
+    if lost:
+        _warn(f"Frozen kernels have neither regularizers nor constraints; dropped: {', '.join(lost)}")
+
+
+def _warn_of_others(leaves):
+    others = {}
+    for path, layer in leaves.items():
+        has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
+        if has_matrix and not _convertible(layer) and not isinstance(layer, layers.MPTLayer):
+            others.setdefault(type(layer).__name__, []).append(path)
+    if others:
+        listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
+        _warn(f"These layers have no MPT twin and stay as they are (name them in `skip` to be silent): {listed}")
+
+
+def _compile(result, model):
+    if model.compiled:
+        try:
+            result.compile_from_config(model.get_compile_config())
+        except (
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ) as error:  # an object of the user's that Keras cannot make again
+            _warn(f"The model could not be compiled as the one that it was made of; `compile` it. {error}")
+
+
+def _warn(message):
+    warnings.warn(message, stacklevel=4)
+
+
+def _kernel(layer):
+    return to_numpy(layer.kernel, "float32")

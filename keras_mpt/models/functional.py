@@ -1,0 +1,167 @@
+"""Subclassed models, and layers that call layers inside, as functional models of the same layers."""
+
+import inspect
+
+import keras
+
+from keras_mpt._keras import functional_graph, has_keras_mask, layers_inside
+from keras_mpt.layers import MPTLayer
+from keras_mpt.models.copies import autocast
+from keras_mpt.models.paths import check_is_model, own_variables
+from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
+
+
+def to_functional(model, inputs=None, *, only=None):
+    """Return a functional model of the same layers, for what needs to know how they are connected: tickets, `strip`,
+    conversion, `to_mpt`.
+
+    A subclassed model, and each layer of a class of yours that holds MPT layers, becomes a functional model of its name
+    with the layers that its `call` calls, found out by calling it on symbolic tensors. So `call` must be made of
+    layers, operators and `keras.ops`. The layers are the same objects: training one model trains the other. What `call`
+    does itself only when `training` is true is lost; layers that it passes `training` on to are told as ever.
+
+    Args:
+        model: A subclassed model, or a built functional or Sequential one.
+        inputs: What a subclassed model is called on: a `keras.Input`, or a structure of them.
+        only: Classes of layers to open, instead of those that hold MPT layers.
+
+    Returns:
+        A functional `keras.Model`, not compiled; `model` itself if there is nothing to open.
+
+    Raises:
+        ValueError: `inputs` is missing, or given for a model that has its own; `model` is not built; or what is to be
+            opened has variables or losses of its own, which a functional model cannot hold, gets a Keras mask, or is
+            called in different ways.
+        TypeError: `model` is no Keras model, or `only` no list of classes.
+
+    Example:
+
+    >>> functional = keras_mpt.models.to_functional(MyNetwork(), keras.Input((32, 32, 3)))
+    >>> keras_mpt.convert.to_tflite(functional, "network.tflite")
+    """
+    check_is_model(model)
+    opening = _Opening(only)
+    if not _subclassed(model):
+        if inputs is not None:
+            raise ValueError(f"`inputs` must be left out for a model that has its own. Received: inputs={inputs!r}")
+        check_model(model, "made functional")
+        return opening.opened(model)
+    if inputs is None:
+        raise ValueError(
+            "`inputs` must say what a subclassed model is called on, such as `keras.Input((32, 32, 3))`. "
+            f"Received: {type(model).__name__} {model.name!r} without"
+        )
+    if not model.built:
+        model(inputs)
+    return opening.opened(keras.Model(inputs, _called(model, inputs), name=model.name))
+
+
+def check_opened(layer, what):
+    """Raise ValueError if MPT layers are inside a layer that is no functional or Sequential model."""
+    if functional_graph(layer) is None and not isinstance(layer, MPTLayer) and _holds_mpt(layer):
+        hint = ": see `keras_mpt.models.to_functional`" if _subclassed(layer) else ""
+        raise ValueError(
+            f"`model` must hold its MPT layers in functional or Sequential models to be {what}{hint}. "
+            f"Received: an MPT layer within {type(layer).__name__} {layer.name!r}"
+        )
+
+
+class _Opening:
+    """Layers to open, and those that were."""
+
+    def __init__(self, only):
+        if only is not None and not (isinstance(only, (list, tuple)) and all(isinstance(cls, type) for cls in only)):
+            raise TypeError(f"`only` must be a list of classes of layers. Received: only={only!r}")
+        self.only = None if only is None else tuple(only)
+        self.models = {}  # by the ids of what they were made of
+
+    def hides(self, layer):
+        """Return whether a layer is to be opened."""
+        if not isinstance(layer, keras.layers.Layer) or isinstance(layer, MPTLayer) or not _subclassed(layer):
+            return False
+        return _holds_mpt(layer) if self.only is None else isinstance(layer, self.only)
+
+    def opened(self, model):
+        """Return a functional or Sequential model with all layers opened, nested models included."""
+        return rewrite(model, self.step, make=_made, changes=self.is_left) if self.is_left(model) else model
+
+    def is_left(self, model):
+        """Return whether there is a layer to open in a model."""
+        return any(map(self.hides, layers_inside(model)))
+
+    def step(self, path, operation, args, kwargs):
+        if not self.hides(operation):
+            return operation(*args, **kwargs)
+        _check_unmasked(operation, args, kwargs)
+        given = keras.tree.flatten((args, kwargs))
+        tensors = [x for x in given if isinstance(x, keras.KerasTensor)]
+        signature = str([(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x for x in given])
+        if id(operation) not in self.models:
+            self.models[id(operation)] = operation, self.model(operation, args, kwargs), signature
+        _, model, first = self.models[id(operation)]
+        if signature != first:
+            raise ValueError(
+                "Layers must be called on the same shapes and arguments each time to be opened. "
+                f"Received: {type(operation).__name__} {operation.name!r} called on {first} and {signature}"
+            )
+        return model(tensors[0] if len(tensors) == 1 else tensors)
+
+    def model(self, layer, args, kwargs):
+        """Return a layer, as it is called, as a functional model of the tensors among its arguments."""
+        inputs = []
+
+        def placeholder(x):
+            if isinstance(x, keras.KerasTensor):
+                inputs.append(x := keras.Input(batch_shape=x.shape, dtype=x.dtype))
+            return x
+
+        args, kwargs = keras.tree.map_structure(placeholder, (args, kwargs))
+        outputs = _called(layer, *args, **kwargs)
+        return self.opened(keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=layer.name))
+
+
+def _made(model, inputs, outputs):
+    sequential = isinstance(model, keras.Sequential)  # is one no more, where a nested model takes a layer's place
+    return (functional if sequential else of_same_class)(model, inputs, outputs)
+
+
+def _subclassed(layer):
+    """Return whether a layer's `call` says how those inside are connected, and is not Keras' own."""
+    own = type(layer).__module__.split(".")[0] not in ("keras", "keras_mpt")
+    return own and not isinstance(layer, (keras.Function, keras.Sequential))
+
+
+def _holds_mpt(layer):
+    return any(isinstance(inner, MPTLayer) for inner in layers_inside(layer))
+
+
+def _called(layer, *args, **kwargs):
+    """Return the outputs of a layer's `call` on symbolic tensors, which the layers inside record."""
+    own = [v.path for v in own_variables(layer)]
+    if own:
+        raise ValueError(
+            "Layers must not have variables of their own to be opened; put them in a layer inside that has no other. "
+            f"Received: {type(layer).__name__} {layer.name!r} with {own}"
+        )
+    if layer.activity_regularizer is not None:
+        raise ValueError(
+            "Layers must have no activity regularizer of their own to be opened; give it to a layer inside. "
+            f"Received: {type(layer).__name__} {layer.name!r} with {layer.activity_regularizer!r}"
+        )
+    parameters = inspect.signature(layer.call).parameters
+    if "training" in parameters and len(args) <= list(parameters).index("training"):
+        kwargs.setdefault("training", None)  # for the layers inside: as the model is called
+
+    def cast(x):
+        return autocast(layer, x) if isinstance(x, keras.KerasTensor) else x
+
+    args, kwargs = keras.tree.map_structure(cast, (args, kwargs))
+    return layer.call(*args, **kwargs)
+
+
+def _check_unmasked(layer, *arguments):
+    if any(map(has_keras_mask, keras.tree.flatten(arguments))):
+        raise ValueError(
+            "Layers must not get a Keras mask, such as `Masking` makes, to be opened. "
+            f"Received: {type(layer).__name__} {layer.name!r}"
+        )

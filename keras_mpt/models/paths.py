@@ -1,0 +1,99 @@
+"""The layers inside a model, and their paths."""
+
+import keras
+
+from keras_mpt._keras import functional_graph, layers_inside
+from keras_mpt.layers import MPTLayer
+
+
+def walk(layer, into=keras.layers.Layer):
+    """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
+    inside it. The path is the layer's name, in a nested model `"model/layer"`.
+
+    Args:
+        layer: A model, or a layer that holds others.
+        into: Class of the layers whose insides are walked.
+
+    Raises:
+        TypeError: `layer` is not a Keras model or layer.
+    """
+    check_is_model(layer)
+    yield from _walk(layer, "", into, set())
+
+
+def mpt_layers(model):
+    """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        List of layers; empty if there are none.
+    """
+    return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
+
+
+def mpt_layers_by_path(model):
+    """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
+    nested model. These are the paths of tickets.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        Dict from paths to layers; empty if there are none.
+
+    Raises:
+        ValueError: Two layers have the same path.
+    """
+    found = {}
+    for path, layer in walk(model):
+        if isinstance(layer, MPTLayer):
+            if path in found:
+                raise ValueError(f"`model` must have layers with names of their own. Received: two {path!r}")
+            found[path] = layer
+    return found
+
+
+def check_is_model(model):
+    """Raise TypeError for what is no Keras model or layer, such as a file."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
+        )
+
+
+def check_functional(model, what):
+    """Raise ValueError unless a model is built and functional or Sequential; `what` is to be done, such as "saved"."""
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"`model` must be a built functional or Sequential model to be {what}: call it on data or `build` it "
+            f"first. Received: Sequential {model.name!r}"
+        )
+    if not isinstance(model, keras.Model) or functional_graph(model) is None or not model.built:
+        received = f"{type(model).__name__} {getattr(model, 'name', model)!r}"
+        raise ValueError(
+            f"`model` must be a built functional or Sequential model to be {what}; of a subclassed model the order of "
+            f"the layers is not known, see `keras_mpt.models.to_functional`. Received: {received}"
+        )
+
+
+def own_variables(layer):
+    """Return the variables of a layer that are not those of a layer inside."""
+    inner = {id(v) for child in layers_inside(layer) for v in child.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
+def joined(path, name):
+    """Return the path of a layer of this name inside another one, whose path is "" for the model itself."""
+    return f"{path}/{name}" if path else name
+
+
+def _walk(layer, path, into, seen):
+    for child in layers_inside(layer, recursive=False):
+        if id(child) not in seen:
+            seen.add(id(child))
+            name = joined(path, child.name)
+            yield name, child
+            if isinstance(child, into):
+                yield from _walk(child, name, into, seen)
