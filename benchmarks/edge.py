@@ -51,7 +51,6 @@ FILES = {
     "larq-compute-engine": ("lce", None),
 }
 ADAPTED = 640  # images
-TARGETS = {"tflite": convert.tflite.TensorFlowLite, "lce": convert.lce.LarqComputeEngine}
 
 
 def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
@@ -73,7 +72,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
         row |= {"samples": report.samples, "max error": report.max_error, "largest output": report.scale}
         row |= {"agreement": report.agreement, "flips": report.flips, "operations": report.operations}
         rows.append(row)
-        invokers[kind] = TARGETS[target]().invoker(path.read_bytes(), images[:1], 1)
+        invokers[kind] = convert.engines.invoker(path, target, 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
     seconds = interleaved(invokers, rounds, before=1)
     for row in rows:

@@ -8,6 +8,7 @@ size, operations and time (medians of interleaved rounds; on x86 its kernels are
 `benchmarks/results/ternary_split.json`.
 """
 
+import functools
 import statistics
 
 import keras
@@ -16,8 +17,9 @@ from keras import ops
 
 from benchmarks.rounds import interleaved, save
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.graph import sign
+from keras_mpt.convert.kernels import sign
 from keras_mpt.convert.lce import LarqComputeEngine
+from keras_mpt.convert.plan import Graph
 
 CHANNELS, SIZE, LAYERS, ROUNDS = 128, 16, 3, 15
 WIDTHS = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -35,7 +37,7 @@ def one_convolution(x, positive, negative):
 
 def network(convolve):
     random = np.random.default_rng(0)
-    inputs = x = keras.Input((SIZE, SIZE, CHANNELS))
+    inputs = x = keras.Input(batch_shape=(1, SIZE, SIZE, CHANNELS))
     for _ in range(LAYERS):
         kernel = random.choice([-1, 0, 0, 1], (3, 3, CHANNELS, CHANNELS))
         positive, negative = (np.float32(0.02) * (kernel + side * (kernel == 0)) for side in (1, -1))
@@ -52,10 +54,11 @@ def main():
     rows, invokers = {}, {}
     for name, convolve in {"two convolutions": two_convolutions, "one convolution": one_convolution}.items():
         model = network(convolve)
-        content = target.compile(model, [])
-        error = float(np.abs(target.run(content, sample) - model.predict(sample, verbose=0)).max())
+        content = target.compile(Graph(model, [], ["x"], ["y"], []))
+        session = target.session(content, threads=1)
+        error = float(np.abs(session([sample])[0] - model.predict(sample, verbose=0)).max())
         rows[name] = {"bytes": len(content), "operations": File(content).operations(), "error": error}
-        invokers[name] = target.invoker(content, sample, 1)
+        invokers[name] = functools.partial(session, [sample])
     seconds = interleaved(invokers, ROUNDS)
     for name, row in rows.items():
         row["milliseconds"] = 1e3 * statistics.median(seconds[name])

@@ -9,7 +9,7 @@ import pytest
 
 from keras_mpt import zoo
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
-from keras_mpt.summaries import Summary, summary
+from keras_mpt.models.summaries import Summary, summary
 
 # Conv-4 on 32x32x3: name, kernel, positions at which the kernel is applied, from the architecture
 CONV4 = [

@@ -21,7 +21,7 @@ from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule, Restricted
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
-from keras_mpt.tables import short
+from keras_mpt.models.tables import short
 from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
 
 IMAGES = networks.X

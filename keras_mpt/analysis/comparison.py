@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_mpt.analysis.sources import masks, paired
-from keras_mpt.tables import Table, Tabular
+from keras_mpt.models.tables import Table, Tabular
 
 
 @dataclasses.dataclass(frozen=True)

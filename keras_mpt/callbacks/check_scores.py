@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
-from keras_mpt.traversal import walk
+from keras_mpt.models.paths import walk
 
 
 class CheckScores(keras.callbacks.Callback):

@@ -12,7 +12,6 @@ from keras_mpt.callbacks.checks import check_built
 from keras_mpt.files import replacing
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
 
 _SCALARS = ("flip_ratio", "sparsity", "alpha")
 _COLUMNS = ["epoch", "layer", *_SCALARS, "scores_min", "scores_max"]
@@ -154,6 +153,7 @@ def _mask(layer):
 
 
 def _alpha(layer):
-    if not isinstance(layer.kernel_quantizer, ScaledSign):
+    if getattr(layer.kernel_quantizer, "scale_count", 0) != 1:
         return None
-    return float(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, layer.subnet_mask, layer.kept))
+    (alpha,) = layer.kernel_quantizer.scales(layer.frozen_kernel.value, layer.subnet_mask, layer.kept)
+    return float(alpha)

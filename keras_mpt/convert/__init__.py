@@ -1,9 +1,9 @@
 """Conversion to files that run on phones, larq-compute-engine and TensorFlow Lite, and from and to PyTorch's."""
 
+from keras_mpt.convert.engines import latency, run
 from keras_mpt.convert.lce import to_lce
 from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.convert.report import ConversionError, Report
-from keras_mpt.convert.runtimes import latency, run
 from keras_mpt.convert.tflite import to_tflite
 
 __all__ = [

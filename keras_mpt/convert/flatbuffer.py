@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from keras_mpt.convert.graph import kernel_of, ternary
+from keras_mpt.convert.kernels import ternary
 from keras_mpt.convert.report import ConversionError
+from keras_mpt.convert.tensors import Tensor
 
 # Operations with a kernel as their second input, and the axis of its output channels.
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
-_INT8_FORMS = ("int8", "sparse int8", "exact int8")
 
 
 def sparse_size(kernel, itemsize):
@@ -27,29 +27,29 @@ def sparse_size(kernel, itemsize):
     return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
-def check_int8(file, forms):
-    """Check that a file stores in int8 what the forms of its layers say.
+def check_int8(file, kernels):
+    """Check that a file stores in int8 what the formats of its kernels say.
 
     Args:
         file: A `File`.
-        forms: `(layer, form)` of each call of an MPT layer.
+        kernels: A `Kernel` for each MPT layer.
 
     Raises:
         ConversionError: Fewer kernels are int8 than layers, or they are smaller. More are fine: a converter pads some,
             and those of other layers may be ternary. Equal layers count once: a converter may merge them.
     """
-    layers = {kernel_of(layer).tobytes(): layer for layer, form in forms if form in _INT8_FORMS}.values()
-    sizes = sorted((int(np.prod(layer.frozen_kernel.shape)) for layer in layers), reverse=True)
+    kernels = {kernel.array.tobytes(): kernel for kernel in kernels if kernel.format.int8}.values()
+    sizes = sorted((kernel.array.size for kernel in kernels), reverse=True)
     found = sorted(file.int8_kernels(), reverse=True)
     if len(found) < len(sizes) or any(there < size for there, size in zip(found, sizes, strict=False)):
         raise ConversionError(
             f"The file stores {len(found)} kernels in int8, of {found} weights, not those of "
-            f"{[layer.name for layer in layers]}, of {sizes}."
+            f"{[kernel.layer.name for kernel in kernels]}, of {sizes}."
         )
 
 
 class File:
-    """A model file of one subgraph, for reading and rewriting."""
+    """A model file, for reading and rewriting."""
 
     def __init__(self, content):
         if bytes(content[4:8]) != b"TFL3":
@@ -59,7 +59,7 @@ class File:
         self._schema = schema
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-        (self.graph,) = self.model.subgraphs
+        self.graph = self.model.subgraphs[0]  # others are bodies of loops
         self._small = {}  # int8 tensors by the float32 constant that they were made of
 
     def content(self):
@@ -79,14 +79,39 @@ class File:
 
     def operations(self):
         """Return how often each kind of operation is in the file, as a dict by name."""
-        return dict(sorted(collections.Counter(map(self.kind, self.graph.operators)).items()))
+        operators = [operator for graph in self.model.subgraphs for operator in graph.operators]
+        return dict(sorted(collections.Counter(map(self.kind, operators)).items()))
 
-    def input_shape(self):
-        """Return the shape of the first input, None where the file takes any size."""
-        tensor = self.graph.tensors[self.graph.inputs[0]]
-        signature = tensor.shapeSignature  # has -1 for any size, where the shape has 1
-        shape = tensor.shape if signature is None or not len(signature) else signature
-        return tuple(None if n < 0 else int(n) for n in shape)
+    def inputs(self):
+        """Return a `Tensor` for each input."""
+        return self._tensors(self.graph.inputs, "inputs")
+
+    def outputs(self):
+        """Return a `Tensor` for each output."""
+        return self._tensors(self.graph.outputs, "outputs")
+
+    def order(self, inputs, outputs):
+        """Bring inputs and outputs into the order of these names: a converter may have sorted them."""
+        for kind, names in (("inputs", inputs), ("outputs", outputs)):
+            places = {named.name: index for index, named in self._tensor_names(kind).items()}
+            setattr(self.graph, kind, np.array([places[name.encode()] for name in names], np.int32))
+
+    def _tensors(self, indices, kind):
+        names, found = self._tensor_names(kind), []
+        types = {code: name.lower() for name, code in vars(self._schema.TensorType).items() if name[0] != "_"}
+        for index in indices:
+            tensor = self.graph.tensors[index]
+            signature = tensor.shapeSignature  # has -1 for any size, where the shape has 1
+            shape = tensor.shape if signature is None or not len(signature) else signature
+            shape = () if shape is None else shape
+            name = names[index].name if index in names else tensor.name
+            found.append(Tensor(name.decode(), tuple(None if n < 0 else int(n) for n in shape), types[tensor.type]))
+        return found
+
+    def _tensor_names(self, kind):
+        """Return what has the names of inputs or outputs, by the indices of their tensors; {} in files without."""
+        signatures = self.model.signatureDefs or []
+        return {named.tensorIndex: named for signature in signatures for named in getattr(signature, kind)}
 
     def constant(self, index):
         """Return a constant float32 tensor as an array, None if it is neither."""
@@ -254,7 +279,8 @@ class File:
     def _drop(self, index):
         """Take a constant's values out of the file, where no other tensor has them."""
         tensor = self.graph.tensors[index]
-        if not any(other.buffer == tensor.buffer for other in self.graph.tensors if other is not tensor):
+        others = (other for graph in self.model.subgraphs for other in graph.tensors if other is not tensor)
+        if not any(other.buffer == tensor.buffer for other in others):
             self.model.buffers[tensor.buffer].data = None
         tensor.buffer = 0
 

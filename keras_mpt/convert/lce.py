@@ -1,26 +1,30 @@
 """Conversion for larq-compute-engine: binary convolutions that stay binary."""
 
-import tempfile
+import dataclasses
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.conversion import Target, convert
+from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
-from keras_mpt.convert.graph import (
+from keras_mpt.convert.kernels import (
+    NOT_TERNARY,
+    Format,
     border_excess,
     call_plain,
     call_twin,
     finished,
-    kernel_of,
+    prepared,
     sign,
-    ternary,
     unmerged,
     why_no_signs,
 )
 from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.saved import saved_model
+from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.models.rewrite import rewrite
 
 
 def to_lce(model, path, *, samples=None, require_binary=False):
@@ -39,9 +43,9 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     check such a model with one sample.
 
     Args:
-        model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
         path: Where the file goes; `.tflite` is the usual ending.
-        samples: Inputs to check with, `(number, ...)`; default: 16 of standard normal numbers.
+        samples: Inputs to check with, see `to_tflite`; default: 16 of standard normal numbers.
         require_binary: Whether to refuse a model in which a layer with an input quantizer would not be binary.
 
     Returns:
@@ -50,8 +54,8 @@ def to_lce(model, path, *, samples=None, require_binary=False):
     Raises:
         ConversionError: A layer is not binary, though required, the engine cannot convert or run the model, or the file
             does not compute what the model does. There is no new file then. It is a ValueError.
-        ValueError: `model` is subclassed or not built, has more than one input or output, or inputs of unknown size; or
-            `samples` do not fit.
+        ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or `samples` do not
+            fit.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
@@ -67,6 +71,7 @@ class LarqComputeEngine(Target):
     """See `to_lce`."""
 
     name, engine = "lce", "larq-compute-engine"
+    batch = 1
 
     def __init__(self, require_binary=False):
         try:
@@ -75,85 +80,128 @@ class LarqComputeEngine(Target):
         except ImportError as error:
             raise ImportError("larq-compute-engine is missing: install keras_mpt with the extra `lce`.") from error
         self._engine, self._interpreter = larq_compute_engine, interpreter
-        self._require_binary = require_binary
+        self.formats = (Binary(require_binary), Int8(), Float())
 
-    def form(self, layer):
-        why = why_no_signs(layer)
-        if why is None:
-            return "binary", ""
-        if self._require_binary and layer.input_quantizer is not None:
-            raise ConversionError(f"Layer {layer.name!r} cannot be binary: {why}.")
-        return ("int8" if ternary(kernel_of(layer)) is not None else "float32"), why
-
-    def call(self, layer, form, x):
-        if form == "binary" or isinstance(layer, (MPTConv2D, MPTDepthwiseConv2D)):
-            _check_size(x.shape, f"inputs of layer {layer.name!r}")
-        if form == "binary":
-            return binary(layer, x)
-        if _misread(layer, x.shape):
-            return call_twin(layer, unmerged(layer.prepare_plain(x)))
-        return call_plain(layer, x)
-
-    def compile(self, model, forms):
-        _check_size(model.inputs[0].shape, "inputs")
-        with tempfile.TemporaryDirectory() as folder:
-            _zero_padding_apart(model).export(folder, verbose=False)
-            with errors_of(self.engine, "convert"):
-                content = self._engine.convert_saved_model(folder)
+    def compile(self, graph):
+        for x in graph.model.inputs:
+            _check_size(x.shape, "inputs")
+            if x.shape[0] != 1:
+                raise ValueError(
+                    "`model` must take batches of one, or of any size, to be converted for larq-compute-engine. "
+                    f"Received: batch size {x.shape[0]}"
+                )
+        apart = dataclasses.replace(graph, model=_zero_padding_apart(graph.model))
+        with errors_of(self.engine, "convert"), saved_model(apart) as folder:
+            content = self._engine.convert_saved_model(folder)
         file = File(content)
+        file.order(graph.inputs, graph.outputs)
         file.kernels_to_int8()
+        binary_layers = [kernel.layer.name for kernel in graph.kernels if kernel.format.binary]
+        expected = sum(kernel.calls for kernel in graph.kernels if kernel.format.binary)
+        found = file.operations().get("LceBconv2d", 0)
+        if found != expected:
+            raise ConversionError(
+                f"The engine's converter made {found} binary convolutions of {expected}: {binary_layers}."
+            )
+        check_int8(file, graph.kernels)
         return file.content()
 
-    def size(self, layer, form):
-        shape = layer.frozen_kernel.shape
-        size, outputs = int(np.prod(shape)), shape[-1]
-        if form == "binary":
-            halves = 2 if (ternary(kernel_of(layer))[0] == 0).any() else 1
-            return size // shape[-2] * 4 * -(-halves * shape[-2] // 32)
-        return size + 4 * outputs if form == "int8" else 4 * size
+    def operations(self, content):
+        return File(content).operations()
 
-    def check(self, file, forms):
-        binary_layers = [layer.name for layer, form in forms if form == "binary"]
-        found = file.operations().get("LceBconv2d", 0)
-        if found != len(binary_layers):
-            raise ConversionError(
-                f"The engine's converter made {found} binary convolutions of {len(binary_layers)}: {binary_layers}."
-            )
-        check_int8(file, forms)
+    def session(self, content, runtime=None, threads=2):
+        return _Interpreted(content, self._interpreter.Interpreter(content, num_threads=threads))
 
-    def run(self, content, samples, runtime=None):
-        return self._interpreter.Interpreter(content, num_threads=2).predict(samples)
 
-    def invoker(self, content, sample, threads):
-        interpreter = self._interpreter.Interpreter(content, num_threads=threads)
-        return lambda: interpreter.predict(sample)
+class _Interpreted(Session):
+    """A file in the engine's interpreter."""
+
+    def __init__(self, content, interpreter):
+        file = File(content)
+        self.inputs, self.outputs = file.inputs(), file.outputs()
+        self._predict = interpreter.interpreter.predict  # of one batch; its own `predict` makes batches of a list
+
+    def __call__(self, arrays):
+        return self._predict(arrays)
+
+
+class _Readable(Format):
+    """A form whose padding the engine's converter reads as it is meant."""
+
+    def call(self, kernel, x):
+        if isinstance(kernel.layer, (MPTConv2D, MPTDepthwiseConv2D)):
+            _check_size(x.shape, f"inputs of layer {kernel.layer.name!r}")
+        if _misread(kernel.layer, x.shape):
+            return call_twin(kernel, unmerged(prepared(kernel, x)))
+        return call_plain(kernel, x)
+
+
+class Float(_Readable):
+    """Kernels as floats."""
+
+
+class Int8(_Readable):
+    """Ternary kernels as one byte for each weight and a scale for each output channel."""
+
+    name = "int8"
+    int8 = True
+
+    def unfit(self, kernel):
+        return NOT_TERNARY if kernel.split is None else None
+
+    def size(self, kernel):
+        return kernel.array.size + 4 * kernel.array.shape[-1]
+
+
+class Binary(Format):
+    """Layers that take signs as binary convolutions, a ternary kernel as two of them."""
+
+    name = "binary"
+    binary = True
+
+    def __init__(self, required=False):
+        self._required = required
+
+    def unfit(self, kernel):
+        reason = why_no_signs(kernel)
+        if reason is not None and self._required and kernel.layer.input_quantizer is not None:
+            raise ConversionError(f"Layer {kernel.layer.name!r} cannot be binary: {reason}.")
+        return reason
+
+    def call(self, kernel, x):
+        _check_size(x.shape, f"inputs of layer {kernel.layer.name!r}")
+        return binary(kernel, x)
+
+    def size(self, kernel):
+        shape, halves = kernel.array.shape, 2 if (kernel.array == 0).any() else 1
+        return kernel.array.size // shape[-2] * 4 * -(-halves * shape[-2] // 32)
 
 
 def _check_size(shape, what):
     if None in shape[1:]:
         raise ValueError(
             "`model` must have a known input size to be converted for larq-compute-engine, such as "
-            f"keras.Input((32, 32, 3)). Received: {what} of shape {tuple(shape)}"
+            f"keras.Input((32, 32, 3)). Received: {what} of shape {(None, *shape[1:])}"
         )
 
 
-def binary(layer, x):
+def binary(kernel, x):
     """Return the outputs of an MPT layer on the signs of `x`, of operations that become one binary convolution.
 
     A ternary kernel T splits into two kernels of ±1, P with +1 and N with -1 where T is 0:
     `scale * T = scale / 2 * P + scale / 2 * N`. They become one kernel over doubled input channels.
     """
-    kernel, scales = ternary(kernel_of(layer))
+    layer, (signs, scales) = kernel.layer, kernel.split
     if isinstance(layer, MPTDense):
-        units = kernel.shape[-1]
+        units = signs.shape[-1]
         leading = x.shape[1:-1]
         x = ops.reshape(x, (-1, 1, int(np.prod(leading, dtype=int)), x.shape[-1]))
-        y = _convolve(x, kernel[None, None], scales)
+        y = _convolve(x, signs[None, None], scales)
         y = ops.reshape(y, (-1, *leading, units))
     else:
         widths, value = layer.pad_widths(x.shape), layer.pad_values
-        y = _convolve(x, kernel, scales, layer.strides, layer.dilation_rate, widths, value)
-    return finished(layer, y)
+        y = _convolve(x, signs, scales, layer.strides, layer.dilation_rate, widths, value)
+    return finished(kernel, y)
 
 
 def _misread(layer, shape):
@@ -170,12 +218,11 @@ def _misread(layer, shape):
 def _zero_padding_apart(model):
     """Return a model that computes the same, in which `ZeroPadding2D` cannot be merged with what is behind."""
 
-    def step(operation):
-        if not isinstance(operation, keras.layers.ZeroPadding2D):
-            return operation
-        return lambda *args, **kwargs: unmerged(operation(*args, **kwargs))
+    def step(path, operation, args, kwargs):
+        outputs = operation(*args, **kwargs)
+        return unmerged(outputs) if isinstance(operation, keras.layers.ZeroPadding2D) else outputs
 
-    return keras.Model(model.inputs, model._run_through_graph(model.inputs, step), name=model.name)
+    return rewrite(model, step)
 
 
 def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):

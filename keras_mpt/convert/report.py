@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 
-from keras_mpt.tables import Table, Tabular, short
+from keras_mpt.models.tables import Table, Tabular, short
 
 
 class ConversionError(ValueError):
@@ -20,6 +20,8 @@ def errors_of(engine, what):
     """
     try:
         yield
+    except ConversionError:
+        raise
     except Exception as error:  # the engines have no class of their own for them
         message, *_ = str(error).strip().splitlines() or [type(error).__name__]
         message = message.rpartition("): ")[2]  # behind the operations that led there
@@ -64,6 +66,7 @@ class Report(Tabular):
         operations: How often each kind of operation is in the file.
         bytes: Size of the file.
         gzip: Its size compressed.
+        inputs, outputs: Of the file, in the order of the model: objects with `name`, `shape` and `dtype`.
         runtimes: Names of what the file was run in: those that are installed.
         samples: How many samples it was run on.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
@@ -82,6 +85,8 @@ class Report(Tabular):
     operations: dict
     bytes: int
     gzip: int
+    inputs: list = dataclasses.field(default_factory=list)
+    outputs: list = dataclasses.field(default_factory=list)
     runtimes: list = dataclasses.field(default_factory=list)
     samples: int = 0
     max_error: float = 0.0
@@ -98,6 +103,8 @@ class Report(Tabular):
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.operations.items())
         facts = [
             ("File", f"{self.path.name} for {self.engine}: {self.bytes:,} bytes, {self.gzip:,} compressed"),
+            ("Inputs", "; ".join(map(str, self.inputs))),
+            ("Outputs", "; ".join(map(str, self.outputs))),
             ("Operations", kinds),
             *self._checks(),
         ]

@@ -1,22 +1,21 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
-import contextlib
 import warnings
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.conversion import Target, convert
+from keras_mpt.arguments import check_count
+from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
-from keras_mpt.convert.graph import NOT_TERNARY, border_excess, call_plain, finished, kernel_of, ternary, why_no_signs
+from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, why_no_signs
 from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.saved import saved_model
+from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 
-WEIGHTS = ("auto", "int8", "sparse_int8", "exact_int8", "float32", "float16", "dynamic_int8")
 
-
-def to_tflite(model, path, *, weights="auto", samples=None):
+def to_tflite(model, path, *, weights="auto", batch=1, samples=None):
     """Convert a model for TensorFlow Lite (LiteRT), without custom operations.
 
     `weights` says how the kernels of MPT layers are stored and used:
@@ -37,10 +36,15 @@ def to_tflite(model, path, *, weights="auto", samples=None):
     The file is run beside the Keras model before it is written, see `to_lce`.
 
     Args:
-        model: A built functional or Sequential model with one input and one output, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model, a `Ticket`, or a ticket's path. Inputs of integers or booleans
+            keep their type, others are float32.
         path: Where the file goes; `.tflite` is the usual ending.
         weights: See above.
-        samples: Inputs to check with, `(number, ...)`; default: 16 of standard normal numbers.
+        batch: How many samples the file takes at a time, where the model does not say so itself; None: any number,
+            which some runtimes (LiteRT.js, delegates for GPUs) refuse.
+        samples: Inputs to check with: an array `(number, ...)`, where there is one input; a list of arrays in the order
+            of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a function that
+            returns one), of which 100 samples are taken. Default: 16 of standard normal numbers.
 
     Returns:
         A `Report`.
@@ -49,8 +53,8 @@ def to_tflite(model, path, *, weights="auto", samples=None):
         ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, TensorFlow Lite cannot
             convert or run the model, or the file does not compute what the model does. There is no new file then. It
             is a ValueError.
-        ValueError: `weights` is none of these; `model` is subclassed or not built, or has more than one input or
-            output; or `samples` do not fit.
+        ValueError: `weights` or `batch` is none of these; `model` is subclassed or not built, or takes strings; or
+            `samples` do not fit.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -60,7 +64,91 @@ def to_tflite(model, path, *, weights="auto", samples=None):
     """
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
-    return convert(model, path, TensorFlowLite(weights), samples)
+    if batch is not None:
+        check_count("batch", batch)
+    return convert(model, path, TensorFlowLite(weights, batch), samples)
+
+
+class Float(Format):
+    """Kernels as floats, or in a type of the engine's own."""
+
+    def __init__(self, name="float32", itemsize=4):
+        self.name, self._itemsize = name, itemsize
+
+    def size(self, kernel):
+        return self._itemsize * kernel.array.size
+
+
+class SparseFloat(Format):
+    """Kernels as floats; only what was kept is stored, where that is smaller."""
+
+    def size(self, kernel):
+        return min(sparse_size(_rows(kernel), 4), 4 * kernel.array.size)
+
+    def store(self, file, kernels):
+        file.floats_to_sparse()
+
+
+class Int8(Format):
+    """Ternary kernels as one byte for each weight and a scale for each output channel."""
+
+    name = "int8"
+    int8 = True
+
+    def unfit(self, kernel):
+        return NOT_TERNARY if kernel.split is None else None
+
+    def size(self, kernel):
+        return kernel.array.size + 4 * _outputs(kernel)
+
+    def store(self, file, kernels):
+        file.kernels_to_int8()
+
+
+class SparseInt8(Int8):
+    """The same, of which only what was kept is stored, where that is smaller."""
+
+    name = "sparse int8"
+
+    def unfit(self, kernel):
+        if kernel.split is None:
+            return NOT_TERNARY
+        return None if sparse_size(_rows(kernel), 1) < kernel.array.size else ""
+
+    def size(self, kernel):
+        return sparse_size(_rows(kernel), 1) + 4 * _outputs(kernel)
+
+    def store(self, file, kernels):
+        file.kernels_to_int8(sparse=True)
+
+
+class ExactInt8(Int8):
+    """Layers that take signs compute with integers: `T * sign(x) = sum(T) - 2 * T * n` with n = 1 where x < 0."""
+
+    name = "exact int8"
+
+    def unfit(self, kernel):
+        return why_no_signs(kernel)
+
+    def call(self, kernel, x):
+        return exact(kernel, x)
+
+    def store(self, file, kernels):
+        found = file.integer_kernels([kernel.split[0] for kernel in kernels])
+        expected, names = sum(kernel.calls for kernel in kernels), [kernel.layer.name for kernel in kernels]
+        if found != expected:
+            raise ConversionError(f"{found} layers compute with integers, not {expected}: {names}.")
+
+
+WEIGHTS = {
+    "auto": (ExactInt8(), Int8(), SparseFloat()),
+    "int8": (Int8(),),
+    "sparse_int8": (SparseInt8(), Int8()),
+    "exact_int8": (ExactInt8(), Int8()),
+    "float32": (Float(),),
+    "float16": (Float("float16", 2),),
+    "dynamic_int8": (Float("dynamic int8", 1),),
+}
 
 
 class TensorFlowLite(Target):
@@ -68,86 +156,62 @@ class TensorFlowLite(Target):
 
     name, engine = "tflite", "TensorFlow Lite"
 
-    def __init__(self, weights="auto"):
-        self._weights = weights
-        self.lossy = weights in ("float16", "dynamic_int8")
+    def __init__(self, weights="auto", batch=1):
+        self._weights, self.batch = weights, batch
+        self.formats, self.lossy = WEIGHTS[weights], weights in ("float16", "dynamic_int8")
 
-    def form(self, layer):
-        if self._weights in ("float32", "float16", "dynamic_int8"):
-            return self._weights.replace("_", " "), ""
-        if ternary(kernel_of(layer)) is None:
-            if self._weights != "auto":
-                raise ConversionError(f"Layer {layer.name!r} cannot be stored as {self._weights}: {NOT_TERNARY}.")
-            return "float32", NOT_TERNARY
-        if self._weights == "sparse_int8":
-            kernel = _rows(layer)
-            return ("sparse int8" if sparse_size(kernel, 1) < kernel.size else "int8"), ""
-        why = "" if self._weights == "int8" else why_no_signs(layer)
-        return ("exact int8", "") if why is None else ("int8", why)
-
-    def call(self, layer, form, x):
-        return exact(layer, x) if form == "exact int8" else call_plain(layer, x)
-
-    def compile(self, model, forms):
+    def compile(self, graph):
         import tensorflow as tf
 
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if self.lossy:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if self._weights == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        with _no_messages_of_keras(), errors_of(self.engine, "convert"):
+        with errors_of(self.engine, "convert"), saved_model(graph) as folder:
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            if self.lossy:
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if self._weights == "float16":
+                converter.target_spec.supported_types = [tf.float16]
             content = converter.convert()
-        if self._weights in ("auto", "int8", "sparse_int8", "exact_int8"):
-            file = File(content)
-            exact_layers = [layer for layer, form in forms if form == "exact int8"]
-            found = file.integer_kernels([ternary(kernel_of(layer))[0] for layer in exact_layers])
-            if found != len(exact_layers):
-                names = [layer.name for layer in exact_layers]
-                raise ConversionError(f"{found} layers compute with integers, not {len(names)}: {names}.")
-            file.kernels_to_int8(sparse=self._weights == "sparse_int8")
-            if self._weights == "auto":
-                file.floats_to_sparse()
-            content = file.content()
-        return content
+        file = File(content)
+        file.order(graph.inputs, graph.outputs)
+        for form in self.formats:
+            form.store(file, [kernel for kernel in graph.kernels if kernel.format is form])
+        check_int8(file, graph.kernels)
+        return file.content()
 
-    def size(self, layer, form):
-        kernel = _rows(layer)
-        last = {MPTDepthwiseConv2D: 1, MPTConv3D: -1}  # the axis of the outputs, each with a scale
-        outputs = kernel.shape[next((axis for kind, axis in last.items() if isinstance(layer, kind)), 0)]
-        if form == "sparse int8":
-            return sparse_size(kernel, 1) + 4 * outputs
-        if form in ("int8", "exact int8"):
-            return kernel.size + 4 * outputs
-        if self._weights == "auto":
-            return min(sparse_size(kernel, 4), 4 * kernel.size)
-        return {"float16": 2, "dynamic int8": 1}.get(form, 4) * kernel.size
-
-    def check(self, file, forms):
-        check_int8(file, forms)
+    def operations(self, content):
+        return File(content).operations()
 
     def runtimes(self):
         return list(_interpreters())
 
-    def run(self, content, samples, runtime="tf.lite"):
-        interpreter, inputs, outputs = self._prepared(content, samples.shape, 2, runtime)
-        interpreter.set_tensor(inputs, samples)
-        interpreter.invoke()
-        return interpreter.get_tensor(outputs)
+    def session(self, content, runtime="tf.lite", threads=2):
+        return Interpreted(content, _interpreters()[runtime or "tf.lite"], threads)
 
-    def invoker(self, content, sample, threads):
-        interpreter, inputs, _ = self._prepared(content, sample.shape, threads, "tf.lite")
-        interpreter.set_tensor(inputs, sample)
-        return interpreter.invoke
 
-    def _prepared(self, content, shape, threads, runtime):
+class Interpreted(Session):
+    """A file in an interpreter of TensorFlow Lite."""
+
+    def __init__(self, content, interpreter, threads):
+        file = File(content)
+        if any(name.startswith("Lce") for name in file.operations()):
+            raise ValueError("`target` must be 'lce': the file has its operations. Received: target='tflite'")
+        self.inputs, self.outputs = file.inputs(), file.outputs()
         with warnings.catch_warnings():  # TensorFlow's says that LiteRT will replace it
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            interpreter = _interpreters()[runtime](model_content=content, num_threads=threads)
-        (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
-        interpreter.resize_tensor_input(inputs["index"], shape)
-        interpreter.allocate_tensors()
-        return interpreter, inputs["index"], outputs["index"]
+            self._interpreter = interpreter(model_content=content, num_threads=threads)
+        self._shapes = None
+
+    def __call__(self, arrays):
+        inputs, shapes = self._interpreter.get_input_details(), [array.shape for array in arrays]
+        if shapes != self._shapes:
+            for details, tensor, shape in zip(inputs, self.inputs, shapes, strict=True):
+                if None in tensor.shape:
+                    self._interpreter.resize_tensor_input(details["index"], shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for details, array in zip(inputs, arrays, strict=True):
+            self._interpreter.set_tensor(details["index"], array)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(details["index"]) for details in self._interpreter.get_output_details()]
 
 
 def _interpreters():
@@ -162,24 +226,12 @@ def _interpreters():
     return {**found, "LiteRT": Interpreter}
 
 
-@contextlib.contextmanager
-def _no_messages_of_keras():
-    """Keep off the terminal where Keras' export, a step of the conversion, puts its temporary files."""
-    interactive = keras.config.is_interactive_logging_enabled()
-    keras.config.disable_interactive_logging()
-    try:
-        yield
-    finally:
-        if interactive:
-            keras.config.enable_interactive_logging()
-
-
-def _rows(layer):
+def _rows(kernel):
     """Return a layer's kernel as rows like those in a file: of inputs for each output, of channels if depthwise.
 
     That of a Conv3D has five axes there, the last one of outputs.
     """
-    kernel = kernel_of(layer)
+    layer, kernel = kernel.layer, kernel.array
     if isinstance(layer, MPTConv3D):
         return kernel
     if isinstance(layer, MPTDepthwiseConv2D):
@@ -189,18 +241,24 @@ def _rows(layer):
     return np.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1, kernel.shape[-1])
 
 
-def exact(layer, x):
+def _outputs(kernel):
+    """Return how many output channels a kernel has in a file, each with a scale."""
+    last = {MPTDepthwiseConv2D: 1, MPTConv3D: -1}  # the axis of the outputs
+    return _rows(kernel).shape[next((axis for kind, axis in last.items() if isinstance(kernel.layer, kind)), 0)]
+
+
+def exact(kernel, x):
     """Return the outputs of an MPT layer on the signs of `x`, computed from n = 1 where x < 0, else 0."""
-    signs, scales = ternary(kernel_of(layer))
+    layer, (signs, scales) = kernel.layer, kernel.split
     negative = ops.cast(x < 0, "float32")
-    kernel, total = -2 * scales * signs, scales * signs.sum(axis=tuple(range(signs.ndim - 1)))
+    weights, total = -2 * scales * signs, scales * signs.sum(axis=tuple(range(signs.ndim - 1)))
     if isinstance(layer, MPTDense):
-        y = ops.matmul(negative, kernel.astype(np.float32)) + total.astype(np.float32)
+        y = ops.matmul(negative, weights.astype(np.float32)) + total.astype(np.float32)
     else:
         widths, value = layer.pad_widths(x.shape), layer.pad_values
         padding = {"strides": layer.strides, "padding": "valid", "dilation_rate": layer.dilation_rate}
         padded = ops.pad(negative, widths, constant_values=float(value == -1)) if np.any(widths) else negative
-        y = ops.conv(padded, kernel.astype(np.float32), **padding) + total.astype(np.float32)
+        y = ops.conv(padded, weights.astype(np.float32), **padding) + total.astype(np.float32)
         if np.any(widths) and value not in (-1, 1):
             y = y - border_excess(x, widths, 1.0 - value, signs * scales, **padding)
-    return finished(layer, y)
+    return finished(kernel, y)

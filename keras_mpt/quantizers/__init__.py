@@ -48,6 +48,7 @@ _ACTIVATIONS = {
     "ste_tern": SteTern,
     "swish_sign": SwishSign,
 }
+_SIGNS = (ApproxSign, SteSign, SwishSign)
 _KERNELS = {"identity": Identity, "scaled_sign": ScaledSign}
 
 
@@ -101,6 +102,16 @@ def get_kernel(identifier):
     if identifier is None:
         return Identity()
     return _get("kernel_quantizer", identifier, KernelQuantizer, _KERNELS)
+
+
+def is_activation_quantizer(obj):
+    """Return whether an object is an activation quantizer, ours or larq's."""
+    return isinstance(obj, ActivationQuantizer) or larq_objects.is_larq(obj)
+
+
+def is_sign(quantizer):
+    """Return whether an activation quantizer, ours or larq's, gives -1 where the input is < 0, else +1."""
+    return type(larq_objects.ours(quantizer)) in _SIGNS
 
 
 def is_per_channel(quantizer):

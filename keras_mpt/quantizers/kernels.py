@@ -17,9 +17,33 @@ class KernelQuantizer(Quantizer):
     Forward: `quantizer(kernel, mask, kept)`, what the layer uses instead of the kernel W.
     Gradient: none. That to the scores is the layer's, whatever the quantizer does; see `MPTLayer`.
 
+    A file keeps the signs of the kept weights and `scales`, or, where there are none, their values. A quantizer with
+    scales gives the same kernel of the signs alone, once it is `frozen` to them.
+
+    Attributes:
+        scale_count: How many scales a file keeps; 0: it keeps the values of the kept weights.
+
     Shapes:
         Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
     """
+
+    scale_count = 0
+
+    def scales(self, kernel, mask, kept):
+        """Return what a file keeps besides mask and signs: a tuple of `scale_count` scalar tensors.
+
+        Args:
+            kernel, mask, kept: What the quantizer is called on.
+        """
+        return ()
+
+    def frozen(self, scales):
+        """Return the quantizer that uses these numbers, of a file, instead of computing them of the kernel.
+
+        Args:
+            scales: Sequence of `scale_count` numbers.
+        """
+        return self
 
     def __call__(self, kernel, mask, kept):
         """Return the effective kernel, in the shape and dtype of `kernel`.
@@ -60,6 +84,7 @@ class ScaledSign(KernelQuantizer):
     """
 
     precision = 1
+    scale_count = 1
 
     def __init__(self, scale=None):
         self.scale = positive_float("scale", scale, or_zero=True, or_none=True)
@@ -71,6 +96,13 @@ class ScaledSign(KernelQuantizer):
     def alpha(self, kernel, mask, kept):
         """Return the scale, by default the mean magnitude of the kept entries, as a scalar."""
         return self._alpha(kernel * mask, kept)
+
+    def scales(self, kernel, mask, kept):
+        return (self.alpha(kernel, mask, kept),)
+
+    def frozen(self, scales):
+        (scale,) = scales
+        return type(self)(scale)
 
     def _alpha(self, pruned, kept):
         if self.scale is not None:

@@ -14,8 +14,8 @@ import keras
 from keras.src.backend.common import global_state  # no public way to drop variables that wait for a value
 
 from keras_mpt import initializers, layers, masks, quantizers
+from keras_mpt.models.paths import check_functional
 from keras_mpt.quantizers import larq_objects
-from keras_mpt.traversal import check_functional
 
 _OWN_MODULES = (initializers, layers, masks, quantizers)
 

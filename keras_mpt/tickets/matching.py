@@ -3,8 +3,8 @@
 import keras
 
 from keras_mpt.layers import MPTLayer
+from keras_mpt.models.paths import own_variables, walk
 from keras_mpt.quantizers import ScaledSign
-from keras_mpt.traversal import own_variables, walk
 
 
 def owners(model):

@@ -3,8 +3,8 @@
 import json
 import math
 
+from keras_mpt.models.tables import BYTES, WIDTH, Table, short, shortened
 from keras_mpt.ops import entropy_bits
-from keras_mpt.tables import BYTES, WIDTH, Table, short, shortened
 
 
 def table(ticket):

@@ -12,12 +12,12 @@ from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import share
 from keras_mpt.masks.rule import first_scores
+from keras_mpt.models.paths import check_functional
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import config, container, kernels, settings
 from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled, groups_that_differ
 from keras_mpt.tickets.matching import check_missing, check_shapes, owners, take_names, variables_of
 from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
-from keras_mpt.traversal import check_functional
 
 
 def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):

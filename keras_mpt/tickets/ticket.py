@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from keras_mpt.tables import Tabular
+from keras_mpt.models.tables import Tabular
 from keras_mpt.tickets import container, kernels, report
 from keras_mpt.tickets.container import TicketError
 

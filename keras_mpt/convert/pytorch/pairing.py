@@ -6,8 +6,8 @@ import numpy as np
 from keras_mpt.convert.pytorch import arrays
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTLayer
+from keras_mpt.models.paths import check_functional
 from keras_mpt.tickets.matching import owners
-from keras_mpt.traversal import check_functional
 
 _KERNELS = arrays.DENSE + arrays.CONVOLUTIONS + arrays.DEPTHWISE
 EPSILON = 1e-5  # of PyTorch's batch normalization

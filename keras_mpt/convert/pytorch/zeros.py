@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.graph import is_sign
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTLayer
+from keras_mpt.quantizers import is_sign
 
 _SIDE = 32  # where the model takes images of any size
 

@@ -1,18 +1,21 @@
 """Ordinary Keras models to models of MPT layers."""
 
+import functools
 import warnings
 
 import keras
 import numpy as np
 
 from keras_mpt import initializers, layers, quantizers
+from keras_mpt._keras import layers_inside
 from keras_mpt.arguments import did_you_mean
-from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
 from keras_mpt.masks import GlobalTopK, MaskRule
 from keras_mpt.masks.rule import largest
+from keras_mpt.models.copies import copied, copy_state, copy_state_inside
+from keras_mpt.models.paths import check_is_model, walk
+from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
 from keras_mpt.ops import kept_count, to_numpy
-from keras_mpt.traversal import check_is_model, walk
 
 _TWINS = {
     keras.layers.Dense: layers.MPTDense,
@@ -112,36 +115,36 @@ def to_mpt(
     if kernel == "pretrained":
         _check_pretrained(chosen, leaves.values())
     arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
-    pairs = {}
+    twins = {}
 
-    def copy(layer):
-        if id(layer) not in pairs:
-            if isinstance(layer, keras.Model):
-                twin = clone(layer, copy)
-            elif id(layer) in arguments:
-                twin = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
-            else:
-                twin = copied(layer)
-            pairs[id(layer)] = layer, twin
-        return pairs[id(layer)][1]
+    @functools.cache
+    def twin_of(layer):
+        if id(layer) not in arguments:
+            return copied(layer)
+        twins[id(layer)] = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
+        return twins[id(layer)]
 
-    result = copy(model)
-    for layer, twin in pairs.values():
-        if id(layer) in arguments:
-            if kernel == "pretrained":
-                twin.frozen_kernel.assign(_kernel(layer))
-            if layer.use_bias:
-                twin.bias.assign(to_numpy(layer.bias))  # a copy: JAX frees the buffer of the one that is trained
-        elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
-            copy_state(layer, twin)
+    def step(path, operation, args, kwargs):
+        if not isinstance(operation, keras.layers.Layer):
+            return operation(*args, **kwargs)
+        twin = twin_of(operation)
+        outputs = twin(*args, **kwargs)
+        if id(operation) not in arguments:
+            copy_state(operation, twin)
+            return outputs
+        if kernel == "pretrained":
+            twin.frozen_kernel.assign(_kernel(operation))
+        if operation.use_bias:
+            twin.bias.assign(to_numpy(operation.bias))  # a copy: JAX frees the buffer of the one that is trained
+        copy_state_inside(operation, twin)
+        return outputs
+
+    result = rewrite(model, step, make=of_same_class)
     if kernel == "pretrained":
-        _start_at_magnitudes([pairs[id(layer)][1] for layer in chosen.values()])
-    for layer, twin in reversed(pairs.values()):  # models before their layers, for they pass it on
-        if isinstance(layer, keras.Model):
-            twin.trainable = layer.trainable
-        elif isinstance(layer, keras.layers.Layer):  # outer ones first, too
-            for part, copy_of_it in zip(layer._flatten_layers(), twin._flatten_layers(), strict=False):
-                copy_of_it.trainable = part.trainable
+        _start_at_magnitudes([twins[id(layer)] for layer in chosen.values()])
+    result.trainable = model.trainable
+    for part, twin in zip(layers_inside(model), layers_inside(result), strict=True):
+        twin.trainable = part.trainable  # an outer one passes it on to those inside, whose turn comes later
     _compile(result, model)
     return result
 

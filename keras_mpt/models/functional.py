@@ -4,9 +4,11 @@ import inspect
 
 import keras
 
-from keras_mpt.cloning import autocast, check_model, clone
+from keras_mpt._keras import functional_graph, has_keras_mask, layers_inside
 from keras_mpt.layers import MPTLayer
-from keras_mpt.traversal import check_is_model, functional_graph, own_variables
+from keras_mpt.models.copies import autocast
+from keras_mpt.models.paths import check_is_model, own_variables
+from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
 
 
 def to_functional(model, inputs=None, *, only=None):
@@ -81,20 +83,13 @@ class _Opening:
 
     def opened(self, model):
         """Return a functional or Sequential model with all layers opened, nested models included."""
-        if not any(map(self.hides, model._flatten_layers(include_self=False))):
-            return model
-        if isinstance(model, keras.Sequential):
-            model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-        return clone(model, self.twin, self.call)
+        return rewrite(model, self.step, make=_made, changes=self.is_left) if self.is_left(model) else model
 
-    def twin(self, operation):
-        if functional_graph(operation) is None:
-            return operation
-        if id(operation) not in self.models:
-            self.models[id(operation)] = operation, self.opened(operation), None
-        return self.models[id(operation)][1]
+    def is_left(self, model):
+        """Return whether there is a layer to open in a model."""
+        return any(map(self.hides, layers_inside(model)))
 
-    def call(self, operation, *args, **kwargs):
+    def step(self, path, operation, args, kwargs):
         if not self.hides(operation):
             return operation(*args, **kwargs)
         _check_unmasked(operation, args, kwargs)
@@ -125,6 +120,11 @@ class _Opening:
         return self.opened(keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=layer.name))
 
 
+def _made(model, inputs, outputs):
+    sequential = isinstance(model, keras.Sequential)  # is one no more, where a nested model takes a layer's place
+    return (functional if sequential else of_same_class)(model, inputs, outputs)
+
+
 def _subclassed(layer):
     """Return whether a layer's `call` says how those inside are connected, and is not Keras' own."""
     own = type(layer).__module__.split(".")[0] not in ("keras", "keras_mpt")
@@ -132,7 +132,7 @@ def _subclassed(layer):
 
 
 def _holds_mpt(layer):
-    return any(isinstance(inner, MPTLayer) for inner in layer._flatten_layers(include_self=False))
+    return any(isinstance(inner, MPTLayer) for inner in layers_inside(layer))
 
 
 def _called(layer, *args, **kwargs):
@@ -160,7 +160,7 @@ def _called(layer, *args, **kwargs):
 
 
 def _check_unmasked(layer, *arguments):
-    if any(getattr(x, "_keras_mask", None) is not None for x in keras.tree.flatten(arguments)):
+    if any(map(has_keras_mask, keras.tree.flatten(arguments))):
         raise ValueError(
             "Layers must not get a Keras mask, such as `Masking` makes, to be opened. "
             f"Received: {type(layer).__name__} {layer.name!r}"

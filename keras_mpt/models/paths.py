@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_mpt._keras import functional_graph, layers_inside
+from keras_mpt.layers import MPTLayer
+
 
 def walk(layer, into=keras.layers.Layer):
     """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
@@ -18,18 +21,46 @@ def walk(layer, into=keras.layers.Layer):
     yield from _walk(layer, "", into, set())
 
 
+def mpt_layers(model):
+    """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        List of layers; empty if there are none.
+    """
+    return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
+
+
+def mpt_layers_by_path(model):
+    """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
+    nested model. These are the paths of tickets.
+
+    Args:
+        model: A Keras model, built or not.
+
+    Returns:
+        Dict from paths to layers; empty if there are none.
+
+    Raises:
+        ValueError: Two layers have the same path.
+    """
+    found = {}
+    for path, layer in walk(model):
+        if isinstance(layer, MPTLayer):
+            if path in found:
+                raise ValueError(f"`model` must have layers with names of their own. Received: two {path!r}")
+            found[path] = layer
+    return found
+
+
 def check_is_model(model):
     """Raise TypeError for what is no Keras model or layer, such as a file."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
         )
-
-
-def functional_graph(layer):
-    """Return the graph of a functional or built Sequential model, None for others."""
-    graph = getattr(layer, "_functional", layer)
-    return graph if isinstance(graph, keras.Function) else None
 
 
 def check_functional(model, what):
@@ -49,15 +80,20 @@ def check_functional(model, what):
 
 def own_variables(layer):
     """Return the variables of a layer that are not those of a layer inside."""
-    inner = {id(v) for child in layer._flatten_layers(include_self=False) for v in child.variables}
+    inner = {id(v) for child in layers_inside(layer) for v in child.variables}
     return [v for v in layer.variables if id(v) not in inner]
 
 
+def joined(path, name):
+    """Return the path of a layer of this name inside another one, whose path is "" for the model itself."""
+    return f"{path}/{name}" if path else name
+
+
 def _walk(layer, path, into, seen):
-    for child in layer._flatten_layers(include_self=False, recursive=False):
+    for child in layers_inside(layer, recursive=False):
         if id(child) not in seen:
             seen.add(id(child))
-            name = f"{path}/{child.name}" if path else child.name
+            name = joined(path, child.name)
             yield name, child
             if isinstance(child, into):
                 yield from _walk(child, name, into, seen)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from keras_mpt.arguments import check_sparsity
-from keras_mpt.from_keras import convertible_layers, to_mpt
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
+from keras_mpt.models.from_keras import convertible_layers, to_mpt
 from keras_mpt.ops import kept_count, sparsity_of
 
 _RATES = ("global", "uniform")

@@ -1,19 +1,19 @@
 """What a model holds and computes: weights kept, bits in the file, multiply-accumulates at 1 bit and at 32 bits."""
 
 import dataclasses
-import functools
 import math
 
 import keras
 from keras import layers, tree
 
-from keras_mpt.cloning import first_input
+from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import MPTLayer
+from keras_mpt.models.copies import first_input
+from keras_mpt.models.paths import check_is_model
+from keras_mpt.models.rewrite import run
+from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
 from keras_mpt.ops import entropy_bits
-from keras_mpt.quantizers import ScaledSign
-from keras_mpt.tables import BYTES, Table, Tabular, short, shortened
-from keras_mpt.traversal import check_is_model, functional_graph
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -118,17 +118,18 @@ def _calls(model):
     """Return `(layer, depth, [input and output shapes of each call, None if unknown])`, beginning with the model."""
     found = {}
 
-    def call(depth, operation, *args, **kwargs):
+    def step(path, operation, args, kwargs):
         """Send shapes through an operation, as Keras' own `compute_output_spec` does, and note them."""
         if not isinstance(operation, layers.Layer):
             return operation.compute_output_spec(*args, **kwargs)
+        depth = path.count("/") + 1 if path else 0
         calls = found.setdefault(id(operation), (operation, depth, []))[2]
-        inputs, graph = first_input(args, kwargs), functional_graph(operation)
-        if graph is None:
+        inputs = first_input(args, kwargs)
+        if functional_graph(operation) is None:
             outputs = operation.compute_output_spec(*args, **kwargs)
             note_unknown(_children(operation), depth + 1)
         else:
-            outputs = graph._run_through_graph(inputs, lambda inner: functools.partial(call, depth + 1, inner))
+            outputs = run(operation, inputs, step, path)
         calls.append([[tuple(tensor.shape) for tensor in tree.flatten(x)] for x in (inputs, outputs)])
         return outputs
 
@@ -137,18 +138,22 @@ def _calls(model):
             found.setdefault(id(layer), (layer, depth, []))[2].append(None)
             note_unknown(_children(layer), depth + 1)
 
-    note_unknown([model], depth=0) if functional_graph(model) is None else call(0, model, model.inputs)
+    note_unknown([model], depth=0) if functional_graph(model) is None else step("", model, (model.inputs,), {})
     return list(found.values())
 
 
 def _children(layer):
-    inner = layer._flatten_layers(include_self=False, recursive=False)
-    return [child for child in inner if not isinstance(child, layers.InputLayer)]
+    return [child for child in layers_inside(layer, recursive=False) if not isinstance(child, layers.InputLayer)]
+
+
+def has_macs(layer):
+    """Return whether the multiply-accumulates of a layer are known."""
+    return isinstance(layer, _COUNTED)
 
 
 def positions(layer, calls):
     """Return how often one sample uses each weight of a layer's kernel, None if unknown."""
-    if not isinstance(layer, _COUNTED) or None in calls:
+    if not has_macs(layer) or None in calls:
         return None
     shapes = [inputs[0] if isinstance(layer, _TRANSPOSED) else outputs[0] for inputs, outputs in calls]
     channels_first = getattr(layer, "data_format", None) == "channels_first"
@@ -198,7 +203,7 @@ def _kernel_bits(layer, size, kept):
     bits = entropy_bits(size, kept)
     if not isinstance(getattr(layer, f"{layer._kernel_argument}_initializer"), SeededInitializer):
         bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
-    return bits + (32 if isinstance(layer.kernel_quantizer, ScaledSign) else 0)
+    return bits + 32 * getattr(layer.kernel_quantizer, "scale_count", 0)
 
 
 def _totals(rows):

@@ -1,0 +1,85 @@
+"""Running a converted file on this machine, and how long that takes."""
+
+import pathlib
+import time
+
+import numpy as np
+
+from keras_mpt.convert.lce import LarqComputeEngine
+from keras_mpt.convert.tensors import arrays_for, outputs_of
+from keras_mpt.convert.tflite import TensorFlowLite
+
+TARGETS = {target.name: target for target in (LarqComputeEngine, TensorFlowLite)}
+_SECONDS = 2.0
+
+
+def run(path, target, samples):
+    """Return the outputs of a converted file, for as many samples as there are.
+
+    Args:
+        path: Of the file.
+        target: `"tflite"` or `"lce"`, what runs it.
+        samples: An array `(number, ...)`, where the file has one input; a list of arrays in the order of the inputs,
+            or a dict by their names; or batches of these, as for `to_tflite`.
+
+    Returns:
+        An array `(number, ...)`; of a file with several outputs, a dict by their names.
+
+    Raises:
+        ValueError: `target` is none of these or cannot run the file, which may be of another kind, or `samples` do not
+            fit its inputs.
+        OSError: The file cannot be opened.
+    """
+    session = _session(path, target)
+    outputs = outputs_of(session, arrays_for(session.inputs, samples), session.inputs[0].shape[0])
+    if len(outputs) == 1:
+        return outputs[0]
+    return {tensor.name: array for tensor, array in zip(session.outputs, outputs, strict=True)}
+
+
+def latency(path, target, threads=1):
+    """Return the median seconds of one inference on a batch of the size that the file takes, or of one.
+
+    On x86 larq-compute-engine has no optimized kernels: its time here says nothing about a phone.
+
+    Args:
+        path: Of a converted file.
+        target: `"tflite"` or `"lce"`.
+        threads: Number of threads.
+
+    Returns:
+        Seconds, a float, after a warm-up.
+
+    Raises:
+        ValueError: `target` is none of these, or the file takes inputs of any size.
+        OSError: The file cannot be opened.
+    """
+    invoke = invoker(path, target, threads)
+    for _ in range(3):
+        invoke()
+    seconds, deadline = [], time.perf_counter() + _SECONDS
+    while len(seconds) < 5 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        invoke()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def invoker(path, target, threads=1):
+    """Return a function that runs a file once on a batch of random numbers; see `latency`."""
+    session, arrays = _session(path, target, threads), []
+    for tensor in session.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                "`path` must be a file converted of a model with a known input size, for the time depends on it. "
+                f"Received: {path} with input shape {(None, *tensor.shape[1:])}"
+            )
+        normal = np.random.default_rng(0).normal(size=(tensor.shape[0] or 1, *tensor.shape[1:]))
+        arrays.append(normal.astype(tensor.dtype))
+    return lambda: session(arrays)
+
+
+def _session(path, target, threads=2):
+    if target not in list(TARGETS):
+        raise ValueError(f"`target` must be one of {sorted(TARGETS)}. Received: target={target!r}")
+    return TARGETS[target]().session(pathlib.Path(path).read_bytes(), threads=threads)

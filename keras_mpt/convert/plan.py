@@ -1,0 +1,182 @@
+"""What a conversion starts from: a model as a plain float32 graph, with cuts where signs are taken."""
+
+import dataclasses
+import re
+
+import keras
+from keras import ops
+
+from keras_mpt import quantizers
+from keras_mpt._keras import functional_graph
+from keras_mpt.convert.kernels import Kernel, Quantize, call_plain
+from keras_mpt.layers import MPTLayer
+from keras_mpt.models.copies import copied, copy_state, first_input
+from keras_mpt.models.functional import check_opened
+from keras_mpt.models.paths import check_functional
+from keras_mpt.models.plain import quantizes
+from keras_mpt.models.rewrite import rewrite
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A place where signs are taken: `after` is a symbolic tensor equal to `before`, of which they are taken.
+
+    Attributes:
+        name: Path of the layer that takes them.
+        before, after: Symbolic tensors.
+    """
+
+    name: str
+    before: keras.KerasTensor
+    after: keras.KerasTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A model of plain float32 layers and operations, nested models dissolved.
+
+    Attributes:
+        model: A functional `keras.Model`. Its float inputs are float32, others have the dtype that they had.
+        kernels: A `Kernel` for each MPT layer, in the order of the model.
+        inputs, outputs: Names of the inputs and outputs, each its own, of letters, digits and underscores.
+        cuts: A `Cut` for each tensor whose signs are taken.
+    """
+
+    model: keras.Model
+    kernels: list
+    inputs: list
+    outputs: list
+    cuts: list
+
+    def whole(self):
+        """Return the graph with what signs are taken of as further outputs."""
+        befores = [cut.before for cut in self.cuts]
+        model = keras.Model(self.model.inputs, [*self.model.outputs, *befores], name=self.model.name)
+        return dataclasses.replace(self, model=model, outputs=_with(self.outputs, "before", befores), cuts=[])
+
+    def pieces(self):
+        """Return the graph of the pieces between cuts: what signs are taken of are further outputs and inputs."""
+        befores, afters = [cut.before for cut in self.cuts], [cut.after for cut in self.cuts]
+        model = keras.Model(
+            [*self.model.inputs, *afters], [*self.model.outputs, *befores], name=f"{self.model.name}_pieces"
+        )
+        inputs, outputs = _with(self.inputs, "after", afters), _with(self.outputs, "before", befores)
+        return dataclasses.replace(self, model=model, inputs=inputs, outputs=outputs, cuts=[])
+
+
+class Plan:
+    """A model that is to be converted, and the format of each of its kernels.
+
+    Attributes:
+        model: The built functional or Sequential model.
+        batch: The model's own batch size, or None if it takes any.
+        kernels: A `Kernel` for each MPT layer, in the order of the model.
+        layers: A `(layer, shapes)` for each layer with matrices, likewise; shapes are those that it is called on.
+        reference: The whole `Graph` in floats, to compare with.
+
+    Raises:
+        ValueError: `model` is not a built functional or Sequential model of numbers, or an MPT layer hides in a layer
+            of another class.
+    """
+
+    def __init__(self, model):
+        check_functional(model, "converted")
+        _check_inputs(model)
+        self.model = model
+        self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None), None)
+        self._kernels, self.layers = {}, []
+        self.reference = self.graph(plain=True).whole()
+
+    @property
+    def kernels(self):
+        return list(self._kernels.values())
+
+    def graph(self, batch=None, plain=False):
+        """Return the model as a `Graph`.
+
+        Args:
+            batch: Batch size, where the model has none; None: any.
+            plain: Whether MPT layers become plain float layers, whatever their format.
+        """
+        cuts, copies, done, layers = {}, {}, {}, {}
+
+        def cut(path, x):
+            if id(x) not in cuts:
+                before = keras.layers.Identity(dtype="float32")(x)  # no input of the model, which cannot be an output
+                cuts[id(x)] = Cut(path, before, keras.layers.Identity(dtype="float32")(before))
+            return cuts[id(x)].after
+
+        def mpt(path, layer, x):
+            kernel = self._kernels.setdefault(id(layer), Kernel(layer, path))
+            if (id(layer), id(x)) not in done:  # of one tensor, a layer makes one
+                layers.setdefault(id(layer), (layer, []))[1].append(tuple(x.shape))
+                kernel.calls = len(layers[id(layer)][1])
+                floats = x if x.dtype == "float32" else _cast(x)
+                floats = cut(path, floats) if kernel.takes_signs else floats
+                done[id(layer), id(x)] = (call_plain if plain else kernel.format.call)(kernel, floats)
+            return done[id(layer), id(x)]
+
+        def step(path, operation, args, kwargs):
+            if isinstance(operation, MPTLayer):
+                return mpt(path, operation, first_input(args, kwargs))
+            if not isinstance(operation, keras.layers.Layer):
+                return operation(*args, **kwargs)
+            if quantizes(operation):
+                x = first_input(args, kwargs)
+                return Quantize(operation.activation)(cut(path, x) if quantizers.is_sign(operation.activation) else x)
+            check_opened(operation, "converted")
+            if id(operation) not in copies:
+                copies[id(operation)] = copied(operation, dtype="float32", name=path.replace("/", "_"))
+            if any(len(weight.shape) > 1 for weight in operation.weights):
+                shape = tuple(keras.tree.flatten(first_input(args, kwargs))[0].shape)
+                layers.setdefault(id(operation), (operation, []))[1].append(shape)
+            outputs = copies[id(operation)](*args, **kwargs)
+            copy_state(operation, copies[id(operation)])
+            return outputs
+
+        inputs = [self._input(x, batch) for x in self.model.inputs]
+        model = rewrite(self.model, step, inputs=inputs, dissolve=True)
+        self.layers = list(layers.values())
+        names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
+        return Graph(model, self.kernels, *names, list(cuts.values()))
+
+    def _input(self, x, batch):
+        dtype = "float32" if keras.backend.is_float_dtype(x.dtype) else x.dtype
+        return keras.Input(batch_shape=(x.shape[0] or batch, *x.shape[1:]), dtype=dtype, name=x.name)
+
+
+def _check_inputs(model):
+    for x in model.inputs:
+        if x.dtype == "string":
+            raise ValueError(
+                "`model` must take numbers to be converted: look words up before the model. Received: input "
+                f"{x.name!r} of strings"
+            )
+        if x.sparse:
+            raise ValueError(f"`model` must take dense tensors to be converted. Received: sparse input {x.name!r}")
+
+
+def _cast(x):
+    """Return a symbolic tensor as float32; TensorFlow Lite cannot compare what is a cast of booleans."""
+    return ops.cast(ops.cast(x, "int32") if x.dtype == "bool" else x, "float32")
+
+
+def _output_names(model):
+    graph = functional_graph(model)
+    named = isinstance(graph.output, dict) and len(graph.output) == len(graph.outputs)
+    return sorted(graph.output) if named else graph.output_names
+
+
+def _names(names):
+    """Return names of letters, digits and underscores, each its own."""
+    found = []
+    for name in names:
+        name = plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
+        while name in found:
+            name = f"{plain}_{len(found)}"
+        found.append(name)
+    return found
+
+
+def _with(names, prefix, tensors):
+    return _names([*names, *(f"{prefix}_{i}" for i in range(len(tensors)))])

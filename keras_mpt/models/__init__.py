@@ -1,0 +1,21 @@
+"""Whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin, a summary."""
+
+from keras_mpt.models.from_keras import to_mpt
+from keras_mpt.models.functional import to_functional
+from keras_mpt.models.jackpots import magnitude_sparsity, to_jackpot
+from keras_mpt.models.paths import mpt_layers, mpt_layers_by_path
+from keras_mpt.models.plain import dense_twin, strip
+from keras_mpt.models.summaries import Summary, summary
+
+__all__ = [
+    "Summary",
+    "dense_twin",
+    "magnitude_sparsity",
+    "mpt_layers",
+    "mpt_layers_by_path",
+    "strip",
+    "summary",
+    "to_functional",
+    "to_jackpot",
+    "to_mpt",
+]

@@ -1,0 +1,246 @@
+"""Converted files: several inputs and outputs, names, types, batches, samples of all kinds."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mpt
+from keras_mpt import convert
+from keras_mpt.convert.tensors import Tensor, arrays_for
+from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.models import to_mpt
+
+pytestmark = pytest.mark.tensorflow_only
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIGN = {"input_quantizer": "approx_sign"}
+L = keras.layers
+
+
+@pytest.fixture(autouse=True)
+def extras():
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("larq_compute_engine")
+
+
+def to(target, model, path, **kwargs):
+    return convert.to_lce(model, path, **kwargs) if target == "lce" else convert.to_tflite(model, path, **kwargs)
+
+
+def settled(model):
+    """Give batch normalization statistics as if trained, so that no activation is at zero."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def resnet8():
+    """MLPerf Tiny's image classification: three residual blocks, all layers with the names that Keras gives them."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(x))
+    for filters, stride in ((8, 1), (16, 2), (32, 2)):
+        y = L.BatchNormalization()(L.Conv2D(filters, 3, stride, "same", use_bias=False)(x))
+        y = L.BatchNormalization()(L.Conv2D(filters, 3, padding="same", use_bias=False)(y))
+        x = x if stride == 1 else L.BatchNormalization()(L.Conv2D(filters, 1, stride, use_bias=False)(x))
+        x = L.Add()([x, y])
+    x = L.Concatenate()([L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)])
+    return settled(to_mpt(keras.Model(inputs, L.Dense(10)(L.Reshape((64,))(x))), seed=1, **SIGN))
+
+
+NEW_PROCESS = """
+import sys
+import keras, numpy as np
+from keras_mpt import convert, load_ticket
+from keras_mpt.__main__ import main
+from keras_mpt.models import strip
+
+x = np.load("x.npy")
+expected = load_ticket("model.mpt")(x)
+np.testing.assert_allclose(strip(load_ticket("model.mpt"))(x), expected, rtol=1e-4, atol=1e-4)
+for target, function in {"tflite": convert.to_tflite, "lce": convert.to_lce}.items():
+    keras.backend.clear_session()
+    report = function("model.mpt", f"{target}.tflite", samples=x)
+    assert report.flips <= 1, report
+keras.backend.clear_session()
+assert main(["convert", "model.mpt", "again.tflite", "--samples", "x.npy"]) == 0
+"""
+
+
+def test_layers_with_default_names_in_a_new_process(tmp_path):
+    """What conversion adds must not meet them, though Keras counts names from the beginning there."""
+    keras.backend.clear_session()
+    model, x = resnet8(), np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    keras_mpt.save_ticket(model, tmp_path / "model.mpt")
+    assert "add_1" in [layer.name for layer in model.layers]
+    np.save(tmp_path / "x.npy", x)
+    command = [sys.executable, "-c", textwrap.dedent(NEW_PROCESS)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+def two_and_two():
+    images, numbers = keras.Input((8, 8, 3), name="images"), keras.Input((6,), name="numbers")
+    x = L.BatchNormalization()(MPTConv2D(8, 3, seed=1)(images))
+    x = L.BatchNormalization()(MPTConv2D(8, 3, seed=2, **SIGN)(x))
+    y = L.BatchNormalization()(MPTDense(16, seed=3)(numbers))
+    joined = L.Concatenate()([L.GlobalAveragePooling2D()(x), MPTDense(8, seed=4, **SIGN)(y)])
+    outputs = {"label": MPTDense(5, seed=5)(joined), "box": L.Dense(2)(joined)}
+    return settled(keras.Model({"numbers": numbers, "images": images}, outputs))
+
+
+@pytest.mark.parametrize("target", ["tflite", "lce"])
+def test_several_inputs_and_outputs(target, tmp_path):
+    model, random = two_and_two(), np.random.default_rng(0)
+    x = {"images": random.normal(size=(5, 8, 8, 3)), "numbers": random.normal(size=(5, 6))}
+    x = {name: array.astype(np.float32) for name, array in x.items()}
+    report = to(target, model, tmp_path / "model.tflite", samples=x)
+    assert [layer.form for layer in report.layers if layer.type.startswith("MPT")].count("int8") == 3
+    assert [tensor.name for tensor in report.inputs] == [tensor.name for tensor in model.inputs]
+    assert [tensor.name for tensor in report.outputs] == ["box", "label"] and report.flips == 0
+    assert [tensor.shape for tensor in report.inputs] == [(1, 8, 8, 3), (1, 6)]
+    expected = model(x)
+    for samples in (x, [x["images"], x["numbers"]]):
+        found = convert.run(report.path, target, samples)
+        assert sorted(found) == ["box", "label"]
+        for name, array in found.items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4)
+    assert convert.latency(report.path, target) > 0
+    for samples, message in (
+        (x["images"], r"`samples` must be a list or dict .* \['images', 'numbers'\].*Received: an array of shape"),
+        ([x["images"]], "Received: 1 arrays"),
+        ({"images": x["images"]}, r"must be a dict with the inputs \['images', 'numbers'\]"),
+        ({**x, "images": x["images"][:2]}, r"as many for each input. Received: \[2, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.run(report.path, target, samples)
+
+
+def test_a_wrong_output_of_two_is_found(tmp_path, monkeypatch):
+    right = convert.tflite.ExactInt8.call
+    monkeypatch.setattr(convert.tflite.ExactInt8, "call", lambda self, kernel, x: 1.01 * right(self, kernel, x))
+    with pytest.raises(convert.ConversionError, match="differs from the model"):
+        convert.to_tflite(two_and_two(), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["tflite", "lce"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_batch_that_the_model_fixes(target, size, tmp_path):
+    inputs = keras.Input((6, 6, 2), batch_size=size)
+    x = L.Flatten()(L.BatchNormalization()(MPTConv2D(4, 3, seed=1)(inputs)))
+    model = settled(keras.Model(inputs, MPTDense(3, seed=2, **SIGN)(x)))
+    if target == "lce" and size == 3:
+        with pytest.raises(ValueError, match="batches of one.*batch size 3"):
+            to(target, model, tmp_path / "model.tflite")
+        return
+    samples = np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype(np.float32)
+    report = to(target, model, tmp_path / "model.tflite", samples=samples)
+    assert report.inputs[0].shape[0] == size and report.samples == 4
+    found = convert.run(report.path, target, samples)
+    whole = np.concatenate([samples, samples[:2]])[:, None] if size == 1 else np.stack([samples[:3], samples[1:]])
+    expected = np.concatenate([model(batch) for batch in whole])
+    expected = expected[:4] if size == 1 else np.concatenate([expected[:3], expected[-1:]])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_batch_of_the_file(tmp_path):
+    model = keras.Sequential([keras.Input((6,), name="x"), MPTDense(3, seed=1, name="logits")])
+    samples = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    for batch in (1, 2, None):
+        report = convert.to_tflite(model, tmp_path / "model.tflite", batch=batch)
+        assert report.inputs == [Tensor("x", (batch, 6), "float32")]
+        assert report.outputs == [Tensor("logits", (batch, 3), "float32")]
+        assert "x (" in str(report) and "float32" in str(report)
+        np.testing.assert_allclose(convert.run(report.path, "tflite", samples), model(samples), rtol=1e-5)
+    with pytest.raises(ValueError, match="`batch` must be an integer > 0. Received: batch=0"):
+        convert.to_tflite(model, tmp_path / "model.tflite", batch=0)
+
+
+@pytest.mark.parametrize("target", ["tflite", "lce"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_types_of_inputs_are_kept(target, dtype, tmp_path):
+    inputs = keras.Input((6, 6, 2), dtype=dtype, name="pixels")
+    x = L.BatchNormalization()(MPTConv2D(4, 3, seed=1)(L.Rescaling(1 / 255)(inputs)))
+    model = settled(keras.Model(inputs, MPTConv2D(3, 1, seed=2, **SIGN)(x)))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 2)).astype(dtype)
+    report = to(target, model, tmp_path / "model.tflite", samples=pixels)
+    assert report.inputs == [Tensor("pixels", (1, 6, 6, 2), dtype)]
+    np.testing.assert_allclose(convert.run(report.path, target, pixels), model(pixels), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=f"`samples` must be {dtype} for input 'pixels'. Received: float64 from 0.5"):
+        convert.run(report.path, target, np.full((1, 6, 6, 2), 0.5))
+
+
+def test_strings_are_refused(tmp_path):
+    words = keras.Input((1,), dtype="string", name="words")
+    lookup = L.StringLookup(vocabulary=["a", "b"])(words)
+    model = keras.Model(words, MPTDense(2, seed=1)(L.Flatten()(L.Embedding(4, 3)(lookup))))
+    with pytest.raises(ValueError, match="`model` must take numbers .*Received: input 'words' of strings"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
+INPUTS = [Tensor("a", (1, 3), "float32"), Tensor("b", (1, 2), "uint8")]
+ARRAYS = [np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(8, dtype=np.uint8).reshape(4, 2)]
+
+
+def kinds_of_samples():
+    import tensorflow as tf
+
+    a, b = ARRAYS
+    named = {"a": a, "b": b}
+    yield [a, b]
+    yield {"b": b.astype(np.float64), "a": a.tolist()}
+    yield tf.data.Dataset.from_tensor_slices(named).batch(3)
+    yield tf.data.Dataset.from_tensor_slices((named, np.zeros(4))).batch(2)
+    yield lambda: ([a[i : i + 1], b[i : i + 1]] for i in range(4))
+
+
+def test_samples_of_all_kinds():
+    for samples in kinds_of_samples():
+        for found, expected in zip(arrays_for(INPUTS, samples), ARRAYS, strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+    (found,) = arrays_for(INPUTS[:1], (ARRAYS[0][i : i + 1] for i in range(4)))
+    np.testing.assert_array_equal(found, ARRAYS[0])
+    assert len(arrays_for(INPUTS[:1], itertools.repeat(ARRAYS[0]))[0]) == 100
+    for samples, message in {
+        "x.npy": "read the file, with numpy.load.*Received: 'x.npy'",
+        (1, 2): "must be inputs only.*Received: a tuple of 2",
+        3: "must be an array, a list or dict .*Received: int",
+        iter(()): "must be at least one",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            arrays_for(INPUTS, samples)
+
+
+def test_a_small_network_is_converted_fast(tmp_path):
+    """7,526 weights took 14 seconds of processor time."""
+    convert.to_tflite(keras.Sequential([keras.Input((4,)), MPTDense(2, seed=1)]), tmp_path / "warm.tflite")
+    layers = [MPTConv2D(8, 3, padding="same", seed=1), L.BatchNormalization(), L.MaxPooling2D()]
+    layers += [MPTConv2D(16, 3, padding="same", seed=2, **SIGN), L.BatchNormalization(), L.MaxPooling2D(), L.Flatten()]
+    layers += [MPTDense(22, seed=3, **SIGN), L.BatchNormalization(), MPTDense(10, seed=4, **SIGN)]
+    model = settled(keras.Sequential([keras.Input((16, 16, 1)), *layers]))
+    start = time.process_time()
+    convert.to_tflite(model, tmp_path / "model.tflite")
+    assert time.process_time() - start < 7
+
+
+def test_the_report_lists_all_matrices(tmp_path):
+    inputs = keras.Input((5, 8))
+    x = L.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    report = convert.to_tflite(keras.Model(inputs, MPTDense(3, seed=1)(x)), tmp_path / "model.tflite")
+    attention = next(layer for layer in report.layers if layer.name == "attention")
+    assert (
+        attention.weights == 4 * 8 * 8 + 3 * 8
+        and attention.bytes == 4 * attention.weights
+        and attention.form == "float32"
+    )
