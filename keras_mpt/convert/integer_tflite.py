@@ -323,7 +323,9 @@ class IntegerWriter:
 def same_widths(layer, shape):
     """Return what padding "SAME" adds to an input `(batch, height, width, channels)` before and after."""
     widths = []
-    for size, kernel, stride, rate in zip(shape[1:3], layer.kernel.shape[:2], layer.strides, layer.dilation, strict=True):
+    for size, kernel, stride, rate in zip(
+        shape[1:3], layer.kernel.shape[:2], layer.strides, layer.dilation, strict=True
+    ):
         total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
         widths.append((total // 2, total - total // 2))
     return widths

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# The options of each operation, by the name of their table in the schema, and the version that its integer kernels have.
+# The options of each operation, by the name of their table in the schema, and the version of its integer kernels.
 _OPERATIONS = {
     "ADD": ("AddOptions", 2),
     "CAST": ("CastOptions", 1),
