@@ -6,7 +6,7 @@
 #   make test PYTEST_ARGS=-x      further arguments for pytest
 #   make test BACKENDS=jax        on one backend only
 #   make test VENV=.venv-new CONSTRAINTS=/dev/null PYTHON=python3.13    with the newest versions there are
-#   make docs                     the documentation, as site/index.html
+#   make docs                     the documentation, as site/index.html (needs npm for a page that runs tickets)
 #
 # On Linux the registry's PyTorch brings several gigabytes of CUDA packages. Its CPU build is enough here:
 #   make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -26,12 +26,13 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format bench docs figures notebooks clean distclean
+.PHONY: help demo test test-all test-arm lint format bench docs browser figures notebooks clean distclean
 
 help:
 	@echo "make demo      train a small ticket and show what came out"
 	@echo "make test      check style, run the tests on: $(BACKENDS)"
 	@echo "make test-all  the same with the long tests"
+	@echo "make test-arm  run converted files on an emulated 64-bit ARM (Debian)"
 	@echo "make lint      check style only"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make bench     measure times, memory and file sizes (an hour)"
@@ -51,6 +52,10 @@ test-all: lint
 test test-all: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-programs
 test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+
+# Converted files on an emulated 64-bit ARM: Debian, and apt for qemu-user-static.
+test-arm: $(VENV)/.dev
+	bash tests/arm/run.sh
 
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .
@@ -74,9 +79,17 @@ bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.tables
 
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
-docs: $(VENV)/.dev
+docs: $(VENV)/.docs browser
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+
+# LiteRT.js and converted tickets, for the page that runs them. Without npm the site is built without these.
+browser: $(VENV)/.docs
+	@if command -v npm >/dev/null; then \
+		npm ci --silent --prefix docs/browser && KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/browser/build.py; \
+	else \
+		echo "npm is not here: the page that runs tickets in the browser stays empty"; \
+	fi
 
 figures: $(VENV)/.dev
 	@set -e; for script in kernel split file_size search jackpots; do \
@@ -87,7 +100,7 @@ notebooks: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/notebooks/run.py
 
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site docs/browser/build docs/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
@@ -109,10 +122,15 @@ $(VENV)/.demo: setup.py constraints.txt | $(VENV_PYTHON)
 	$(INSTALL) --editable ".[tensorflow,lce,litert,examples]"
 	@touch $@
 
+$(VENV)/.docs: setup.py constraints.txt | $(VENV_PYTHON)
+	@echo "Installing the documentation's packages into $(VENV) (some minutes the first time)"
+	$(INSTALL) --editable ".[tensorflow,litert,examples,docs]"
+	@touch $@
+
 $(VENV)/.dev: setup.py constraints.txt | $(VENV_PYTHON)
 	@echo "Installing all backends and the tests' packages into $(VENV) (some minutes the first time)"
 	$(INSTALL) --editable ".[all,examples,docs,dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.docs
 
 $(VENV_PYTHON):
 	$(PYTHON) -m venv $(VENV)

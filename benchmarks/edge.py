@@ -1,6 +1,6 @@
 """Converted files of Conv-4, VGG-Small and ResNet-18: size, operations, error, agreement with Keras, latency.
 
-    python -m benchmarks.edge --data_dir DIR                  # CIFAR-10: see examples/cifar10.py
+    python -m benchmarks.edge --data_dir DIR                  # CIFAR-10: see examples/recipes/cifar10.py
     python -m benchmarks.edge --data_dir DIR --networks conv4
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
@@ -25,7 +25,7 @@ from benchmarks.rounds import interleaved, ratio, rows_of, save
 from keras_mpt import convert
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "examples" / "recipes"))
 
 BINARY = {"input_quantizer": "approx_sign", "pad_values": 1.0, "seed": 0}
 NETWORKS = {

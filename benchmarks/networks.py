@@ -4,28 +4,27 @@ The PyTorch layers follow the published description: frozen weights, a mask from
 straight-through gradient to the scores.
 """
 
-import keras
+from functools import partial
+
 import numpy as np
 
 import keras_mpt
 from keras_mpt.models import mpt_layers
 
 NETWORKS = {
-    "resnet18": ("ResNet-18, 80 %", lambda: keras_mpt.zoo.resnet18_mpt(sparsity=0.8, seed=0)),
-    "vgg_small": ("VGG-Small, 95 %", lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.95, seed=0)),
-    "conv4": ("Conv-4, 50 %", lambda: keras_mpt.zoo.conv4_mpt(sparsity=0.5, seed=0)),
+    "resnet18": ("ResNet-18, 80 %", partial(keras_mpt.zoo.resnet18_mpt, sparsity=0.8, seed=0)),
+    "vgg_small": (
+        "VGG-Small, 95 %",
+        partial(keras_mpt.zoo.vgg_small_mpt, sparsity=0.95, seed=0),
+    ),
+    "conv4": ("Conv-4, 50 %", partial(keras_mpt.zoo.conv4_mpt, sparsity=0.5, seed=0)),
 }
 _RESNET18 = [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]  # filters, stride
 
 
 def ticket(name, selector="search", dtype=None):
     """Return a network of the zoo, its selector and dtype policy changed."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype or before)
-    try:
-        model = NETWORKS[name][1]()
-    finally:
-        keras.config.set_dtype_policy(before)
+    model = NETWORKS[name][1](dtype=dtype)
     for layer in mpt_layers(model):
         layer.mask.selector = selector
     return model

@@ -27,6 +27,16 @@ LOGS = {  # of examples/results
     "MPT-1/32, half of random weights chosen": "conv4_mpt32_s50",
     "MPT-1/1, binary activations too": "conv4_mpt11_s50",
 }
+PAPER = {  # CIFAR-10, by (network, sparsity, binary activations): as arXiv:2103.09377 reports
+    ("resnet18_mpt", 0.8, False): "94.7%",
+    ("vgg_small_mpt", 0.95, False): "91.5%",
+}
+FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
+    ("[LiteRT](docs/deployment.md), binary weights", "32", "int8"),
+    ('the same, lossy (`weights="dynamic_int8"`)', "32", "dynamic int8"),
+    ("LiteRT, binary weights and activations", "1", "exact int8"),
+    ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
+]
 
 
 def markdown(header, rows):
@@ -140,20 +150,35 @@ def file_size():
 
 
 def zoo():
-    """The published tickets."""
+    """The published tickets in four columns, the most accurate first."""
     presets = json.loads((ROOT / "zoo" / "presets.json").read_text(encoding="utf-8"))
     rows = []
-    for preset in presets:
-        name, binary = preset["name"], preset["arguments"]["input_quantizer"] is not None
-        cells = [f"[{name}](zoo/{name}.md)", "binary" if binary else "float"]
-        cells += [f"{1 - preset['arguments']['sparsity']:.0%}", str(preset["epochs"]), f"**{preset['accuracy']:.2%}**"]
-        cells += [f"{preset['dense']['accuracy']:.2%}" if preset["dense"] else ""]
-        cells += [f"{(ROOT / 'zoo' / f'{name}.mpt').stat().st_size:,}"]
-        sizes = [preset["converted"].get(target, {}).get("bytes") for target in ("tflite", "lce")]
-        cells += [f"{size:,}" if size else "" for size in sizes]
-        rows.append(cells)
-    header = ["preset", "activations", "kept", "epochs", "test accuracy of the file", "dense network", "ticket, bytes"]
-    return markdown([*header, "`.tflite`, bytes", "LCE, bytes"], rows)
+    for preset in sorted(presets, key=lambda preset: -preset["accuracy"]):
+        name, arguments, dense = preset["name"], preset["arguments"], preset["dense"]
+        paper = PAPER.get((preset["architecture"], arguments.get("sparsity"), arguments["input_quantizer"] is not None))
+        beside = [f"dense {dense['accuracy']:.1%}"] if dense else []
+        beside += [f"paper {paper}"] if paper else []
+        size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
+        rows.append([f"[{name}](zoo/{name}.md)", f"{preset['accuracy']:.1%}", ", ".join(beside), f"{size:,}"])
+    return markdown(["preset", "accuracy", "beside it", "bytes"], rows)
+
+
+def formats():
+    """What one network comes to as a ticket and as converted files: bytes, time, exactness."""
+    rows = rows_of("edge")
+    size = (ROOT / "zoo" / "conv4_mpt32_s50.mpt").stat().st_size
+    where = "[ticket](docs/ticket-format.md) for Keras on TensorFlow, JAX and PyTorch"
+    table = [[where, f"{size:,}", "", "kernels have the same bits"]]
+    for where, activations, file in FORMATS:
+        (row,) = [r for r in rows if r["network"] == f"Conv-4, 50 %, MPT-1/{activations}" and r["file"] == file]
+        time = "optimized on ARM64 only" if file == "larq-compute-engine" else f"{row['ratio to float32']:.2f}"
+        exact = (
+            f"{row['agreement']:.1%} keep their class"
+            if file.startswith("dynamic")
+            else f"largest error {row['max error']:.0e}"
+        )
+        table.append([where, f"{row['bytes']:,}", time, exact])
+    return markdown(["what you get", "bytes", "time, float32 = 1", "exactness"], table)
 
 
 def measured(name):
@@ -193,7 +218,7 @@ def jackpot_overlaps():
     )
 
 
-_ALL = [step_time, throughput, memory, inference, growth, file_size, zoo, training, jackpots, jackpot_overlaps]
+_ALL = [step_time, throughput, memory, inference, growth, file_size, zoo, formats, training, jackpots, jackpot_overlaps]
 TABLES = {table.__name__: table for table in _ALL}
 
 

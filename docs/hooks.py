@@ -3,9 +3,9 @@
 - A page may link to a file outside docs/, such as `../zoo/README.md`, as it must to work in the repository, too. That
   file becomes a part of the site, at its path in the repository, and so does what it links to in turn.
 - A notebook of docs/notebooks becomes a page, with the outputs it was saved with.
-- The cards of the zoo's tickets are added to the navigation.
 - A public name that is missing from the API pages is a warning, which `mkdocs build --strict` takes for an error.
-  mkdocstrings leaves out what has no docstring.
+  mkdocstrings leaves out what has no docstring. So is a quotation in an API page, which Markdown makes of a doctest
+  that is neither in an `Examples:` section nor indented.
 """
 
 import ast
@@ -21,15 +21,8 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("mkdocs.hooks.keras_mpt")
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+QUOTE = re.compile(r"<blockquote>(?:\s|<blockquote>|<p>)*([^<]*)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
-
-
-def on_config(config):
-    """Add the zoo's cards to the navigation."""
-    zoo = next(section["Zoo"] for section in config.nav if "Zoo" in section)
-    presets = json.loads((ROOT / "zoo/presets.json").read_text(encoding="utf-8"))
-    zoo += [{preset["name"]: f"zoo/{preset['name']}.md"} for preset in presets]
-    return config
 
 
 def on_files(files, config):
@@ -65,7 +58,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_post_build(config):
-    """Compare the inventory of what the API pages describe with the public names."""
+    """Compare what the API pages describe with the public names; look for examples that became quotations."""
     with open(os.path.join(config.site_dir, "objects.inv"), "rb") as file:
         for _ in range(4):  # lines of the inventory's header
             file.readline()
@@ -73,6 +66,11 @@ def on_post_build(config):
     missing = [name for name in public_names() if name not in described]
     if missing:
         LOG.warning("These public names have no docstring, or no page in docs/api: %s", ", ".join(missing))
+    for page in sorted(pathlib.Path(config.site_dir, "api").glob("*.html")):
+        if quoted := QUOTE.findall(page.read_text(encoding="utf-8")):
+            LOG.warning(
+                "A docstring in %s holds a quotation: indent its examples. %s", page.name, quoted[0].strip()[:80]
+            )
 
 
 def _leaves(nav):

@@ -1,288 +1,63 @@
-"""Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, beside other ways.
+"""A lottery jackpot: a tenth of a trained network's weights, none of them changed, chosen by a search.
 
-    python examples/jackpot.py --output_dir runs/jackpot                        # trains a dense ResNet-32 first
-    python examples/jackpot.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
-    python examples/jackpot.py --application ResNet50 --weights imagenet --data_dir DIR --output_dir …  # on ImageNet
+    python examples/jackpot.py
 
-The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the weights but for those of the classifier:
-
-- `magnitude`: the network with its largest weights, as it is;
-- `jackpot`: a search from that mask, with short restriction;
-- `unrestricted`: the same search without the restriction;
-- `random`: an unrestricted search from random masks with as many weights per layer;
-- `finetuned`: the largest weights trained further, the usual magnitude pruning, with the same epochs and rates.
-
-In all of them batch normalization and the classifier train, but for `magnitude` (the paper's code freezes them, and
-its classifier has a bias). Batches are of 128 images, after one epoch of warm-up; the paper has 256 and none and, on
-ImageNet, a weight decay of 1e-4 (`--weight_decay`). Each run has a folder with its log, its checkpoint and, if a mask
-was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to `load_ticket`. Called again, the
-script goes on where it was. It prints a table of accuracies, how many epochs a search from the magnitude mask takes to
-be as good as one from random masks in the end, and the overlaps of the masks with those of pruning criteria;
-`accuracy.csv`, `accuracy.png` and `overlap.csv` hold the same.
+Trains a dense network on scikit-learn's digits. Its largest weights alone are worth little; the search starts from
+them. The comparison with other ways, on CIFAR-10, is examples/recipes/jackpot_study.py.
 """
 
-import csv
-import inspect
 import pathlib
+import tempfile
 
-import cifar10
-import imagenet
 import keras
 import numpy as np
-import training
-from absl import app, flags
-from matplotlib.figure import Figure
+from keras import layers
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import keras_mpt
-from keras_mpt.callbacks import ShortRestriction
-from keras_mpt.models import mpt_layers_by_path, to_jackpot
 
-FLAGS = flags.FLAGS
-_METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned"]
-_COLUMNS = ["method", "sparsity", "epoch", "test accuracy", "training accuracy"]
-flags.DEFINE_list("methods", _METHODS, "Which ones.")
-flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
-flags.DEFINE_enum("rates", "global", ["global", "uniform"], "One magnitude threshold, or the same sparsity everywhere.")
-flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: train one first.")
-flags.DEFINE_enum("network", "resnet32", ["conv2", "conv4", "resnet20", "resnet32", "vgg19"], "What to train first.")
-flags.DEFINE_float("width", 1.0, "Factor on its filters and units.")
-flags.DEFINE_integer("base_epochs", 30, "Its epochs.", lower_bound=1)
-flags.DEFINE_string("application", None, "A network of keras.applications as base, on ImageNet.")
-flags.DEFINE_string("weights", "imagenet", "Of --application: imagenet, a file, or none.")
-flags.DEFINE_integer("epochs", 30, "Number of epochs of a search.", lower_bound=1)
-flags.DEFINE_integer(
-    "stop_after", None, "End after this epoch of a search; called again, the script goes on.", lower_bound=1
-)
-flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the start of the cosine decay.")
-flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient.")
-flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and CIFAR-10's order and crops.", lower_bound=0)
-flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
-flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
-flags.DEFINE_string("data_dir", None, "See examples/cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
-flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
+EPOCHS = 20
 
 
-class Masked(keras.constraints.Constraint):
-    """Zeros where the mask has some, after every step."""
-
-    def __init__(self, mask):
-        self.mask = keras.ops.convert_to_tensor(mask, dtype="float32")
-
-    def __call__(self, weights):
-        return weights * self.mask
-
-
-def load_data():
-    """Return (function from an epoch to its training batches, arguments of `fit` for validation)."""
-    if FLAGS.application:
-        return imagenet.load(FLAGS.data_dir, imagenet.scaling(FLAGS.application), FLAGS.batch_size, FLAGS.seed)
-    data = cifar10.load(FLAGS.data_dir)
-    images, labels = (part[: FLAGS.train_examples] for part in data["train"])
-    training.check_batch_size(FLAGS.batch_size, len(images))
-    test_images, test_labels = data["test"]
-    validation = {"validation_data": (cifar10.normalize(test_images), test_labels), "validation_batch_size": 500}
-    return lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch), validation
+def train(model, optimizer, data, epochs, callbacks=()):
+    """Train a model; return its test accuracy."""
+    images, test_images, labels, test_labels = data
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.fit(images, labels, 32, epochs, callbacks=list(callbacks), verbose=2)
+    return model.evaluate(test_images, test_labels, verbose=0)[1]
 
 
-def compiled(model, steps, epochs):
-    warmup = steps if epochs > 1 else 0
-    training.compile_for(model, keras.optimizers.SGD(training.cosine(FLAGS.learning_rate, epochs * steps, warmup), 0.9))
-    return model
+def main():
+    keras.utils.set_random_seed(0)
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) / 8 - 1).astype("float32")
+    data = train_test_split(images, labels, test_size=0.3, random_state=0)
 
+    dense = keras.Sequential([keras.Input((8, 8, 1))])
+    for filters in (64, 64, 128):
+        dense.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        dense.add(layers.BatchNormalization())
+        dense.add(layers.ReLU())
+    dense.add(layers.GlobalAveragePooling2D())
+    dense.add(layers.Dense(10))
+    accuracy = {"all weights": train(dense, keras.optimizers.Adam(0.003), data, EPOCHS)}
 
-def base_network(data, folder):
-    """Return the trained dense network, which is trained first if none was given."""
-    if FLAGS.application:
-        make = getattr(keras.applications, FLAGS.application)
-        return make(weights=None if FLAGS.weights == "none" else FLAGS.weights, classifier_activation=None)
-    if FLAGS.base:
-        return keras.models.load_model(FLAGS.base)
-    network = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
-    arguments = {"width": FLAGS.width, "seed": FLAGS.seed, "batch_norm_affine": True}
+    jackpot = keras_mpt.models.to_jackpot(dense, sparsity=0.9)  # its largest weights, the classifier's all
+    accuracy["the largest tenth"] = train(jackpot, "sgd", data, epochs=0)
+    search = [keras_mpt.callbacks.ShortRestriction(EPOCHS)]
+    accuracy["the tenth that was found"] = train(jackpot, keras.optimizers.SGD(0.1, momentum=0.9), data, EPOCHS, search)
 
-    def make(steps):
-        return compiled(keras_mpt.models.dense_twin(network(**arguments)), steps, FLAGS.base_epochs)
-
-    batches, validation = data
-    settings = {"epochs": FLAGS.base_epochs, "weight_decay": FLAGS.weight_decay, **validation}
-    return training.fit(make, batches, folder, **settings)
-
-
-def start(base, sparsity, method):
-    """Return the jackpot before its search."""
-    model = to_jackpot(base, sparsity, rates=FLAGS.rates)
-    if method == "random":
-        random = np.random.default_rng(FLAGS.seed)
-        for layer in mpt_layers_by_path(model).values():
-            mask = np.arange(np.prod(layer.scores.shape)) < int(layer.kept)
-            layer.mask.assign(layer, random.permutation(mask).reshape(layer.scores.shape))
-    return model
-
-
-def finetuned(base, masks):
-    """Return functions for `training.fit`: the network with its largest weights, and what holds it to them."""
-
-    def make(steps):
-        model = keras.models.clone_model(base)
-        model.set_weights(base.get_weights())
-        return compiled(model, steps, FLAGS.epochs)
-
-    def hold(model):
-        for path, mask in masks.items():
-            kernel = layer_at(model, path).kernel
-            kernel.constraint = Masked(mask)
-            kernel.assign(kernel.constraint(kernel))
-
-    return make, hold
-
-
-def layer_at(model, path):
-    """Return the layer of a path like "block/conv1"."""
-    for name in path.split("/"):
-        model = model.get_layer(name)
-    return model
-
-
-def finished(method, folder):
-    """Return whether a run is done: its ticket is written last, fine-tuning has none."""
-    if method != "finetuned":
-        return (folder / "ticket.mpt").exists()
-    return training.is_finished(folder, FLAGS.epochs)
-
-
-def run(base, data, method, sparsity, folder):
-    """Do what is missing of a run."""
-    if finished(method, folder):
-        return
-    model, (batches, validation) = start(base, float(sparsity), method), data
-    if method == "magnitude":
-        training.compile_for(model, keras.optimizers.SGD())
-        images = validation["validation_data"]
-        images = images if isinstance(images, tuple) else (images,)
-        loss, accuracy = model.evaluate(*images, batch_size=validation.get("validation_batch_size"), verbose=0)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "log.csv").write_text(f"epoch,val_accuracy,val_loss\n0,{accuracy},{loss}\n")
-    else:
-        make, prepare = (lambda steps: compiled(model, steps, FLAGS.epochs)), None
-        if method == "finetuned":
-            make, prepare = finetuned(base, keras_mpt.analysis.masks(model))
-        model = training.fit(
-            make,
-            batches,
-            folder,
-            epochs=FLAGS.epochs,
-            stop_after=FLAGS.stop_after,
-            weight_decay=FLAGS.weight_decay,
-            callbacks=[ShortRestriction(FLAGS.epochs)] if method == "jackpot" else [],
-            prepare=prepare,
-            **validation,
-        )
-    if method == "magnitude" or method != "finetuned" and training.is_finished(folder, FLAGS.epochs):
-        keras_mpt.save_ticket(model, folder / "ticket.mpt", base=base)
-
-
-def curve(folder):
-    """Return the test accuracies (%) after each epoch."""
-    return [100 * float(row["val_accuracy"]) for row in training.read_log(folder)]
-
-
-def print_accuracies(folders):
-    print("\n| method |", *(f"{sparsity} |" for sparsity in FLAGS.sparsities))
-    print("|---|" + "---|" * len(FLAGS.sparsities))
-    for method in FLAGS.methods:
-        print(f"| {method} |", *(f"{curve(folders[method, sparsity])[-1]:.2f} |" for sparsity in FLAGS.sparsities))
-    if {"unrestricted", "random"} <= set(FLAGS.methods):
-        for sparsity in FLAGS.sparsities:
-            goal = curve(folders["random", sparsity])[-1]
-            reached = [i for i, a in enumerate(curve(folders["unrestricted", sparsity]), 1) if a >= goal]
-            print(
-                f"\nAt {sparsity}, {FLAGS.epochs} epochs from a random mask give {goal:.2f} %; from magnitudes, "
-                + (f"{reached[0]} do." if reached else "as many do not.")
-            )
-
-
-def overlaps(base, data, folders):
-    """Return rows of a search, a sparsity, a pruning criterion and the Jaccard index of the two masks."""
-    searched = [method for method in FLAGS.methods if method in ("jackpot", "unrestricted", "random")]
-    batches = [batch for _, batch in zip(range(FLAGS.criteria_batches), data[0](0), strict=False)]
-    rows = []
-    for sparsity in FLAGS.sparsities if searched else []:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        criteria = keras_mpt.analysis.criteria_masks(start(base, float(sparsity), "jackpot"), batches, loss)
-        for method in searched:
-            found = keras_mpt.analysis.masks(folders[method, sparsity] / "ticket.mpt", base)
-            for name, masks in criteria.items():
-                jaccard = keras_mpt.analysis.overlap(found, masks).total.jaccard
-                rows.append([method, sparsity, name, f"{jaccard:.3f}"])
-    return rows
-
-
-def print_overlaps(rows):
-    for sparsity in dict.fromkeys(row[1] for row in rows):
-        here = [row for row in rows if row[1] == sparsity]
-        criteria = list(dict.fromkeys(row[2] for row in here))
-        print(f"\nJaccard index of masks at {sparsity}\n\n| found by |", *(f"{name} |" for name in criteria))
-        print("|---|" + "---|" * len(criteria))
-        for method in dict.fromkeys(row[0] for row in here):
-            print(f"| {method} |", *(f"{row[3]} |" for row in here if row[0] == method))
-
-
-def accuracies(folders):
-    """Return rows of a method, a sparsity, an epoch and the accuracies (%) after it, of test and training images."""
-    rows = []
-    for (method, sparsity), folder in folders.items():
-        for epoch, row in enumerate(training.read_log(folder), 0 if method == "magnitude" else 1):
-            found = [f"{100 * float(row[key]):.2f}" for key in ("val_accuracy", "accuracy") if key in row]
-            rows.append([method, sparsity, epoch, *found])
-    return rows
-
-
-def write(path, header, rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-
-
-def draw(folders, path):
-    figure = Figure(figsize=(5 * len(FLAGS.sparsities), 4), layout="constrained")
-    panels = figure.subplots(1, len(FLAGS.sparsities), sharey=True, squeeze=False)[0]
-    for axes, sparsity in zip(panels, FLAGS.sparsities, strict=True):
-        for method in FLAGS.methods:
-            accuracies = curve(folders[method, sparsity])
-            if method == "magnitude":
-                axes.axhline(accuracies[0], color="gray", linestyle=":", label=method)
-            else:
-                axes.plot(range(1, len(accuracies) + 1), accuracies, label=method)
-        axes.set(title=f"sparsity {sparsity}", xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    panels[0].set_ylabel("test accuracy (%)")
-    figure.savefig(path, dpi=150)
-
-
-def main(_):
-    training.check_choices("methods", FLAGS.methods, _METHODS)
-    training.check_sparsities(FLAGS.sparsities)
-    if FLAGS.application and not inspect.isfunction(getattr(keras.applications, FLAGS.application, None)):
-        raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
-    keras.utils.set_random_seed(FLAGS.seed)
-    folder = pathlib.Path(FLAGS.output_dir)
-    goes_on = any(folder.glob("*/checkpoint.keras")) or any(folder.glob("*/ticket.mpt"))
-    training.keep_flags(folder, goes_on, may_change=("methods", "sparsities", "criteria_batches"))
-    data = load_data()
-    base = base_network(data, folder / "dense")
-    folders = {(m, s): folder / f"{m}_{s}" for s in FLAGS.sparsities for m in FLAGS.methods}
-    for (method, sparsity), place in folders.items():
-        print(f"\n{method} at {sparsity}", flush=True)
-        run(base, data, method, sparsity, place)
-    if all(finished(method, place) for (method, _), place in folders.items()):
-        print_accuracies(folders)
-        write(folder / "accuracy.csv", _COLUMNS, accuracies(folders))
-        draw(folders, folder / "accuracy.png")
-        rows = overlaps(base, data, folders)
-        print_overlaps(rows)
-        write(folder / "overlap.csv", ["method", "sparsity", "criterion", "jaccard"], rows)
+    with tempfile.TemporaryDirectory() as folder:
+        ticket = keras_mpt.save_ticket(jackpot, pathlib.Path(folder) / "jackpot.mpt", base=dense)
+        loaded = keras_mpt.load_ticket(ticket.path, base=dense)
+    np.testing.assert_allclose(loaded.predict(data[1], verbose=0), jackpot.predict(data[1], verbose=0), atol=1e-4)
+    print()
+    for name, value in accuracy.items():
+        print(f"{name:<26}{value:.1%}")
+    print(f"\nThe ticket, {ticket.size:,} bytes, holds masks: the weights are those of the dense network.")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,20 @@
 """Neural networks found by choosing weights instead of training them: multi-prize tickets for Keras."""
 
-from keras_mpt import analysis, callbacks, convert, initializers, layers, masks, models, ops, quantizers, tickets, zoo
+from keras_mpt import requirements  # noqa: F401  # isort: skip (first: it imports Keras)
+from keras_mpt import (
+    analysis,
+    callbacks,
+    convert,
+    hub,
+    initializers,
+    layers,
+    masks,
+    models,
+    ops,
+    quantizers,
+    tickets,
+    zoo,
+)
 from keras_mpt.models import summary
 from keras_mpt.tickets import TicketError, load_ticket, save_ticket
 
@@ -12,6 +26,7 @@ __all__ = [
     "analysis",
     "callbacks",
     "convert",
+    "hub",
     "initializers",
     "layers",
     "load_ticket",

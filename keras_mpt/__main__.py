@@ -1,115 +1,56 @@
-"""Command line: `python -m keras_mpt inspect FILE`, `python -m keras_mpt convert TICKET OUT` and
-`python -m keras_mpt import CHECKPOINT OUT`."""
+"""The command line, `keras-mpt` or `python -m keras_mpt`; each subcommand has a file in `keras_mpt/commands`."""
 
 import argparse
-import gzip
-import hashlib
-import pathlib
+import contextlib
+import os
+import subprocess
 import sys
 
-from keras_mpt.convert.pytorch.layouts import LAYOUTS
-from keras_mpt.files import check_another, replacing
-from keras_mpt.tickets import Ticket, save_ticket
+import keras
+
+import keras_mpt
+from keras_mpt import requirements, terminal
+from keras_mpt.commands import conversion, evaluation, importing, inspection, listing
 
 
 def main(arguments=None):
     """Run a command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m keras_mpt", description="Work with ticket files.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="show what a ticket holds and where its bytes go")
-    inspect.add_argument("file", nargs="+")
-    inspect.set_defaults(run=_inspect)
-    convert = commands.add_parser("convert", help="convert a ticket to a file for phones, and check that")
-    convert.add_argument("ticket")
-    convert.add_argument("out")
-    convert.add_argument("--target", choices=("tflite", "lce"), default="tflite", help="default: tflite")
-    convert.add_argument("--weights", help="of tflite, default auto: see keras_mpt.convert.to_tflite")
-    convert.add_argument(
-        "--require_binary",
-        action="store_true",
-        help="of lce: refuse to leave a layer that has an input quantizer in floats",
-    )
-    convert.add_argument("--samples", help="file of numpy.save with inputs to check with; default: random ones")
-    convert.add_argument("--gzip", action="store_true", help="write OUT.gz, too, as a store or a web server ships it")
-    convert.add_argument("--benchmark", action="store_true", help="time it on this machine")
-    convert.set_defaults(run=_convert)
-    importing = commands.add_parser("import", help="make a ticket of a PyTorch checkpoint")
-    importing.add_argument("checkpoint")
-    importing.add_argument("out")
-    importing.add_argument("--model", help="network of the zoo, such as resnet18_mpt; default: what the file says")
-    importing.add_argument("--sparsity", type=float, help="fraction removed; default: what the file says")
-    importing.add_argument("--layout", choices=["auto", *LAYOUTS], default="auto", help="default: auto")
-    importing.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
-    importing.add_argument("--input_quantizer", help="approx_sign for binary activations; default: what the file says")
-    importing.add_argument("--input_shape", type=int, nargs=3, metavar=("HEIGHT", "WIDTH", "CHANNELS"))
-    importing.add_argument("--scores", action="store_true", help="store scores and whole kernels, too")
-    importing.set_defaults(run=_import)
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    wanted = getattr(options, "backend", None)
+    if wanted not in (None, keras.backend.backend()):
+        return _restarted(wanted, arguments)
     try:
-        options.run(options)
+        with contextlib.nullcontext() if options.verbose else terminal.quiet():
+            options.run(options)
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         print(f"keras_mpt: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _inspect(options):
-    for file in options.file:
-        print(Ticket.read(file), end="\n\n" if len(options.file) > 1 else "\n")
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-mpt",
+        description="Work with tickets: networks that were found by choosing weights instead of training them.",
+        epilog="`keras-mpt COMMAND --help` explains the arguments of a command.",
+    )
+    version = f"keras_mpt {keras_mpt.__version__}, keras {keras.__version__}, backend {keras.backend.backend()}"
+    parser.add_argument("--version", action="version", version=version, help="show the versions and Keras' backend")
+    parser.add_argument("--verbose", action="store_true", help="let the messages of TensorFlow and LiteRT through")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (listing, inspection, conversion, importing, evaluation):
+        command.add(commands)
+    return parser
 
 
-def _convert(options):
-    import numpy as np
-
-    from keras_mpt import convert
-
-    for target, name, given in (
-        ("lce", "require_binary", options.require_binary),
-        ("tflite", "weights", options.weights is not None),
-    ):
-        if given and options.target != target:
-            raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
-    samples = None
-    if options.samples:
-        try:
-            samples = np.load(options.samples, allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"--samples must be a file of numpy.save. Received: {options.samples}") from error
-        if not isinstance(samples, np.ndarray):
-            raise ValueError(
-                f"--samples must be a file of numpy.save, one array. Received: {options.samples}, an archive"
-            )
-    if options.target == "lce":
-        report = convert.to_lce(options.ticket, options.out, samples=samples, require_binary=options.require_binary)
-    else:
-        report = convert.to_tflite(options.ticket, options.out, samples=samples, weights=options.weights or "auto")
-    print(report)
-    if options.gzip:
-        packed = report.path.with_name(f"{report.path.name}.gz")
-        with replacing(packed) as unfinished:
-            unfinished.write_bytes(gzip.compress(report.path.read_bytes(), 9, mtime=0))
-        print(f"Compressed {packed}: {packed.stat().st_size:,} bytes")
-    if options.benchmark:
-        for threads in (1, 2):
-            milliseconds = 1e3 * convert.latency(report.path, options.target, threads)
-            print(f"Latency    {milliseconds:.2f} ms for one sample here, {threads} thread{'s' * (threads > 1)}")
-
-
-def _import(options):
-    from keras_mpt import convert, masks
-
-    check_another(options.out, options.checkpoint)
-    sparsity = options.sparsity
-    if options.global_threshold:
-        if sparsity is None:
-            raise ValueError("--global_threshold needs --sparsity.")
-        sparsity = masks.GlobalTopK(sparsity)
-    given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
-    arguments = {name: value for name, value in given.items() if value is not None}
-    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
-    path = pathlib.Path(options.checkpoint)
-    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))
+def _restarted(backend, arguments):
+    """Run the same command in a process with another backend; return its exit status."""
+    if not requirements.is_installed(backend):
+        print(f'keras_mpt: this command needs {backend}: pip install "keras-mpt[{backend}]"', file=sys.stderr)
+        return 1
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    return subprocess.run([sys.executable, "-m", "keras_mpt", *arguments], env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -3,16 +3,47 @@
 import contextlib
 import os
 import pathlib
+import re
 import secrets
+import stat
+
+from keras_mpt.arguments import check_path, printable, shown
+
+try:
+    import fcntl
+except ImportError:  # Windows: files of killed processes stay there
+    fcntl = None
+
+_LONGEST_MESSAGE = 1500
+_LONGEST_HEAD = 64  # bytes of the name in that of the unfinished file: file systems allow 255 in all
+
+
+class FileError(ValueError):
+    """A file cannot be used. The message may quote the file: it is bounded and without control characters."""
+
+    def __init__(self, message=""):
+        super().__init__(printable(str(message), _LONGEST_MESSAGE))
 
 
 def check_folder(path):
-    """Raise OSError where a file cannot be, for want of a folder or for one of its name, before the work it holds."""
-    folder = pathlib.Path(path).parent
-    if pathlib.Path(path).is_dir():
-        raise IsADirectoryError(f"`path` must be that of a file. Received: {str(path)!r}, a folder")
+    """Raise an error where no file can be written: for want of a folder, or for what is there of its name.
+
+    Raises:
+        TypeError, ValueError: It is no path.
+        FileNotFoundError: There is no such folder.
+        IsADirectoryError: It is a folder.
+        FileExistsError: It is neither a regular file nor a link to one, but a device or a pipe, for example.
+    """
+    path = check_path("path", path)
+    folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"`path` must be that of a file. Received: {shown(str(path))}, a folder")
     if not folder.is_dir():
-        raise FileNotFoundError(f"`path` must be in a folder that exists. Received: {str(path)!r}, no folder {folder}")
+        raise FileNotFoundError(
+            f"`path` must be in a folder that exists. Received: {shown(str(path))}, no folder {shown(str(folder))}"
+        )
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
 
 
 def check_another(path, source):
@@ -23,14 +54,59 @@ def check_another(path, source):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield the path of a new file, which takes the place of `path` if all goes well, and vanishes otherwise."""
-    path = pathlib.Path(path)
+    """Yield the path of a new, empty file, which takes the place of `path` if all goes well, and vanishes otherwise.
+
+    A symbolic link is followed: what it points to is replaced, the link stays. The new file has the permissions of
+    the one that it replaces. What a killed process left unfinished under the same name is removed; files that another
+    process is writing are locked, and stay.
+    """
     check_folder(path)
-    unfinished = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.unfinished")
+    path = pathlib.Path(os.path.realpath(path))
+    check_folder(path)  # a link may point anywhere
+    head = os.fsencode(path.name)[:_LONGEST_HEAD].decode("utf-8", "ignore")
+    _remove_unfinished(path.parent, head)
+    unfinished = path.with_name(f".{head}.{secrets.token_hex(4)}.unfinished")
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    with _locked(unfinished, mode):
+        try:
+            yield unfinished
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+            if mode is not None:
+                os.chmod(unfinished, mode)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path, mode):
+    """Make a file with these permissions, before it has a content to be read, and lock it until it has its name."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        if mode is not None:
+            os.chmod(path, mode | stat.S_IWUSR)
+        if fcntl is None:
+            os.close(descriptor)
+            descriptor = None
+        else:
+            with contextlib.suppress(OSError):  # file systems without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        unfinished.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_unfinished(folder, head):
+    if fcntl is None:
+        return
+    ours = re.compile(re.escape(f".{head}.") + r"[0-9a-f]{8}\.unfinished")
+    for name in filter(ours.fullmatch, os.listdir(folder)):
+        with contextlib.suppress(OSError):  # another process holds it, or has just finished
+            descriptor = os.open(folder / name, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(folder / name)
+            finally:
+                os.close(descriptor)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl.flags import FLAGS
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 
 
 @pytest.fixture(autouse=True)

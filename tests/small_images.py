@@ -14,7 +14,7 @@ def jpeg(label, shape, random):
 
 
 def small_cifar10(path):
-    """Write an npz file of JPEG images as examples/cifar10.py reads it: 96 for training, 32 for the test."""
+    """Write an npz file of JPEG images as examples/recipes/cifar10.py reads it: 96 for training, 32 for the test."""
     random, arrays = np.random.default_rng(0), {}
     for split, size in (("train", 96), ("test", 32)):
         labels = random.integers(0, 10, size)

@@ -16,7 +16,7 @@ import keras_mpt
 
 BACKEND = keras.backend.backend()
 TESTS = pathlib.Path(__file__).parent
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = TESTS.parent / "examples" / "recipes"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
 LIMIT = 600  # seconds; a process that waits for another one would wait for ever
 
@@ -305,7 +305,7 @@ def test_two_processes_resume_after_one_was_killed_within_an_epoch(tmp_path):
     assert len(rows) in (2, 3), log.read_text()[-3000:]  # one or two of three epochs, under the header
     assert not (killed / "ticket.mpt").exists()
 
-    run_together(commands(killed, "--resume"), tmp_path)
+    run_together(commands(killed), tmp_path)
     (masks, variables, rows), (others, their_variables, their_rows) = (
         final_state(killed),
         final_state(tmp_path / "whole"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_mpt
+from keras_mpt.__main__ import main
 
 pytestmark = pytest.mark.tensorflow_only
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def data():
 
 # What a page takes for granted, before its n-th block
 GIVEN = {
-    ("README.md", 1): {"model": sequential},
+    ("README.md", 1): {"model": sequential, "images": lambda: data()[0], "labels": lambda: data()[1]},
     ("docs/deployment.md", 0): {"ticket": digits_ticket},
     ("docs/guides/recycling.md", 0): {"model": ticket},
     ("docs/recycling.md", 0): {"model": ticket},
@@ -119,6 +120,9 @@ def test_python_blocks_run(name, small):
         pytest.importorskip("tf_keras")
     if 'os.environ["KERAS_BACKEND"] = "jax"' in "".join(blocks(name, "python")):
         pytest.importorskip("jax")
+    if "onnx" in "".join(blocks(name, "python")):
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
     if "to_lce" in "".join(blocks(name, "python")):
         pytest.importorskip("larq_compute_engine")
         pytest.importorskip("ai_edge_litert")
@@ -134,6 +138,19 @@ def test_first_ticket_is_as_good_as_promised(monkeypatch, tmp_path, capsys):
     assert "144 of 288" in capsys.readouterr().out
     for command in commands("docs/first-ticket.md"):
         run_command(command)
+
+
+@pytest.mark.slow
+def test_readme_prints_what_it_says(tmp_path):
+    """The first block and the output below it, but for what differs from machine to machine."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    command = [sys.executable, "-c", blocks("README.md", "python")[0]]
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    numbers = re.compile(r"[\d.,]*\d")
+    (said,) = blocks("README.md", "text")
+    assert numbers.sub("N", process.stdout) == numbers.sub("N", said)
+    found, told = ([float(n.replace(",", "")) for n in numbers.findall(text)] for text in (process.stdout, said))
+    assert found == pytest.approx(told, rel=0.02)
 
 
 def commands(name):
@@ -169,15 +186,17 @@ def check_pip(words):
         )
 
 
+def check_keras_mpt(words):
+    """The command line understands the words."""
+    with pytest.raises(SystemExit) as stop:  # of --help, which comes after the check of what is before it
+        main([*words, "--help"])
+    assert stop.value.code == 0
+
+
 def check_python(words):
     """A script or module has the flags that are given to it; the command line of keras_mpt understands them."""
     if words[:2] == ["-m", "keras_mpt"]:
-        from keras_mpt.__main__ import main
-
-        with pytest.raises(SystemExit) as stop:  # of --help, which comes after the check of what is before it
-            main([*words[2:], "--help"])
-        assert stop.value.code == 0
-        return
+        return check_keras_mpt(words[2:])
     if words[:2] in (["-m", "venv"], ["-m", "pytest"]):
         return
     if words[0] == "-m":
@@ -209,6 +228,7 @@ def unchecked(words):
 
 
 CHECKS = {"make": check_make, "pip": check_pip, "python": check_python, "python3.11": check_python}
+CHECKS |= {"keras-mpt": check_keras_mpt, "npm": unchecked}
 CHECKS |= {"source": check_file, "export": unchecked, "adb": unchecked}
 
 
@@ -272,6 +292,13 @@ def test_each_page_is_in_the_navigation():
     mkdocs = (ROOT / "mkdocs.yml").read_text()
     for page in DOCS.rglob("*.md"):
         assert f": {page.relative_to(DOCS)}\n" in mkdocs, page
+
+
+def test_no_menu_is_longer_than_fifteen_entries():
+    """What is open at once: the tabs, and the entries of one of them."""
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    tabs = re.split(r"^  - ", nav, flags=re.MULTILINE)[1:]
+    assert max([len(tabs), *(len(re.findall(r"^ +- ", tab, re.MULTILINE)) for tab in tabs)]) <= 15
 
 
 def test_the_table_of_builders_is_that_of_their_signature():

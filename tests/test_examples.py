@@ -1,9 +1,11 @@
 """The training example: data, resuming, backends."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from small_images import small_cifar10
 
 import keras_mpt
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--weight_decay=1e-3"]
 
 
@@ -65,8 +67,33 @@ def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
     process.wait()
     assert len((killed / "log.csv").read_text().splitlines()) < 5, "killed too late to be a test"
 
-    train(data, killed, *flags, "--resume")
+    train(data, killed, *flags)
     assert_same_run(tmp_path / "whole", killed)
+
+
+def _long(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.tensorflow_only  # phone.py is; the others take their time
+@pytest.mark.parametrize(
+    "name", ["own_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jackpot", "recycling", "phone"))]
+)
+def test_scripts_of_digits_and_phones(name, monkeypatch, capsys):
+    specification = importlib.util.spec_from_file_location(name, EXAMPLES.parent / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(module, "EPOCHS", 1, raising=False)
+    module.main()
+    printed = capsys.readouterr().out
+    expected = {
+        "own_model": [r"Test accuracy: [\d.]+%", r"The file of 15,\d{3} bytes gives the same logits"],
+        "jackpot": [r"all weights +[\d.]+%\nthe largest tenth +[\d.]+%\nthe tenth that was found +[\d.]+%\n"],
+        "recycling": [rf"\n{name}: [\d.]+% of the test images.*: [\d.]+%\n" for name in ("plain", "recycling")],
+        "phone": [r"Largest difference to Keras: [\d.]+(e-\d+)?\n"],
+    }
+    for pattern in expected[name]:
+        assert re.search(pattern, printed), printed
 
 
 def evaluate(data, *flags):
@@ -102,14 +129,14 @@ def test_evaluating_a_file_that_is_not_the_published_one(scripts, monkeypatch, t
         evaluate.contestants(preset.name, "keras")
 
 
-def test_evaluating_what_is_not_there(data):
+def test_evaluating_what_is_not_there(scripts):
+    import evaluate
+
     floats = next(p.name for p in keras_mpt.zoo.list_presets() if p.arguments["input_quantizer"] is None)
-    for flags, message in {
-        (f"--weights={floats}", "--runtime=lce"): "No file for lce is published",
-        ("--weights=x.mpt", "--runtime=tflite"): "--runtime tflite runs no such file",
-    }.items():
-        result = evaluate(data, *flags)
-        assert result.returncode != 0 and message in result.stderr
+    with pytest.raises(app.UsageError, match="No file for lce is published"):
+        evaluate.contestants(floats, "lce")
+    with pytest.raises(app.UsageError, match="--runtime tflite runs no such file. Received: --weights x.mpt"):
+        evaluate.contestants("x.mpt", "tflite")
 
 
 @pytest.mark.tensorflow_only
@@ -164,27 +191,26 @@ def run_here(data, scripts, monkeypatch):
 def test_a_training_goes_on_with_its_own_flags_only(run_here, tmp_path):
     run_here(tmp_path, "--epochs=2", "--stop_after=1")
     assert not (tmp_path / "ticket.mpt").exists()  # it would be one of two epochs
-    written = (tmp_path / "flags.txt").read_text()
+    written = (tmp_path / "flags.json").read_text()
     for changed, message in {
         ("--epochs=2", "--sparsity=0.9"): "--sparsity 0.9 instead of 0.5$",
         ("--epochs=4",): "--epochs 4 instead of 2$",
         ("--epochs=2", "--dense", "--held_out=8"): "--dense True instead of False, --held_out 8 instead of None$",
     }.items():
         with pytest.raises(app.UsageError, match=f"(?s)started with. Received: {message}"):
-            run_here(tmp_path, "--resume", *changed)
-        assert (tmp_path / "flags.txt").read_text() == written and not (tmp_path / "ticket.mpt").exists()
-    older = [line for line in written.splitlines(keepends=True) if "recycle" not in line]
-    (tmp_path / "flags.txt").write_text("".join(older))  # as before there was this flag
-    run_here(tmp_path, "--epochs=2", "--resume")
+            run_here(tmp_path, *changed)
+        assert (tmp_path / "flags.json").read_text() == written and not (tmp_path / "ticket.mpt").exists()
+    older = {name: value for name, value in json.loads(written).items() if "recycle" not in name}
+    (tmp_path / "flags.json").write_text(json.dumps(older))  # as before there was this flag
+    run_here(tmp_path, "--epochs=2")
     provenance = keras_mpt.tickets.Ticket.read(tmp_path / "ticket.mpt").provenance
-    assert provenance["epochs"] == 2 and "--resume" not in provenance["recipe"]
+    assert provenance["epochs"] == 2 and "--output_dir" not in provenance["recipe"]
     assert keras_mpt.zoo.conv2_mpt(weights=tmp_path / "ticket.mpt").name == provenance["architecture"]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--scale_fan", "--kernel_initializer=he_normal"), "--scale_fan needs .* --kernel_initializer=he_normal"),
         (("--epochs=2", "--warmup_epochs=2"), "--warmup_epochs must be fewer than --epochs. Received: 2 of 2"),
         (("--train_examples=15",), "--batch_size must be .*images. Received: 16, and 15 images"),
     ],
@@ -207,11 +233,26 @@ def test_learning_rate(given, rate, data, scripts, monkeypatch):
     assert float(train.build_model(steps=10).optimizer.learning_rate) == pytest.approx(rate)
 
 
-def test_a_finished_run_is_not_overwritten(data, tmp_path):
-    train(data, tmp_path, "--epochs=1", "--binary_activations", "--bfloat16")
-    again = subprocess.run(command(data, tmp_path), cwd=EXAMPLES, capture_output=True, text=True, check=False)
-    assert again.returncode != 0
-    assert "--resume" in again.stderr
+def test_a_finished_run_is_not_overwritten(run_here, tmp_path):
+    flags = ("--epochs=1", "--binary_activations", "--bfloat16")
+    run_here(tmp_path, *flags)
+    names = ("log.csv", "checkpoint.keras", "flags.json")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    run_here(tmp_path, *flags)
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    trained = keras.models.load_model(tmp_path / "checkpoint.keras")
+    found = keras_mpt.load_ticket(tmp_path / "ticket.mpt")
+    policies = [model.get_layer("logits").dtype_policy.name for model in (trained, found)]
+    assert policies == ["mixed_bfloat16", "float32"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks files in another way")
+def test_two_trainings_in_one_folder(run_here, scripts, tmp_path):
+    import training
+
+    with training.in_folder(tmp_path), pytest.raises(app.UsageError, match="--output_dir must be of one training"):
+        run_here(tmp_path, "--epochs=1")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "flags.json"] == [".lock"]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="is about the other backends")
@@ -224,10 +265,11 @@ def test_training_from_an_npz_file_needs_no_tensorflow(data, tmp_path):
     train(data, tmp_path / "run", "--epochs=1", PYTHONPATH=path)
 
 
-def test_dense_network_is_trained_by_the_same_command(data, tmp_path):
-    train(data, tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01")
+def test_dense_network_is_trained_by_the_same_command(run_here, tmp_path):
+    run_here(tmp_path, "--epochs=1", "--dense", "--learning_rate=0.01", "--bfloat16")
     model = keras.models.load_model(tmp_path / "checkpoint.keras")
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
 
 
 @pytest.mark.tensorflow_only  # for its five trainings, none of which depends on the backend
@@ -237,7 +279,7 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
 
     def called(*more):
-        command = [sys.executable, "jackpot.py", *flags, *more]
+        command = [sys.executable, "jackpot_study.py", *flags, *more]
         return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
 
     def jackpot(*more):

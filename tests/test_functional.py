@@ -118,7 +118,7 @@ def test_same_layers_same_outputs(name, tmp_path):
     assert {id(v) for v in model.variables} == {id(v) for v in functional.variables}
     assert_same(model, functional)
     assert_same(model, strip(functional))
-    save_ticket(functional, tmp_path / "a.mpt")  # no `custom_classes`: they are gone
+    save_ticket(functional, tmp_path / "a.mpt")  # no `custom_objects`: they are gone
     assert_same(model, load_ticket(tmp_path / "a.mpt"))
 
 

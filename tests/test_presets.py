@@ -1,7 +1,7 @@
 """Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
 
+import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -21,6 +21,7 @@ from small_images import small_cifar10
 
 import keras_mpt
 from keras_mpt import zoo
+from keras_mpt.__main__ import main as command_line
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, TicketError
@@ -48,6 +49,68 @@ def test_presets_of_an_architecture_that_there_is_not():
         zoo.list_presets("conv4")
 
 
+def test_presets_print_in_a_line_and_can_be_hashed():
+    preset = zoo.get_preset("conv4_mpt32_s80")
+    line = "<Preset conv4_mpt32_s80: float activations, 20% kept, 223,655 bytes, 78.24% on cifar10>"
+    assert repr(preset) == str(preset) == line
+    assert len(set(PUBLISHED)) == len(PUBLISHED) and {preset: 1}[dataclasses.replace(preset)] == 1
+
+
+def test_the_table_of_presets():
+    lines = str(PUBLISHED).splitlines()
+    assert repr(PUBLISHED) == str(PUBLISHED) and len(lines) == 1 + len(PUBLISHED)
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
+    assert lines[0].split("  ")[0] == "preset" and lines[0].endswith("accuracy")
+    (line,) = [line for line in lines if line.startswith("conv4_mpt11_s50 ")]
+    assert line.split() == "conv4_mpt11_s50 binary 50% 313,782 97 M 2 M 70.39%".split()
+    assert str(zoo.list_presets("conv8_mpt")).split() == lines[0].split()  # the header alone
+
+
+FILTERS = [
+    ({"activations": "binary"}, lambda p: p.arguments["input_quantizer"] is not None),
+    ({"activations": "float"}, lambda p: p.arguments["input_quantizer"] is None),
+    ({"max_bytes": 313_782}, lambda p: len(p.path.read_bytes()) <= 313_782),
+    ({"min_accuracy": 0.7824}, lambda p: p.accuracy >= 0.7824),
+    ({"architecture": "conv4_mpt", "max_bytes": 310_000}, lambda p: p.name in ("conv4_mpt32_s50", "conv4_mpt32_s80")),
+]
+
+
+@pytest.mark.parametrize("given, wanted", FILTERS, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_filters(given, wanted):
+    found = zoo.list_presets(**given)
+    assert 0 < len(found) < len(PUBLISHED) and list(found) == [preset for preset in PUBLISHED if wanted(preset)]
+
+
+@pytest.mark.parametrize("given", [{"activations": "ternary"}, {"max_bytes": 0}, {"min_accuracy": 79}], ids=str)
+def test_filters_that_there_are_not(given):
+    with pytest.raises(ValueError, match=f"`{[*given][0]}` must be .*Received: {[*given][0]}="):
+        zoo.list_presets(**given)
+
+
+def test_a_name_wherever_a_path_is_taken(capsys, tmp_path, monkeypatch):
+    preset = zoo.get_preset("conv4_mpt32_s80")
+    assert Ticket.read(preset.name).path == preset.path
+    assert keras_mpt.load_ticket(preset.name).name == "conv4_mpt"
+    assert keras_mpt.analysis.overlap(preset.name, preset.path).total.jaccard == 1
+    assert command_line(["inspect", preset.name]) == 0 and "223,655" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="name of a preset. Did you mean 'conv4_mpt32_s80'.*'conv4_mpt32_s8'"):
+        keras_mpt.load_ticket("conv4_mpt32_s8")
+    monkeypatch.chdir(tmp_path)
+    saved("conv4_mpt32_s80")  # a file of this name comes first
+    assert keras_mpt.load_ticket("conv4_mpt32_s80").name == "conv2_mpt"
+    for path in ("none/conv4_mpt32_s80", pathlib.Path("conv4_mpt32_s50"), "conv4_mpt32_s50.mpt"):
+        with pytest.raises(FileNotFoundError, match="conv4"):
+            keras_mpt.load_ticket(path)
+
+
+@each
+def test_counts(preset):
+    entries = [entry["kernel"] for entry in Ticket.read(preset.name).layers.values() if entry["kernel"]]
+    assert preset.counts["weights"] == sum(int(np.prod(entry["shape"])) for entry in entries)
+    assert preset.counts["kept"] == sum(entry["kept"] for entry in entries)
+    assert preset.input_shape == preset.golden_images().shape[1:] == (32, 32, 3)
+
+
 @each
 def test_golden_outputs(preset):
     model = preset.model()
@@ -70,12 +133,10 @@ def test_file_is_the_one_that_was_published(preset):
 
 
 @pytest.fixture
-def publish(monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))  # publish.py adds the examples
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "zoo" / "publish.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def publish(scripts):
+    import publish
+
+    return publish
 
 
 def test_cards_and_table_are_those_of_the_presets(publish, tmp_path):
@@ -83,13 +144,21 @@ def test_cards_and_table_are_those_of_the_presets(publish, tmp_path):
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert written.keys() == {"presets.json", "README.md", *(f"{preset.name}.md" for preset in PUBLISHED)}
     for name, text in written.items():
-        assert (ROOT / "zoo" / name).read_text() == text, f"{name} is not what zoo/publish.py writes"
+        assert (ROOT / "zoo" / name).read_text() == text, f"{name} is not what examples/recipes/publish.py writes"
 
 
 @each
 def test_card_and_logs_say_the_same(preset, publish):
     card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
-    for text in (f"{preset.accuracy:.2%}", preset.data, preset.name, preset.sha256, preset.recipe, preset.note):
+    for text in (
+        f"{preset.accuracy:.2%}",
+        preset.data,
+        preset.name,
+        preset.sha256,
+        preset.recipe,
+        preset.note,
+        preset.found,
+    ):
         assert text in card
     assert len((ROOT / "zoo" / f"{preset.name}.csv").read_text().splitlines()) == 1 + preset.epochs
     assert (ROOT / "zoo" / f"{preset.name}.png").exists()
@@ -102,7 +171,7 @@ def test_the_recipe_makes_the_network(preset, scripts, monkeypatch):
     import train
 
     python, script, *flags = shlex.split(preset.recipe)
-    assert (python, script) == ("python", "examples/train.py")
+    assert (python, script) == ("python", "examples/recipes/train.py")
     monkeypatch.setattr(sys, "argv", ["train"])
     FLAGS.unparse_flags()
     FLAGS(["train", *flags, "--output_dir=unused"])
@@ -277,7 +346,7 @@ def test_preprocessing():
 
 @pytest.fixture
 def publishing(publish, scripts, tmp_path, monkeypatch):
-    """A copy of the zoo, a run to publish, and a function that calls zoo/publish.py there."""
+    """A copy of the zoo, a run to publish, and a function that calls examples/recipes/publish.py there."""
     for folder in ("zoo", "run"):
         (tmp_path / folder).mkdir()
     (tmp_path / "zoo" / "presets.json").write_text("[]")
@@ -333,12 +402,34 @@ def test_publishing_writes_everything_or_nothing(publishing, tmp_path, monkeypat
     assert not list(tmp_path.glob(".publish*"))
 
 
+def test_removing_a_preset(publish, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("*.tflite"))
+    (tmp_path / "zoo" / "conv4_mpt11_s50.tflite").touch()
+    monkeypatch.setattr(publish, "ZOO", tmp_path / "zoo")
+
+    def remove(name):
+        monkeypatch.setattr(sys, "argv", ["publish.py", "--remove", name])
+        publish.main()
+        entries = json.loads((tmp_path / "zoo" / "presets.json").read_text())
+        table = (tmp_path / "zoo" / "README.md").read_text()
+        names = [entry["name"] for entry in entries]
+        assert name not in names and f"| [{name}]" not in table and all(f"| [{other}]" in table for other in names)
+        assert not [*(tmp_path / "zoo").glob(f"{name}.*")]
+        return {entry["name"]: entry["default"] for entry in entries}
+
+    assert remove("conv4_mpt11_s50")["conv4_mpt32_s50"]
+    assert remove("conv4_mpt32_s50")["conv4_mpt32_s80"]  # the best of the others is the default then
+    with pytest.raises(SystemExit):
+        remove("conv4_mpt32_s50")
+
+
 @pytest.mark.slow
 def test_wheel_holds_the_tickets(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.startswith("keras_mpt/zoo/tickets/") and ".py" in name]
         archive.extractall(tmp_path / "installed")
     code = """
 import json, keras_mpt

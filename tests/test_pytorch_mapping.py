@@ -178,7 +178,7 @@ def test_what_the_checkpoint_does_not_say():
         load(whole, masks.GlobalTopK(0.5))
     with pytest.raises(ValueError, match="`sparsity` must be left out: the masks are in the file"):
         load(net("jackpots").state, 0.5, "auto")
-    with pytest.raises(CheckpointError, match="`prune_rate`, the fraction kept, .* Received: -1"):
+    with pytest.raises(CheckpointError, match="`prune_rate`, the fraction kept, .* Received: prune_rate=-1"):
         load(whole | {"prune_rate": -1})
     with pytest.raises(CheckpointError, match="convolutions of type 'SampleSubnetConv'"):
         load(whole | {"conv_type": "SampleSubnetConv"})

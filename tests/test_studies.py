@@ -9,7 +9,7 @@ import sys
 import pytest
 from absl import app
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 SMALL = ["--data=digits", "--train_examples=64", "--batch_size=32", "--width=0.06", "--epochs=2"]
 
 

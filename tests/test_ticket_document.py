@@ -4,6 +4,8 @@ The reader, in the first half of this file, uses Python's standard library and n
 the reader disagree, or the page leaves a question open, the page is what has to change.
 """
 
+import copy
+import datetime
 import hashlib
 import json
 import math
@@ -16,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from ticket_files import opened, seal, sealed
 
 import keras_mpt
 from keras_mpt.tickets import container, kernels
@@ -48,21 +51,109 @@ def read_file(content):
     """[2, 3, 12] Return (header, blobs)."""
     require(content[:8] == b"\x89KMPT\r\n\x1a", "not a ticket")
     version, size = struct.unpack_from("<II", content, 8)
-    require(version == 1, f"version {version}")
+    require(version in (1, 2), f"version {version}")
+    require(48 + size <= len(content) and size <= 2**23 + 2**16, "header: size")
     stored, rest = content[48 : 48 + size], content[48 + size :]
     require(hashlib.sha256(content[:16] + stored).digest() == content[16:48], "header: checksum")
-    header = json.loads(inflate(stored, 2**23).decode("utf-8"), parse_constant=lambda name: require(False, name))
+    header = read_json(inflate(stored, 2**23).decode("utf-8"))
     blobs = {}
     for name, length, checksum in header["blobs"]:
-        require(name not in blobs and length >= 0, f"{name}: listed twice, or of no size")
+        require(isinstance(name, str) and name not in blobs, f"{name}: no name, or listed twice")
+        require(type(length) is int and length >= 0 and is_checksum(checksum), f"{name}: size, checksum")
         blobs[name], rest = rest[:length], rest[length:]
         require(hashlib.sha256(blobs[name]).hexdigest() == checksum, f"{name}: checksum")
     require(not rest, "bytes after the blobs")
+    require(datetime.datetime.fromisoformat(header["created"]).tzinfo is not None, "created")
+    require(all(isinstance(value, str) for value in header["software"].values()), "software")
+    require(isinstance(header["provenance"], dict) and isinstance(header["model"], dict), "provenance, model")
+    types = ["float32", "float16", "bfloat16", "float64"]
+    known = {"floatx": types, "dtype_policy": [*types, "mixed_float16", "mixed_bfloat16"]}
+    known["image_data_format"] = ["channels_last", "channels_first"]
+    require(all(header.get("settings", {}).get(key, values[0]) in values for key, values in known.items()), "settings")
     paths = [layer["path"] for layer in header["layers"]]
     require(len(set(paths)) == len(paths), "a path twice")
-    weights = sum(size_of(layer["kernel"]["shape"]) for layer in header["layers"] if layer["kernel"])
+    weights = sum(check_layer(layer, blobs, version) for layer in header["layers"])
     require(weights <= 2**22 + 512 * len(content), "too many weights")
     return header, blobs
+
+
+def read_json(text):
+    """[3] Return the value of a JSON text that is not ambiguous."""
+
+    def pairs(found):
+        require(len(dict(found)) == len(found), "a key twice")
+        return dict(found)
+
+    def integer(digits):
+        require(len(digits) <= 20 and abs(int(digits)) < 2**64, "an integer is too large")
+        return int(digits)
+
+    def number(digits):
+        require(math.isfinite(float(digits)), "a number is too large")
+        return float(digits)
+
+    def constant(name):
+        raise Refused(name)
+
+    hooks = {"object_pairs_hook": pairs, "parse_int": integer, "parse_float": number, "parse_constant": constant}
+    value = json.loads(text, **hooks)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # no half of a surrogate pair
+    return value
+
+
+def is_checksum(value):
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def subnets_of(layer):
+    """[4] Return (kernel, scores) of each kernel of a layer."""
+    first = [(layer["kernel"], layer["scores"])] if layer["kernel"] is not None else []
+    return first + [(further["kernel"], further["scores"]) for further in layer.get("subnets", [])]
+
+
+def check_layer(layer, blobs, version):
+    """[4, 6, 7, 9, 10] Refuse an entry with a wrong field; return the number of weights."""
+    require(isinstance(layer["path"], str) and isinstance(layer["class"], str), "path, class")
+    require(layer["kernel"] is not None or layer["scores"] is None, "scores of nothing")
+    names = [further["name"] for further in layer.get("subnets", [])]
+    require(len(set(names)) == len(names) and all(isinstance(name, str) for name in names), "names")
+    require(not names or version == 2 and layer["kernel"] is not None, "several kernels")
+    for kernel, scores in subnets_of(layer):
+        size = size_of(kernel["shape"])
+        require(type(kernel["kept"]) is int and 0 <= kernel["kept"] <= size, "kept")
+        for form in (kernel["mask"], kernel["changes"]):
+            if form is not None or form is kernel["mask"]:
+                require(set(form) == {"coding", "inverted", "blob"} and form["blob"] in blobs, "mask")
+                require(form["coding"] in ("bits", "gaps") and type(form["inverted"]) is bool, "coding")
+        check_source(kernel["source"])
+        whole = kernel["over"] == "all"
+        require(whole or kernel["over"] == "kept", "over")
+        require(is_checksum(kernel["sha256"]), "sha256")
+        require(is_checksum(kernel["frozen_sha256"]) if whole else kernel["frozen_sha256"] is None, "frozen_sha256")
+        require(kernel["values"] is None or len(blobs.get(kernel["values"], b"0")) % 4 == 0, "values")
+        require(scores is None or whole and len(blobs.get(scores, b"")) == 4 * size, "scores")
+    for variable in layer["variables"]:
+        same = variable["stored"] == variable["dtype"]
+        require(same or (variable["stored"], variable["dtype"]) == ("float16", "float32"), "stored")
+        require(isinstance(variable["name"], str) and variable["dtype"] in FORMATS, "name, dtype")
+    read_variables(layer, blobs)
+    return sum(size_of(kernel["shape"]) for kernel, _ in subnets_of(layer))
+
+
+def check_source(source):
+    """[7] Refuse a source with a wrong field."""
+    if source["from"] != "seed":
+        keys = {"nothing": {"from"}, "base": {"from", "sha256"}}.get(source["from"])
+        require(set(source) == keys and (source["from"] == "nothing" or is_checksum(source["sha256"])), "source")
+        return
+    require(set(source) == {"from", "initializer", "config", "seed", "stream", "fan_in", "density"}, "source")
+    integers = [source[key] for key in ("seed", "stream", "fan_in")]
+    require(all(type(n) is int and 0 <= n < 2**64 for n in integers), "seed, stream, fan_in")
+    require(source["stream"] < 2**64 - 1 and source["fan_in"] >= 1 and 0 < source["density"] <= 1, "ranges")
+    ((key, value),) = source["config"].items()
+    uniform = source["initializer"] == "KaimingUniform"
+    require(key == ("a" if uniform else "scale_fan"), "config")
+    require(type(value) in (int, float) if uniform else type(value) is bool, "config")
 
 
 def inflate(stream, limit):
@@ -428,9 +519,11 @@ def test_scales_that_the_format_does_not_allow(scale, tmp_path):
     ticket = keras_mpt.save_ticket(recycled(), tmp_path / "ticket.mpt")
     ((path, layer),) = ticket.layers.items()
     kernel, entry = ticket.kernel(path), layer["kernel"]
-    entry |= {"scale": scale, "sha256": kernels._sha256(kernels._effective(kernel.frozen, kernel.mask, scale))}
-    with pytest.raises(ValueError, match="not of this format"):
-        kernels.decode(entry, ticket.blobs, {})
+    blocks = kernels.Kernel(kernel.frozen, kernel.mask, scale).effective_blocks()
+    entry |= {"scale": scale, "sha256": kernels._sha256(blocks)}
+    content = {"created": ticket.created, "software": {}, "provenance": {}, "model": {}, "layers": [layer]}
+    with pytest.raises(ValueError, match="layer 'mpt_dense.*': `scale` must be null or a finite float32 number >= 0"):
+        keras_mpt.tickets.header.check(content, ticket.blobs, ticket.size, 1)
 
 
 DAMAGES = {
@@ -465,6 +558,92 @@ def test_both_refuse(damage, tmp_path):
         header, blobs = read_file((tmp_path / "damaged.mpt").read_bytes())
         read_kernel(layer["kernel"], blobs, {})
         read_variables(layer, blobs)
+
+
+def put(place, value):
+    """Return a change of a header: `value` at a place, such as "layers.0.kernel.kept"; DELETE takes it away."""
+
+    def change(header):
+        *path, key = [int(part) if part.isdigit() else part for part in place.split(".")]
+        for part in path:
+            header = header[part]
+        if value is DELETE:
+            del header[key]
+        else:
+            header[key] = value
+
+    change.text = f"{place}={value!r}"[:60]
+    return change
+
+
+DELETE = object()
+KERNEL = "layers.0.kernel"
+BROKEN = [put("created", "yesterday"), put("created", "2026-11-20T12:59:57"), put("created", 1), put("software", [])]
+BROKEN += [put("software.keras", 3), put("provenance", []), put("model", "x"), put("layers.0.class", 3)]
+BROKEN += [put("settings", {"floatx": "int8"}), put("settings", {"dtype_policy": None}), put("layers.0.path", 3)]
+BROKEN += [put("layers.1.scores", "none"), put("layers.0.scores", f"{0}"), put("layers.0.variables.0.name", 3)]
+BROKEN += [put("layers.1.variables.0.dtype", "float64"), put("layers.1.variables.0.dtype", "x")]
+BROKEN += [put(f"{KERNEL}.kept", True), put(f"{KERNEL}.mask.more", 1), put(f"{KERNEL}.mask.blob", "none")]
+BROKEN += [put(f"{KERNEL}.mask.inverted", 0), put(f"{KERNEL}.mask.coding", "zeros"), put(f"{KERNEL}.source.more", 1)]
+BROKEN += [put(f"{KERNEL}.source.seed", 1.0), put(f"{KERNEL}.source.stream", -1), put(f"{KERNEL}.source.fan_in", 0)]
+BROKEN += [put(f"{KERNEL}.source.density", 0), put(f"{KERNEL}.source.density", 1.5), put(f"{KERNEL}.sha256", "00")]
+BROKEN += [put(f"{KERNEL}.source.config", {}), put(f"{KERNEL}.source.config", {"scale_fan": 0})]
+BROKEN += [put(f"{KERNEL}.source", {"from": "nothing", "seed": 1}), put(f"{KERNEL}.source", {"from": "base"})]
+BROKEN += [
+    put(f"{KERNEL}.frozen_sha256", "0" * 64),
+    put(f"{KERNEL}.sha256", "A" * 64),
+    put(f"{KERNEL}.shape", [8, 6.0]),
+]
+BROKEN += [put(f"{KERNEL}.over", "some"), put("layers.0.subnets", [{"name": "b", "kernel": None, "scores": None}])]
+BROKEN += [
+    put(f"{key}.{name}", DELETE)
+    for key, names in (("layers.0", "class kernel scores variables"),)
+    for name in names.split()
+]
+BROKEN += [put(name, DELETE) for name in "created software provenance model layers".split()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    file = tmp_path_factory.mktemp("tickets") / "whole.mpt"
+    layers = mpt(1, units=6, use_bias=True, sparsity=0.4), keras.layers.BatchNormalization()
+    keras_mpt.save_ticket(network(*layers, inputs=(8,)), file)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("change", BROKEN, ids=lambda change: change.text)
+def test_both_refuse_what_breaks_a_rule(change, whole, tmp_path):
+    header, blobs = opened(whole)
+    read_file(sealed(header, blobs))
+    changed = copy.deepcopy(header)
+    change(changed)
+    (tmp_path / "broken.mpt").write_bytes(sealed(changed, blobs))
+    with pytest.raises(keras_mpt.TicketError, match="broken.mpt"):
+        keras_mpt.tickets.Ticket.read(tmp_path / "broken.mpt")
+    with pytest.raises((Refused, KeyError, TypeError, ValueError, AttributeError)):
+        read_file(sealed(changed, blobs))
+
+
+AMBIGUOUS = {"a key twice": '{"a": 1, "a": 2}', "NaN": "[NaN]", "infinity": "-Infinity", "a large number": "1e999"}
+AMBIGUOUS |= {"a large integer": f"{2**64}", "many digits": "1" * 100_000, "half a pair": r'"\ud800"'}
+AMBIGUOUS |= {"half a pair as a key": r'{"\udc00": 1}', "no UTF-8": '"\xff"', "a small integer": f"-{2**64}"}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_both_refuse_ambiguous_json(case, whole, tmp_path):
+    header, blobs = opened(whole)
+    listed = [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in blobs.items()]
+    text = json.dumps({**header, "provenance": {"x": "HERE"}, "blobs": listed}).replace('"HERE"', AMBIGUOUS[case])
+    content = seal(text.encode("latin-1" if case == "no UTF-8" else "utf-8"), blobs)
+    (tmp_path / "broken.mpt").write_bytes(content)
+    with pytest.raises(keras_mpt.TicketError, match="broken.mpt"):
+        keras_mpt.tickets.Ticket.read(tmp_path / "broken.mpt")
+    with pytest.raises((Refused, ValueError)):
+        read_file(content)
+    good = json.dumps({**header, "provenance": {"x": [2**64 - 1, -0.0, "\U0001f600", 1e300]}, "blobs": listed})
+    read_file(seal(good.encode(), blobs))
+    (tmp_path / "good.mpt").write_bytes(seal(good.encode(), blobs))
+    assert keras_mpt.tickets.Ticket.read(tmp_path / "good.mpt").provenance["x"][0] == 2**64 - 1
 
 
 # A byte of the magic, the version, the header's size, its checksum, the header, a blob; and the file's length.

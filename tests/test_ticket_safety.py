@@ -208,7 +208,7 @@ def test_keras_would_have_run_these(content):
     assert RAN[0] == "danger" and "Danger" in RAN
 
 
-def test_custom_classes_allow_these_classes_only(content, tmp_path):
+def test_custom_objects_allow_these_classes_only(content, tmp_path):
     header, blobs = opened(content)
     file = tmp_path / "bad.mpt"
     for bad in (
@@ -221,7 +221,7 @@ def test_custom_classes_allow_these_classes_only(content, tmp_path):
         with_layer(changed["model"], copy.deepcopy(BAD[bad]))
         file.write_bytes(sealed(changed, blobs))
         with pytest.raises(TicketError, match="A ticket holds"):
-            load_ticket(file, custom_classes=[Danger])
+            load_ticket(file, custom_objects=[Danger])
     assert RAN == []
 
 

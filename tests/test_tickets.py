@@ -308,24 +308,26 @@ def test_layers_of_keras_that_tickets_do_not_hold(tmp_path):
         save_ticket(model, tmp_path / "a.mpt")
 
 
-def test_custom_classes_must_be_a_list(tmp_path):
+def test_custom_objects_must_be_a_list(tmp_path):
     for call in (
-        lambda: save_ticket(chain(), tmp_path / "a.mpt", custom_classes=Doubled),
-        lambda: load_ticket(tmp_path / "a.mpt", custom_classes=Doubled),
+        lambda: save_ticket(chain(), tmp_path / "a.mpt", custom_objects=Doubled),
+        lambda: load_ticket(tmp_path / "a.mpt", custom_objects=Doubled),
     ):
-        with pytest.raises(TypeError, match="`custom_classes` must be a list of classes. Received: <class"):
+        with pytest.raises(
+            TypeError, match="`custom_objects` must be a list of classes and functions. Received: custom_objects=<class"
+        ):
             call()
 
 
-def test_custom_classes_are_used_where_they_are_named(tmp_path):
+def test_custom_objects_are_used_where_they_are_named(tmp_path):
     model, file = with_custom_layer(), tmp_path / "custom.mpt"
-    with pytest.raises(ValueError, match="`custom_classes`.*test_tickets>Doubled"):
+    with pytest.raises(ValueError, match="`custom_objects`.*test_tickets>Doubled"):
         save_ticket(model, file)
     assert list(tmp_path.iterdir()) == []
-    save_ticket(model, file, custom_classes=[Doubled])
-    with pytest.raises(TicketError, match="custom.mpt.*`custom_classes`.*test_tickets>Doubled"):
+    save_ticket(model, file, custom_objects=[Doubled])
+    with pytest.raises(TicketError, match="custom.mpt.*`custom_objects`.*test_tickets>Doubled"):
         load_ticket(file)
-    assert_equal_models(model, load_ticket(file, custom_classes=[Doubled]), X)
+    assert_equal_models(model, load_ticket(file, custom_objects=[Doubled]), X)
 
 
 @keras.saving.register_keras_serializable(package="test_tickets")
@@ -353,9 +355,9 @@ def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
     rng = np.random.default_rng(0)
     for layer in mpt_layers(model):
         layer.scores.assign(rng.normal(size=(3, 3)))
-    save_ticket(model, file, scores=True, custom_classes=[Unnamed])
+    save_ticket(model, file, scores=True, custom_objects=[Unnamed])
     for trainable in (False, True):
-        loaded = load_ticket(file, trainable=trainable, custom_classes=[Unnamed])
+        loaded = load_ticket(file, trainable=trainable, custom_objects=[Unnamed])
         assert_equal_models(model, loaded, X)
         assert list(mpt_layers_by_path(loaded)) == list(mpt_layers_by_path(model))
         for ours, theirs in zip(mpt_layers(model), mpt_layers(loaded), strict=True):
@@ -397,10 +399,7 @@ def test_operations(tmp_path):
         np.testing.assert_array_equal(y, wanted)
     used = {type(op).__name__ for op in model.operations if not isinstance(op, keras.layers.Layer)}
     known = set().union(*(names for module, names in config._ALLOWED.items() if module.startswith("keras.src.ops")))
-    assert known - used <= {"DepthToSpace", "SpaceToDepth"}
-    array = keras.Model(inputs, MPTDense(3, seed=1)(inputs) - np.ones(3, "float32"))
-    with pytest.raises(ValueError, match="of an array, such as a mean to subtract, make a layer.*__numpy__"):
-        save_ticket(array, file)
+    assert len(used) > 60 and used <= known
 
 
 @pytest.mark.parametrize("value", [0.5, 0.6])
@@ -426,10 +425,10 @@ class RawScores(MaskRule):
 
     sign = 1
 
-    def __call__(self, layer, training=False):
-        scores = keras.ops.reshape(self.sign * layer.scores, (-1,))
-        mask = keras.ops.argsort(keras.ops.argsort(-scores)) < keras.ops.convert_to_tensor(layer.quota)
-        return keras.ops.reshape(keras.ops.cast(mask, "float32"), layer.scores.shape), layer.quota
+    def __call__(self, scores, state, training=False):
+        flat = keras.ops.reshape(self.sign * scores, (-1,))
+        mask = keras.ops.argsort(keras.ops.argsort(-flat)) < state["quota"]
+        return keras.ops.reshape(keras.ops.cast(mask, "float32"), scores.shape), state["quota"], {}
 
 
 @keras.saving.register_keras_serializable(package="test_tickets")
@@ -445,20 +444,20 @@ def with_rule(rule):
 def test_a_rule_of_ones_own_makes_its_mask_again(scores, tmp_path):
     model, file = with_rule(RawScores(0.5)), tmp_path / "rule.mpt"
     assert (numpy(model.layers[0].scores) < 0).any()
-    save_ticket(model, file, scores=scores, custom_classes=[RawScores])
-    assert_equal_models(model, load_ticket(file, custom_classes=[RawScores]), X)
+    save_ticket(model, file, scores=scores, custom_objects=[RawScores])
+    assert_equal_models(model, load_ticket(file, custom_objects=[RawScores]), X)
     if scores:
-        loaded = load_ticket(file, trainable=True, custom_classes=[RawScores])
+        loaded = load_ticket(file, trainable=True, custom_objects=[RawScores])
         np.testing.assert_array_equal(numpy(loaded.layers[0].scores), numpy(model.layers[0].scores))
 
 
 def test_a_rule_that_makes_another_mask_of_the_scores_is_refused(tmp_path):
     file, model = tmp_path / "rule.mpt", with_rule(SmallestScores(0.5))
     with pytest.raises(TicketError, match=r"SmallestScores\(0.5.* of layer 'mpt_dense\w*' does not make its mask"):
-        save_ticket(model, file, custom_classes=[SmallestScores])  # kept weights would start with the larger scores
+        save_ticket(model, file, custom_objects=[SmallestScores])  # kept weights would start with the larger scores
     assert list(tmp_path.iterdir()) == []
-    save_ticket(model, file, scores=True, custom_classes=[SmallestScores])
-    assert_equal_models(model, load_ticket(file, custom_classes=[SmallestScores]), X)
+    save_ticket(model, file, scores=True, custom_objects=[SmallestScores])
+    assert_equal_models(model, load_ticket(file, custom_objects=[SmallestScores]), X)
 
 
 def test_a_large_layer_with_a_stored_mask(tmp_path):
@@ -554,11 +553,11 @@ def test_a_file_that_is_not_read_back_as_written_is_not_kept(tmp_path, monkeypat
 
     def other_mask(*args):
         kernel = decode(*args)
-        return kernels.Kernel(kernel.frozen, ~kernel.mask, kernel.effective)
+        return kernels.Kernel(kernel.frozen, ~kernel.mask, kernel.scale)
 
     def other_weights(*args):
         kernel = decode(*args)
-        return kernels.Kernel(kernel.frozen, kernel.mask, 2 * kernel.effective)
+        return kernels.Kernel(2 * kernel.frozen, kernel.mask, kernel.scale and 2 * kernel.scale)
 
     def other_variables(*args):
         return [value + 1 for value in variables(*args)]
@@ -601,7 +600,7 @@ for owner, name in ((os, "fsync"), (Ticket, "_kernel"), (os, "replace")):
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "old.mpt").read_bytes() == b"before"
-    assert len(list(tmp_path.iterdir())) == 4  # and what the three had begun, under other names
+    assert len(list(tmp_path.iterdir())) == 2  # and what the last one had begun, under another name
 
 
 def test_restore_fills_a_model_that_is_there(tmp_path):
@@ -754,9 +753,9 @@ def test_other_files(tmp_path):
         file.write_bytes(other)
         with pytest.raises(TicketError, match="ticket.mpt is not a ticket"):
             load_ticket(file)
-    for version in (0, 2):
+    for version in (0, 3):
         file.write_bytes(content[:8] + version.to_bytes(4, "little") + content[12:])
-        message = f"ticket.mpt has format version {version}; this version of keras_mpt reads 1"
+        message = f"ticket.mpt has format version {version}; this version of keras_mpt reads 1 and 2"
         with pytest.raises(TicketError, match=message):
             load_ticket(file)
     for path in (tmp_path, tmp_path / "missing.mpt"):
@@ -844,6 +843,6 @@ def test_activations_as_functions(tmp_path, rng):
 
 def test_other_operations_are_refused_by_name(tmp_path):
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, MPTDense(3, seed=1)(keras.ops.cumsum(inputs, axis=-1)))
-    with pytest.raises(ValueError, match="use such a layer instead of this operation. Received: .*Cumsum"):
+    model = keras.Model(inputs, MPTDense(3, seed=1)(keras.ops.nonzero(inputs)[0]))
+    with pytest.raises(ValueError, match="call it in a layer of your own, whose class is regist.*Received: Nonzero"):
         save_ticket(model, tmp_path / "ticket.mpt")

@@ -1,8 +1,12 @@
 """What all architectures share, and Conv-2, Conv-4, Conv-6, Conv-8: sizes by hand, order of the layers, seeds."""
 
+import ast
+import dataclasses
+import functools
 import inspect
 import itertools
 import math
+import re
 
 import keras
 import numpy as np
@@ -119,6 +123,7 @@ ARCHITECTURES = {name: getattr(zoo, name) for name in zoo.__all__ if name.endswi
 COMMON = {
     "input_shape": (32, 32, 3),
     "classes": 10,
+    "mask": None,
     "input_quantizer": None,
     "kernel_quantizer": "scaled_sign",
     "kernel_initializer": "kaiming_normal",
@@ -128,6 +133,7 @@ COMMON = {
     "width": 1.0,
     "seed": None,
     "include_top": True,
+    "dtype": None,
     "weights": None,
 }
 IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
@@ -151,12 +157,117 @@ def test_one_signature():
         parameters = inspect.signature(build).parameters
         assert {key: value.default for key, value in parameters.items()} == {**COMMON, **DEFAULTS[name]}
         assert {value.kind for value in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
-        assert build.__name__ == name
-        documented = build.__doc__.split("Args:")[1].split("Returns:")[0]
-        for key in parameters:
-            assert f"\n    {key}: " in documented
-        assert f"default {DEFAULTS[name]['sparsity']};" in documented
-        assert "Source: " in build.__doc__ and f"keras_mpt.zoo.{name}(" in build.__doc__ and "$" not in build.__doc__
+        assert build.__name__ == name and "Source: " in build.__doc__
+
+
+def test_signatures_are_those_of_the_source():
+    """Tools that don't run code see the same as `help`."""
+    for name, build in ARCHITECTURES.items():
+        (function,) = ast.parse(inspect.getsource(build)).body
+        assert function.name == name and not function.args.args and function.args.kwarg is None
+        names = [argument.arg for argument in function.args.kwonlyargs]
+        defaults = [ast.literal_eval(default) for default in function.args.kw_defaults]
+        assert dict(zip(names, defaults, strict=True)) == {**COMMON, **DEFAULTS[name]}
+
+
+def test_every_argument_is_explained():
+    explained = zoo.Settings.__doc__ + zoo.__doc__
+    for argument in inspect.signature(zoo.conv4_mpt).parameters:
+        assert f"\n        {argument}: " in explained or f"\n    {argument}: " in explained
+
+
+def test_every_argument_becomes_the_setting_of_its_name():
+    for build in ARCHITECTURES.values():
+        calls = [node for node in ast.walk(ast.parse(inspect.getsource(build))) if isinstance(node, ast.Call)]
+        (settings,) = (call for call in calls if ast.unparse(call.func) == "Settings")
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in settings.keywords}
+        default = inspect.signature(build).parameters["sparsity"].default
+        assert ast.literal_eval(given.pop("default_sparsity")) == default and not settings.args
+        assert given == {name: name for name in inspect.signature(build).parameters if name not in ("dtype", "weights")}
+
+
+@pytest.mark.parametrize("name", ["conv2_mpt", "vgg_small_mpt", "resnet18_mpt", "resnet20_mpt"])
+def test_settings_reach_the_layers(name):
+    shape = (68, 72, 2) if name == "resnet18_mpt" else (40, 48, 2)
+    rule = keras_mpt.masks.TopK(0.3, selector="sort")
+    settings = {"input_shape": shape, "classes": 7, "width": 0.05, "mask": rule, "seed": 3}
+    settings |= {"kernel_quantizer": None, "kernel_initializer": "signed_constant", "batch_norm_affine": True}
+    model = ARCHITECTURES[name](
+        **settings, float_stem=True, input_quantizer="ste_sign", pad_values=1.0, dtype="float16"
+    )
+    assert model.input_shape == (None, *shape) and model.output_shape == (None, 7)
+    built = mpt_layers(model)
+    assert built[0].name != "conv1" and type(model.get_layer("conv1")) is layers.Conv2D
+    seeds = list(itertools.islice(layer_seeds(3), 1, len(built) + 1))
+    assert [layer.seed for layer in built] == seeds
+    for layer in built:
+        assert layer.mask is rule and type(layer.kernel_quantizer).__name__ == "Identity"
+        assert type(layer.kernel_initializer).__name__ == "SignedConstant"
+        assert layer.dtype_policy.name == "float16" and getattr(layer, "pad_values", 1.0) == 1.0
+    assert {type(layer.input_quantizer).__name__ for layer in built if layer.input_quantizer} == {"SteSign"}
+    assert all(layer.scale and layer.center for layer in model.layers if isinstance(layer, layers.BatchNormalization))
+    part = mpt_layers(ARCHITECTURES[name](width=0.05, input_shape=shape, include_top=False, sparsity={"conv1": 0.25}))
+    assert part[-1].name != "logits" and part[0].sparsity == 0.25
+    assert {layer.sparsity for layer in part[1:]} == {DEFAULTS[name]["sparsity"]}  # of those that the dict leaves out
+
+
+def test_masks():
+    shared = keras_mpt.masks.GlobalTopK(0.8, group="all")
+    built = mpt_layers(zoo.conv2_mpt(mask=shared, **SMALL))
+    assert len({id(layer.mask) for layer in built}) == 1 and built[0].mask is not shared
+    assert built[0].mask.get_config() == {**shared.get_config(), "size": built[0].mask.size}
+    made = mpt_layers(zoo.conv2_mpt(mask=keras_mpt.masks.Restricted, sparsity={"logits": 0.0}, **SMALL))
+    assert {type(layer.mask) for layer in made} == {keras_mpt.masks.Restricted}
+    assert [layer.sparsity for layer in made] == [0.5, 0.5, 0.5, 0.5, 0.0]
+    plain = keras.saving.serialize_keras_object(keras_mpt.masks.TopK(0.7))  # as a ticket's provenance holds it
+    assert {layer.sparsity for layer in mpt_layers(zoo.conv2_mpt(mask=plain, **SMALL))} == {0.7}
+    with pytest.raises(ValueError, match=r"pass a rule as `mask`. Received: sparsity=GlobalTopK\(0.8"):
+        zoo.conv2_mpt(sparsity=shared)
+    with pytest.raises(ValueError, match="`sparsity` must be left out where `mask` is a rule. Received: sparsity=0.6"):
+        zoo.conv2_mpt(mask=shared, sparsity=0.6)
+    for wrong in ("global", keras_mpt.masks.GlobalTopK):
+        with pytest.raises(ValueError, match="`mask` must be None, a rule of keras_mpt.masks .*Received: mask="):
+            zoo.conv2_mpt(mask=wrong)
+
+
+def test_settings_check_themselves():
+    settings = zoo.Settings(input_shape=[8, 8, 3], classes=3, sparsity={"conv1": 0.2}, default_sparsity=0.5)
+    assert settings.input_shape == (8, 8, 3) and not settings.binary
+    assert [settings.rule(name).sparsity for name in ("conv1", "conv2")] == [0.2, 0.5]
+    with pytest.raises(ValueError, match="`classes` must be .*Received: classes=0"):
+        dataclasses.replace(settings, classes=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.classes = 4
+
+
+@pytest.fixture
+def keras_settings():
+    before = keras.config.floatx(), keras.config.dtype_policy(), keras.config.image_data_format()
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+    keras.config.set_image_data_format(before[2])
+
+
+@pytest.mark.parametrize("name", ["conv2_mpt", "resnet18_mpt", "resnet20_mpt", "vgg_small_mpt"])
+def test_global_settings_change_nothing(name, keras_settings):
+    shape = (68, 72, 3) if name == "resnet18_mpt" else (16, 16, 3)
+    make = functools.partial(ARCHITECTURES[name], width=0.05, input_shape=shape, seed=1, float_stem=True)
+
+    def config(**given):
+        return re.sub(r"pad_\d+", "pad", make(**given).to_json())  # which Keras numbers
+
+    expected = config()
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float64")
+    assert config() == expected
+    assert keras.config.image_data_format() == "channels_first"
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    with pytest.raises(ValueError, match="`dtype` must be given .*with the global policy 'mixed_bfloat16'"):
+        make()
+    assert config(dtype="float32") == expected
+    assert make(dtype="mixed_float16").get_layer("logits").dtype_policy.name == "mixed_float16"
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
 def test_arguments_are_keywords():
@@ -249,7 +360,7 @@ def test_weights_bring_their_arguments(monkeypatch):
         calls.append(arguments)
         return Source()
 
-    monkeypatch.setattr(zoo.presets, "resolve", resolve)
+    monkeypatch.setattr(zoo.weights, "resolve", resolve)
     model = zoo.conv2_mpt(weights="mine", width=0.25, seed=1)
     assert calls[0] == ("conv2_mpt", "mine") and calls[1] is model
     assert model.output_shape == (None, 7)

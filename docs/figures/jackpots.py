@@ -2,7 +2,7 @@
 
     python docs/figures/jackpots.py [FOLDER]
 
-Reads `examples/results/jackpots.csv`, which `examples/jackpot.py` calls `accuracy.csv`.
+Reads `examples/results/jackpots.csv`, which `examples/recipes/jackpot_study.py` calls `accuracy.csv`.
 """
 
 import csv

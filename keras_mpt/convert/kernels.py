@@ -39,9 +39,7 @@ class Kernel:
 
     @functools.cached_property
     def array(self):
-        mask, kept = self.layer.mask(self.layer)
-        frozen = ops.convert_to_tensor(self.layer.frozen_kernel)
-        return to_numpy(self.layer.kernel_quantizer(frozen, mask, kept))
+        return to_numpy(self.layer.subnets[0].effective())
 
     @functools.cached_property
     def split(self):

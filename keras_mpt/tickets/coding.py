@@ -1,6 +1,7 @@
 """Coding of masks close to their entropy, with nothing but numpy and the inflate algorithm (RFC 1951) to read them.
 
-A mask of n entries is turned into bytes in one of two ways, whichever ends up smaller, and these go through zlib:
+A mask of n entries is turned into bytes in one of several ways, `CODINGS`, and these go through zlib. For any mask
+there are two, whichever ends up smaller:
 
 - `"bits"`: entry i is bit `i % 8` (the lowest is 0) of byte `i // 8`; the unused bits of the last byte are 0.
 - `"gaps"`: for each one in turn, the number of zeros since the one before (or the start): a byte 255 for every 255 of
@@ -11,30 +12,57 @@ codes without a search for repeats come closest to the entropy, `H(d) = -d log2(
 entry; a mask with repeats is smaller with it.
 """
 
+import dataclasses
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
+_BLOCK = 1 << 20  # entries at a time, to take little memory
 
-def encode(mask):
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """A way to turn masks into bytes.
+
+    Attributes:
+        pack: Function of a flat mask and the settings by name. Returns the bytes before zlib.
+        unpack: Function of the blob, the number of entries and the settings by name. Returns the flat mask, and raises
+            ValueError for what is no such mask. It bounds what it inflates.
+        settings: Dict from the name of each setting, a key beside "coding" and "blob", to a function that says whether
+            a value of it is one.
+        version: Of the format that has it first.
+    """
+
+    pack: Callable
+    unpack: Callable
+    settings: dict
+    version: int = 1
+
+
+def encode(mask, coding=None, **settings):
     """Return `(form, data)` of a mask: how it is coded, and the bytes.
 
     Args:
         mask: Boolean array of any shape; entries count in C order.
+        coding: One of `CODINGS` with its settings; None: one that suits any mask, whichever is smaller.
 
     Returns:
-        A dict of `coding` ("bits" or "gaps") and `inverted` (whether the complement is coded), and bytes.
+        A dict of `coding` and its settings, and bytes.
     """
     mask = np.ravel(mask)
-    inverted = bool(2 * np.count_nonzero(mask) > mask.size)
-    mask = mask ^ inverted
-    raw = {"bits": np.packbits(mask, bitorder="little").tobytes()}
-    if 4 * np.count_nonzero(mask) < mask.size:  # denser ones need a byte for less than four entries
-        raw["gaps"] = _gaps(mask).tobytes()
+    if coding is not None:
+        return {"coding": coding, **settings}, deflate(CODINGS[coding].pack(mask, **settings))
+    ones = np.count_nonzero(mask)
+    settings = {"inverted": bool(2 * ones > mask.size)}
+    tried = ["bits"]
+    if 4 * min(ones, mask.size - ones) < mask.size:  # denser ones need a byte for less than four entries
+        tried.append("gaps")
+    raw = {coding: CODINGS[coding].pack(mask, **settings) for coding in tried}
     coded = {coding: deflate(data, zlib.Z_HUFFMAN_ONLY) for coding, data in raw.items()}
     coding = min(coded, key=lambda coding: len(coded[coding]))
     with_repeats = deflate(raw[coding])
-    return {"coding": coding, "inverted": inverted}, min(coded[coding], with_repeats, key=len)
+    return {"coding": coding, **settings}, min(coded[coding], with_repeats, key=len)
 
 
 def decode(form, data, size):
@@ -43,10 +71,24 @@ def decode(form, data, size):
     Raises:
         ValueError: The bytes are not such a mask.
     """
-    coding, inverted = form["coding"], form["inverted"]
-    if coding not in ("bits", "gaps") or type(inverted) is not bool:
-        raise ValueError(f"masks are not coded as {coding!r}, inverted {inverted!r}")
-    return (_from_bits if coding == "bits" else _from_gaps)(data, size) ^ inverted
+    settings = check_form(form)
+    return CODINGS[form["coding"]].unpack(data, size, **settings)
+
+
+def check_form(form):
+    """Return the settings of a coded mask.
+
+    Raises:
+        ValueError: There is no such coding, or a setting is missing, wrong or not one of it.
+    """
+    known = CODINGS.get(form["coding"]) if isinstance(form["coding"], str) else None
+    settings = {key: value for key, value in form.items() if key not in ("coding", "blob")}
+    if known is None or set(settings) != set(known.settings):
+        raise ValueError(f"masks are not coded as {form!r}")
+    for key, value in settings.items():
+        if not known.settings[key](value):
+            raise ValueError(f"masks are not coded as {form!r}")
+    return settings
 
 
 def deflate(data, strategy=zlib.Z_DEFAULT_STRATEGY):
@@ -71,29 +113,48 @@ def inflate(data, limit):
     return result
 
 
-def _gaps(mask):
-    ones = np.flatnonzero(mask)
-    gaps = np.diff(ones, prepend=-1) - 1
-    result = np.full(gaps.size + int(np.sum(gaps // 255)), 255, np.uint8)
-    result[np.cumsum(gaps // 255 + 1) - 1] = gaps % 255
-    return result
+def _to_bits(mask, inverted):
+    return np.packbits(mask ^ inverted, bitorder="little").tobytes()
 
 
-def _from_bits(data, size):
+def _from_bits(data, size, inverted):
     packed = np.frombuffer(inflate(data, -(-size // 8)), np.uint8)
     if packed.size != -(-size // 8):
         raise ValueError(f"{packed.size} bytes of bits for {size} entries")
-    bits = np.unpackbits(packed, bitorder="little").astype(bool)
-    if bits[size:].any():
+    if size % 8 and packed[-1] >> size % 8:
         raise ValueError("bits after the last entry")
-    return bits[:size]
+    mask = np.unpackbits(packed, count=size, bitorder="little").view(bool)
+    return np.logical_not(mask, out=mask) if inverted else mask
 
 
-def _from_gaps(data, size):
+def _to_gaps(mask, inverted):
+    ones = np.flatnonzero(mask ^ inverted)
+    gaps = np.diff(ones, prepend=-1) - 1
+    result = np.full(gaps.size + int(np.sum(gaps // 255)), 255, np.uint8)
+    result[np.cumsum(gaps // 255 + 1) - 1] = gaps % 255
+    return result.tobytes()
+
+
+def _from_gaps(data, size, inverted):
     gaps = np.frombuffer(inflate(data, size), np.uint8)  # a one takes at least a byte, an escape stands for 255 entries
-    ends = np.cumsum(gaps + (gaps < 255), dtype=np.int64)
-    if gaps.size and (gaps[-1] == 255 or ends[-1] > size):
-        raise ValueError(f"gaps beyond the {size} entries")
-    mask = np.zeros(size, bool)
-    mask[ends[gaps < 255] - 1] = True
+    if gaps.size and gaps[-1] == 255:
+        raise ValueError("a gap without an end")
+    mask, position = np.full(size, inverted), 0
+    for begin in range(0, gaps.size, _BLOCK):
+        part = gaps[begin : begin + _BLOCK]
+        ends = position + np.cumsum(part + (part < 255), dtype=np.int64)
+        position = int(ends[-1])
+        if position > size:
+            raise ValueError(f"gaps beyond the {size} entries")
+        mask[ends[part < 255] - 1] = not inverted
     return mask
+
+
+def _is_bool(value):
+    return type(value) is bool
+
+
+CODINGS = {
+    "bits": Coding(_to_bits, _from_bits, {"inverted": _is_bool}),
+    "gaps": Coding(_to_gaps, _from_gaps, {"inverted": _is_bool}),
+}

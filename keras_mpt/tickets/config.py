@@ -11,11 +11,20 @@ import math
 import random
 
 import keras
-from keras.src.backend.common import global_state  # no public way to drop variables that wait for a value
 
-from keras_mpt import initializers, layers, masks, quantizers
-from keras_mpt.models.paths import check_functional
+from keras_mpt import _keras, initializers, layers, masks, quantizers
+from keras_mpt._keras import functional_graph
+from keras_mpt.arguments import printable
+from keras_mpt.models.paths import check_functional, walk
 from keras_mpt.quantizers import larq_objects
+from keras_mpt.tickets.header import DTYPES, SETTINGS
+from keras_mpt.tickets.limits import (
+    DEEPEST,
+    FREE_TENSORS,
+    LARGEST_TENSOR,
+    MOST_OF_ARGUMENTS,
+    TENSORS_PER_OBJECT,
+)
 
 _OWN_MODULES = (initializers, layers, masks, quantizers)
 
@@ -36,21 +45,46 @@ ZeroPadding1D ZeroPadding2D ZeroPadding3D UpSampling1D UpSampling2D UpSampling3D
 Dropout AlphaDropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise
 ActivityRegularization Masking Rescaling Resizing CenterCrop RandomCrop RandomFlip RandomRotation RandomTranslation
 RandomZoom RandomContrast RandomBrightness TimeDistributed Bidirectional
-SimpleRNN SimpleRNNCell GRU GRUCell LSTM LSTMCell RNN StackedRNNCells
+SimpleRNN SimpleRNNCell GRU GRUCell LSTM LSTMCell RNN StackedRNNCells ConvLSTM1D ConvLSTM2D ConvLSTM3D
+SpectralNormalization
 MultiHeadAttention GroupQueryAttention Attention AdditiveAttention
 """
 
-# Operations of keras.ops on tensors of a functional model: arithmetic, comparisons, shapes; activations, pooling.
-_OPERATIONS = """
-Absolute Add BroadcastTo Clip Concatenate Cos Divide Einsum Equal Exp ExpandDims Flip Floor GetItem Greater
-GreaterEqual Less LessEqual Log Matmul Max Maximum Mean Min Minimum Mod Moveaxis Multiply Negative NotEqual Pad Power
-Reciprocal Repeat Reshape Round Sign Sin Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Tanh Tile Transpose
-TrueDivide Var Where
+# Operations of keras.ops that are pure functions of tensors and plain numbers. Not those that run functions they are
+# given (Cond, Map, Scan), draw random numbers (ElasticTransform), or make tensors whose shape depends on values
+# (Nonzero, Unique, Bincount), or of unknown content (EmptyLike).
+_NUMPY = """
+Abs Absolute Add All AllClose Amax Amin Angle Any Append Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Argmax
+Argmin Argpartition Argsort Array ArraySplit Average BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr
+BitwiseRightShift BitwiseXor BroadcastTo Cbrt Ceil Clip Concatenate Conj Conjugate Copy Corrcoef Correlate Cos Cosh
+CountNonzero Cross Cumprod Cumsum Deg2rad Diag Diagflat Diagonal Diff Digitize Divide DivideNoNan Dot Dsplit Dstack
+Einsum Equal Exp Exp2 ExpandDims Expm1 Fabs Flip Fliplr Flipud Floor FloorDivide Fmax Fmin Fmod FullLike Gcd Geomspace
+GetItem Greater GreaterEqual Heaviside Histogram Hsplit Hstack Hypot I0 Imag Inner IsIn Isclose Isfinite Isinf Isnan
+Isneginf Isposinf Isreal Kron Lcm Ldexp LeftShift Less LessEqual Linspace Log Log10 Log1p Log2 Logaddexp Logaddexp2
+LogicalAnd LogicalNot LogicalOr LogicalXor Logspace Matmul Max Maximum Mean Median Meshgrid Min Minimum Mod Moveaxis
+Multiply NanToNum Nanargmax Nanargmin Nancumprod Nancumsum Nanmax Nanmean Nanmedian Nanmin Nanpercentile Nanprod
+Nanquantile Nanstd Nansum Nanvar Ndim Negative Nextafter NotEqual OnesLike Outer Pad Percentile Power Prod Ptp Quantile
+Rad2deg Ravel Real Reciprocal Repeat Reshape RightShift Roll Rot90 Round SearchSorted Select Sign Signbit Sin Sinc Sinh
+Size Slogdet Sort Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Take TakeAlongAxis Tan Tanh Tensordot Tile
+Trace Transpose Trapezoid Tril Triu TrueDivide Trunc UnravelIndex Vander Var Vdot View Vsplit Vstack Where ZerosLike
 """
-_ACTIVATIONS = """
-AveragePool Celu DepthToSpace Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid LogSoftmax MaxPool Normalize
-Relu Relu6 Selu Sigmoid Silu Softmax Softplus Softsign SpaceToDepth
+_NN = """
+AdaptiveAveragePool AdaptiveMaxPool AveragePool BatchNorm BinaryCrossentropy CTCLoss CategoricalCrossentropy Celu Conv
+ConvTranspose DepthToSpace DepthwiseConv DotProductAttention Elu Fold Gelu Glu HardShrink HardSigmoid HardSilu HardTanh
+LayerNorm LeakyRelu LogSigmoid LogSoftmax MaxPool Moments MultiHot Normalize OneHot PSNR Polar RMSNorm Relu Relu6 Selu
+SeparableConv Sigmoid Silu SoftShrink Softmax Softplus Softsign SpaceToDepth SparseCategoricalCrossentropy SparsePlus
+SparseSigmoid Sparsemax Squareplus TanhShrink Threshold Unfold
 """
+_CORE = "Cast ConvertToTensor SaturateCast Scatter ScatterUpdate Slice SliceUpdate StopGradient Unstack"
+_MATH = """
+CDist Erf Erfc Erfinv ExtractSequences FFT FFT2 IFFT2 IRFFT ISTFT InTopK Logdet Logsumexp RFFT Rsqrt STFT SegmentMax
+SegmentMin SegmentProd SegmentSum TopK ViewAsComplex ViewAsReal
+"""
+_IMAGE = """
+AffineTransform CropImages ExtractPatches GaussianBlur HSVToRGB MapCoordinates PadImages PerspectiveTransform
+RGBToGrayscale RGBToHSV Resize ScaleAndTranslate SobelEdges
+"""
+_LINALG = "Cholesky CholeskyInverse Det Eig Eigh Inv Lstsq LuFactor MatrixRank Norm Pinv Qr SVD Solve SolveTriangular"
 
 _ALLOWED = {
     "keras": {"DTypePolicy", "Sequential"},
@@ -58,9 +92,12 @@ _ALLOWED = {
     "keras.layers": set(_LAYERS.split()),
     "keras.src.applications.convnext": {"LayerScale", "StochasticDepth"},
     "keras.src.applications.inception_resnet_v2": {"CustomScaleLayer"},
-    "keras.src.ops.numpy": set(_OPERATIONS.split()),
-    "keras.src.ops.nn": set(_ACTIVATIONS.split()),
-    "keras.src.ops.core": {"Cast", "StopGradient"},
+    "keras.src.ops.numpy": set(_NUMPY.split()),
+    "keras.src.ops.nn": set(_NN.split()),
+    "keras.src.ops.core": set(_CORE.split()),
+    "keras.src.ops.math": set(_MATH.split()),
+    "keras.src.ops.image": set(_IMAGE.split()),
+    "keras.src.ops.linalg": set(_LINALG.split()),
     "keras.src.activations.activations": {"ReLU"},
     "keras.initializers": {
         *("Constant", "Zeros", "Ones", "Identity", "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal"),
@@ -79,42 +116,72 @@ _ADDED = {
     **dict.fromkeys(_SCALED, {"input_axes": None, "output_axes": None}),
 }
 _PLAIN = {"__keras_tensor__", "__slice__", "__ellipsis__"}  # Keras' names for what JSON lacks
+_CONSTANTS = {"__numpy__", "__tensor__"}
 _KEYS = {"module", "class_name", "config", "registered_name"}
 _MORE_KEYS = {"build_config", "name", "inbound_nodes"}
+_PREPROCESSING = """
+AugMix AutoContrast CategoryEncoding ContrastLimitedAdaptiveHistogramEqualization CutMix Discretization Equalization
+HashedCrossing Hashing IntegerLookup MaxNumBoundingBoxes MelSpectrogram MixUp Pipeline RandAugment
+RandomColorDegeneration RandomColorJitter RandomElasticTransform RandomErasing RandomGaussianBlur RandomGrayscale
+RandomHue RandomInvert RandomPerspective RandomPosterization RandomSaturation RandomSharpness RandomShear
+STFTSpectrogram Solarization StringLookup TextVectorization
+""".split()
+_REGISTER = "`@keras.saving.register_keras_serializable(package=...)`"
 
 
-def describe(model, custom_classes=()):
+def describe(model, custom_objects=()):
     """Return the JSON-able config from which `build` makes the model's layers again.
+
+    Args:
+        model: A built functional or Sequential model.
+        custom_objects: See `check`.
 
     Raises:
         ValueError: The model is subclassed, or holds what is not on the list.
     """
     check_functional(model, "a ticket")
     config = plain(keras.saving.serialize_keras_object(model))
-    check(config, custom_classes)
+    check(config, custom_objects)
     return config
 
 
-def check(config, custom_classes=()):
+def global_settings():
+    """Return Keras' global settings, which decide where a config does not, as of layers inside layers."""
+    return {
+        "image_data_format": keras.config.image_data_format(),
+        "floatx": keras.config.floatx(),
+        "dtype_policy": keras.config.dtype_policy().name,
+    }
+
+
+def check(config, custom_objects=()):
     """Raise ValueError if a config asks for anything but what is on the list.
 
     Args:
         config: JSON data.
-        custom_classes: Further classes to allow, registered with `keras.saving.register_keras_serializable`.
+        custom_objects: Further classes, and functions as activations, to allow, registered with
+            `keras.saving.register_keras_serializable`.
     """
     own = [cls for part in _OWN_MODULES for cls in vars(part).values() if isinstance(cls, type)]
-    _check(config, {keras.saving.get_registered_name(cls): cls for cls in [*own, *custom_classes]})
+    _check(config, {keras.saving.get_registered_name(cls): cls for cls in [*own, *custom_objects]})
 
 
-def _check(config, registered):
+def _check(config, registered, operands=False, depth=0):
+    """Check JSON data; `operands` are those of an operation, which may be constants."""
+    if depth > DEEPEST:
+        raise ValueError(f"the config is nested deeper than {DEEPEST} levels")
     if isinstance(config, dict):
+        if operands and config.get("class_name") in list(_CONSTANTS):
+            _check_constant(config)
+            return
         if "class_name" in config or "module" in config:  # larq's objects are known by their module
             _check_object(config, registered)
-        for value in config.values():
-            _check(value, registered)
+        operation = str(config.get("module")).startswith("keras.src.ops.")
+        for key, value in config.items():
+            _check(value, registered, operands or operation and key == "inbound_nodes", depth + 1)
     elif isinstance(config, list):
         for value in config:
-            _check(value, registered)
+            _check(value, registered, operands, depth + 1)
     elif isinstance(config, str) and config not in registered and keras.saving.get_registered_object(config):
         raise _not_allowed(config)  # where Keras expects an initializer, say, the name is enough
 
@@ -123,53 +190,134 @@ def _check_object(config, registered):
     name, module, package = (config.get(key) for key in ("class_name", "module", "registered_name"))
     if name in list(_PLAIN):
         allowed = set(config) == {"class_name", "config"}
+    elif name == "function":  # its name is where the settings of a class are
+        package = config.get("config")
+        function = registered.get(package) if isinstance(package, str) else None
+        allowed = module == "builtins" and not isinstance(function, (type, type(None)))
+        allowed = allowed and keras.saving.get_registered_object(package) is function
     elif isinstance(package, str) and ">" in package:
         cls = registered.get(package)
-        allowed = cls is not None and cls.__name__ == name and keras.saving.get_registered_object(package) is cls
+        allowed = isinstance(cls, type) and cls.__name__ == name and keras.saving.get_registered_object(package) is cls
     else:
         allowed = name in list(_ALLOWED.get(str(module), ())) and package in (None, name)
     if not allowed or not (name in _PLAIN or _KEYS <= set(config) <= _KEYS | _MORE_KEYS):
         raise _not_allowed(package or f"{module}.{name}", module)
+    for (cls, argument), most in MOST_OF_ARGUMENTS.items():
+        values = config["config"].get(argument) if cls == name and isinstance(config["config"], dict) else None
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not (isinstance(value, (int, float)) and abs(value) <= most):
+                raise ValueError(f"`{argument}` of {cls} must be at most {most} in a ticket")
+
+
+def _check_constant(config):
+    """Raise ValueError unless a config is an array of numbers."""
+    array = config["config"] if set(config) == {"class_name", "config"} else None
+    known = isinstance(array, dict) and set(array) == {"value", "dtype"} and isinstance(array["dtype"], str)
+    if not known or array["dtype"] not in DTYPES or not _is_array(array["value"]):
+        raise ValueError("a constant in the config must be an array of numbers")
+
+
+def _is_array(value, depth=0):
+    if isinstance(value, list):
+        return depth < 32 and all(_is_array(part, depth + 1) for part in value)
+    return isinstance(value, (int, float))
 
 
 def _not_allowed(received, module=None):
-    others = "others must be among `custom_classes`"
-    if module == "keras.layers":
+    own = f"a layer of your own, whose class is registered with {_REGISTER} and among `custom_objects`"
+    others = f"others must be registered with {_REGISTER} and be among `custom_objects`"
+    if module == "keras.layers" and str(received).removeprefix("keras.layers.") in _PREPROCESSING:
         others = "this one is not among those (docs/ticket-format.md lists them): apply it before the model"
-    if received in ("None.__numpy__", "None.__tensor__"):
-        others = "of an array, such as a mean to subtract, make a layer with weights"
-    if str(module).startswith("keras.src."):
-        others = "use such a layer instead of this operation"
-    return ValueError(f"A ticket holds layers of keras_mpt and ordinary ones of Keras; {others}. Received: {received}")
+    elif module == "keras.layers":
+        others = f"this one runs code or opens files: instead write {own}"
+    elif str(module).startswith("keras.src.ops"):
+        others = f"this operation is not among those (docs/ticket-format.md lists them): call it in {own}"
+    what = printable(str(received), 200)
+    return ValueError(f"A ticket holds layers of keras_mpt and ordinary ones of Keras; {others}. Received: {what}")
 
 
-def build(config, check_shapes, most, custom_classes=()):
+def build(config, check_shapes, most, custom_objects=(), settings=None):
     """Return the model of a config, its variables as their initializers make them.
 
     Args:
         config: What `describe` returned.
         check_shapes: Called with the model while its variables have shapes but no values and use no memory; raises if
             these are not as expected.
-        most: How many entries all variables together may have, so that none is used in between that is larger.
-        custom_classes: See `check`.
+        most: How many variables there may be, and how many entries they may have together, so that none is used in
+            between that is larger.
+        custom_objects: See `check`.
+        settings: Of Keras, those of `global_settings` when the config was made; what is left out is Keras' default.
 
     Raises:
         ValueError: The config asks for something that is not on the list.
         Exception: Whatever Keras raises for a config that makes no sense.
     """
-    check(config, custom_classes)
+    check(config, custom_objects)
     config = _known(config)
-    measured = _without_constants(config)
-    if measured != config:  # counted before any of them is made
-        with without_memory(most):
-            keras.saving.deserialize_keras_object(_with_zeros(measured))
-    with without_memory(most):
-        check_shapes(keras.saving.deserialize_keras_object(_with_zeros(config)))
+    settings = {key: (settings or {}).get(key, values[0]) for key, values in SETTINGS.items()}
+    now, names = global_settings(), FREE_TENSORS + TENSORS_PER_OBJECT * _objects(config)
+    with _global_settings(settings):
+        measured = _without_constants(config)
+        if measured != config:  # counted before any of them is made
+            with without_memory(most, names):
+                keras.saving.deserialize_keras_object(_with_zeros(measured))
+        with without_memory(most, names):
+            model = keras.saving.deserialize_keras_object(_with_zeros(config))
+            dtypes = _check_tensors(model)
+            check_shapes(model)
+    if settings["floatx"] != now["floatx"]:
+        with _global_settings({**settings, "floatx": now["floatx"]}), without_memory(most, names):
+            if _check_tensors(keras.saving.deserialize_keras_object(_with_zeros(config))) != dtypes:
+                raise ValueError(
+                    f"the model computes in {settings['floatx']}, as Keras did when it was saved; now Keras would "
+                    f"compute in {now['floatx']}: call `keras.config.set_floatx({settings['floatx']!r})` first"
+                )
     state = random.getstate()  # initializers without a seed draw one here
     try:
-        return keras.saving.deserialize_keras_object(config)
+        with _global_settings(settings):
+            return keras.saving.deserialize_keras_object(config)
     finally:
         random.setstate(state)
+
+
+@contextlib.contextmanager
+def _global_settings(settings):
+    before, policy = global_settings(), keras.config.dtype_policy()
+    try:
+        _set(settings, settings["dtype_policy"])
+        yield
+    finally:
+        _set(before, policy)
+
+
+def _set(settings, policy):
+    """Change what differs only: two of the settings are those of all threads."""
+    if keras.config.image_data_format() != settings["image_data_format"]:
+        keras.config.set_image_data_format(settings["image_data_format"])
+    if keras.config.floatx() != settings["floatx"]:
+        keras.config.set_floatx(settings["floatx"])
+    if keras.config.dtype_policy().name != settings["dtype_policy"]:
+        keras.config.set_dtype_policy(policy)
+
+
+def _objects(config):
+    """Return how many objects are in a config."""
+    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return sum(map(_objects, values)) + (isinstance(config, dict) and "class_name" in config)
+
+
+def _check_tensors(model):
+    """Return the dtypes of what is computed anywhere in a model.
+
+    Raises:
+        ValueError: Something has more entries for a sample than a ticket may ask for.
+    """
+    graphs = {id(g): g for g in (functional_graph(part) for part in [model, *(layer for _, layer in walk(model))]) if g}
+    tensors = [tensor for graph in graphs.values() for tensor in _keras.symbolic_tensors(graph)]
+    for tensor in tensors:
+        if math.prod(n for n in tensor.shape if n is not None) > LARGEST_TENSOR:
+            raise ValueError(f"a tensor of shape {tensor.shape} is larger than a ticket may ask for")
+    return [tensor.dtype for tensor in tensors]
 
 
 def _known(config):
@@ -189,41 +337,33 @@ def _known(config):
     return config
 
 
-class _Waiting(list):
-    """Variables that wait for a value, with so many entries in all at most."""
-
-    def __init__(self, most):
-        super().__init__()
-        self.left = most
-
-    def append(self, variable):
-        self.left -= math.prod(variable.shape)
-        if self.left < 0:
-            raise ValueError(f"the variables are larger than the file says, {variable.path} among them")
-        super().append(variable)
-
-
 @contextlib.contextmanager
-def without_memory(most):
+def without_memory(most, names=math.inf):
     """Let variables be created without values.
 
     Args:
-        most: How many entries all of them together may have.
+        most: How many variables there may be, and how many entries all of them together may have.
+        names: How many symbolic tensors, and other objects that Keras numbers, may be made.
 
     Raises:
-        ValueError: They have more.
+        ValueError: There are more.
     """
-    waiting = global_state.get_global_attribute("uninitialized_variables")
-    global_state.set_global_attribute("uninitialized_variables", _Waiting(most))
-    on_torch = keras.backend.backend() == "torch"
-    try:
-        with (
-            keras.StatelessScope(initialize_variables=False),
-            keras.device("meta") if on_torch else contextlib.nullcontext(),
-        ):
-            yield
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)
+    variables, entries = most
+
+    def on_variable(variable):
+        nonlocal variables, entries
+        variables, entries = variables - 1, entries - math.prod(variable.shape)
+        if variables < 0 or entries < 0:
+            raise ValueError(f"the variables are larger than the file says, {variable.path} among them")
+
+    def on_name():
+        nonlocal names
+        names -= 1
+        if names < 0:
+            raise ValueError("the model is much larger than its description: layers inside layers are used again")
+
+    with _keras.without_values(on_variable, on_name):
+        yield
 
 
 def _with_zeros(config):

@@ -13,23 +13,27 @@ The header's entry "blobs" lists `[name, size in bytes, SHA-256 in hex]` of each
 
 import hashlib
 import json
-import pathlib
+import math
+import os
+import re
 import struct
 
-from keras_mpt.files import replacing
+from keras_mpt.arguments import check_path
+from keras_mpt.files import FileError, replacing
 from keras_mpt.tickets.coding import deflate, inflate
+from keras_mpt.tickets.limits import LARGEST_HEADER, LARGEST_INTEGER
 
 MAGIC = b"\x89KMPT\r\n\x1a"
-VERSION = 1
+VERSIONS = (1, 2)
 _PREFIX = struct.Struct("<8sII32s")
-_LARGEST_HEADER = 1 << 23  # a thousand layers take an eighth of it, and parsed JSON twenty times as much memory
+_LARGEST_STORED = LARGEST_HEADER + (1 << 16)  # zlib adds a little to what it cannot compress
 
 
-class TicketError(ValueError):
+class TicketError(FileError):
     """A ticket file cannot be read: damaged, of another version, or not fitting what it is loaded into."""
 
 
-def write(path, header, blobs, verify):
+def write(path, header, blobs, verify, version=1):
     """Write a file in one go: whatever happens, `path` holds either what it held before or all of this.
 
     Args:
@@ -37,6 +41,7 @@ def write(path, header, blobs, verify):
         header: JSON-able dict; "blobs" is added.
         blobs: Dict of name to bytes.
         verify: Called with the path of the finished file before it takes the place of `path`; may raise.
+        version: Of the format.
 
     Raises:
         ValueError: The header is larger than what is read.
@@ -44,63 +49,112 @@ def write(path, header, blobs, verify):
     listed = [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in blobs.items()]
     text = json.dumps({**header, "blobs": listed}, separators=(",", ":"), allow_nan=False)
     data = text.encode("utf-8")
-    if len(data) > _LARGEST_HEADER:
+    if len(data) > LARGEST_HEADER:
         raise ValueError(
-            f"`model` and `provenance` must take at most {_LARGEST_HEADER:,} bytes as JSON. Received: {len(data):,}"
+            f"`model` and `provenance` must take at most {LARGEST_HEADER:,} bytes as JSON. Received: {len(data):,}"
         )
     stored = deflate(data)
-    start = struct.pack("<8sII", MAGIC, VERSION, len(stored))
+    start = struct.pack("<8sII", MAGIC, version, len(stored))
     digest = hashlib.sha256(start + stored).digest()
     with replacing(path) as unfinished:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "wb") as file:
             file.writelines([start, digest, stored, *blobs.values()])
         verify(unfinished)
 
 
-def read(path):
-    """Return `(header, blobs)` of a file, checksums verified; `blobs` is a dict of name to memoryview.
+def read(path, name=None):
+    """Return `(version, header, blobs, size)` of a file, checksums verified; `blobs` is a dict of name to bytes.
+
+    Sizes are compared with that of the file before anything is read.
+
+    Args:
+        path: Of the file.
+        name: What errors call it, instead of the path.
 
     Raises:
         TicketError: It is no ticket, of another version, or damaged. The message names the file and the blob.
         OSError: It cannot be opened.
     """
-    with pathlib.Path(path).open("rb") as file:
+    path = check_path("path", path)
+    name = path if name is None else name
+    with path.open("rb") as file:
+        whole = os.fstat(file.fileno()).st_size
         begin = file.read(_PREFIX.size)
         if len(begin) < _PREFIX.size or not begin.startswith(MAGIC):
-            raise TicketError(f"{path} is not a ticket file: it does not begin as one.")
-        file.seek(0)
-        content = memoryview(file.read())
-    _, version, size, digest = _PREFIX.unpack_from(content)
-    if version != VERSION:
-        raise TicketError(f"{path} has format version {version}; this version of keras_mpt reads {VERSION}.")
-    stored, rest = content[_PREFIX.size :][:size], content[_PREFIX.size + size :]
-    if hashlib.sha256(bytes(content[:16]) + stored).digest() != digest:
-        raise TicketError(f"{path}: the header is damaged (its checksum differs).")
-    header = _parse(path, stored)
-    blobs = {}
-    for name, length, checksum in header.pop("blobs"):
-        blobs[name], rest = rest[:length], rest[length:]
-        if hashlib.sha256(blobs[name]).hexdigest() != checksum:
-            raise TicketError(f"{path}: blob {name!r} is damaged (its checksum differs).")
-    if rest:
-        raise TicketError(f"{path}: {len(rest)} bytes follow the last blob.")
-    return header, blobs
+            raise TicketError(f"{name} is not a ticket file: it does not begin as one.")
+        _, version, size, digest = _PREFIX.unpack(begin)
+        if version not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
+            raise TicketError(f"{name} has format version {version}; this version of keras_mpt reads {known}.")
+        left = whole - _PREFIX.size - size
+        if size > _LARGEST_STORED or left < 0:
+            raise TicketError(f"{name}: the header is damaged or cut off ({size:,} bytes in a file of {whole:,}).")
+        stored = file.read(size)
+        if hashlib.sha256(begin[:16] + stored).digest() != digest:
+            raise TicketError(f"{name}: the header is damaged (its checksum differs).")
+        header, listed = _header(name, stored)
+        wanted = sum(length for _, length, _ in listed)
+        if wanted != left:
+            raise TicketError(f"{name}: the blobs take {wanted:,} bytes, but {left:,} follow the header: {listed!r}.")
+        blobs = {}
+        for blob, length, checksum in listed:
+            blobs[blob] = file.read(length)
+            if hashlib.sha256(blobs[blob]).hexdigest() != checksum:
+                raise TicketError(f"{name}: blob {blob!r} is damaged (its checksum differs).")
+    return version, header, blobs, whole
 
 
-def _parse(path, stored):
+def _header(file, stored):
     try:
-        header = json.loads(inflate(stored, _LARGEST_HEADER).decode("utf-8"), parse_constant=_refuse_constant)
-        blobs = header["blobs"]
+        header = parse(inflate(stored, LARGEST_HEADER).decode("utf-8"))
+        listed = header.pop("blobs")
         well_formed = all(
-            isinstance(name, str) and type(size) is int and size >= 0 and isinstance(checksum, str)
-            for name, size, checksum in blobs
+            isinstance(name, str) and type(size) is int and size >= 0 and is_checksum(checksum)
+            for name, size, checksum in listed
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise TicketError(f"{path}: the header cannot be read ({type(error).__name__}: {error}).") from error
-    if not well_formed or len({name for name, *_ in blobs}) < len(blobs):
-        raise TicketError(f"{path}: the header's list of blobs is malformed.")
-    return header
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TicketError(f"{file}: the header cannot be read ({type(error).__name__}: {error}).") from None
+    if not well_formed or not isinstance(listed, list) or len({name for name, *_ in listed}) < len(listed):
+        raise TicketError(f"{file}: the header's list of blobs is malformed.")
+    return header, listed
 
 
-def _refuse_constant(name):
+def is_checksum(value):
+    """Return whether a value is a SHA-256 as this format writes it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def parse(text):
+    """Return the value of a JSON text that no two readers could read differently.
+
+    Raises:
+        ValueError: It is no JSON, or has a key twice in an object, half of a surrogate pair in a string, an integer
+            beyond 2^64 - 1 in magnitude, a number beyond the range of a float64, NaN or Infinity.
+    """
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # the parser lets half a pair pass
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _object(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _refuse(name):
     raise ValueError(f"{name} is no JSON")
+
+
+def _integer(digits):
+    if len(digits) > 20 or abs(int(digits)) > LARGEST_INTEGER:
+        raise ValueError("an integer is beyond 2^64 - 1")
+    return int(digits)
+
+
+def _float(digits):
+    if not math.isfinite(float(digits)):
+        raise ValueError("a number is beyond the range of a float64")
+    return float(digits)

@@ -1,11 +1,11 @@
-"""Kernels, masks and scores into the layers of a model, such that its rules make these masks again."""
+"""Kernels, masks and scores into the layers of a model, whose rules make these masks again."""
 
 import numpy as np
 
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
+from keras_mpt.tickets.subnets import subnets
 
 
 def forget_compiled(model):
@@ -36,7 +36,7 @@ def _one_threshold(mpt):
     for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
         if not layer.mask.ranks_magnitudes:
             continue
-        together.setdefault(id(layer.mask if isinstance(layer.mask, GlobalTopK) else layer), []).append(name)
+        together.setdefault(layer.mask if layer.mask.shared else name, []).append(name)
     return list(together.values())
 
 
@@ -51,10 +51,16 @@ def check_rules(mpt, masks):
 
 
 def fill_kernel(layer, frozen, mask, scores, scale, trainable):
-    """Give a built MPT layer a kernel and scores that make its mask; see `load_ticket` for `trainable`.
+    """Give the only kernel of a built MPT layer weights and scores that make its mask: see `fill_subnet`."""
+    (subnet,) = subnets(layer)
+    fill_subnet(subnet, frozen, mask, scores, scale, trainable)
+
+
+def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
+    """Give a kernel of a built MPT layer weights and scores that make its mask; see `load_ticket` for `trainable`.
 
     Args:
-        layer: The layer.
+        subnet: One of `subnets` of the layer.
         frozen, mask, scores: Arrays of the kernel's shape, float32, bool and float32.
         scale: Alpha of a layer with `ScaledSign`, else None.
         trainable: Whether the search for a mask can go on.
@@ -63,8 +69,8 @@ def fill_kernel(layer, frozen, mask, scores, scale, trainable):
         alpha = np.abs(frozen[mask], dtype=np.float64).mean() if mask.any() else scale
         if alpha and not np.isclose(alpha, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
             frozen = frozen * np.float32(scale / alpha)
-    layer.frozen_kernel.assign(frozen)
-    layer.mask.assign(layer, mask, scores)
-    layer.trainable = trainable
+    subnet.frozen_kernel.assign(frozen)
+    subnet.assign(mask, scores)
+    subnet.layer.trainable = trainable
     if scale is not None:
-        layer.kernel_quantizer = ScaledSign(None if trainable else scale)
+        subnet.layer.kernel_quantizer = ScaledSign(None if trainable else scale)

@@ -26,28 +26,45 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.arguments import check_instance
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import coding
 
 _INITIALIZERS = {cls.__name__: cls for cls in (KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant)}
+_BLOCK = 1 << 20  # weights at a time, to take little memory besides the kernel itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel as arrays of one shape: the frozen weights, the mask (bool), and what the layer uses (float32)."""
+    """A kernel as arrays of one shape: the frozen weights (float32), the mask (bool); and alpha, or None."""
 
     frozen: np.ndarray
     mask: np.ndarray
-    effective: np.ndarray
+    scale: float | None
+
+    @property
+    def effective(self):
+        """What the layer uses, float32: `scale * sign(frozen)` or `frozen` where the mask is true, else 0."""
+        blocks = [np.zeros(0, np.float32), *self.effective_blocks()]
+        return np.concatenate(blocks).reshape(self.frozen.shape)
+
+    def effective_blocks(self):
+        """Yield the flat parts of `effective`, one after the other, zeros positive."""
+        frozen, mask = self.frozen.ravel(), self.mask.ravel()
+        for begin in range(0, frozen.size, _BLOCK):
+            weights = frozen[begin : begin + _BLOCK]
+            if self.scale is not None:
+                weights = np.float32(self.scale) * np.sign(weights)
+            yield np.where(mask[begin : begin + _BLOCK], weights, np.float32(0)) + np.float32(0)
 
 
-def encode(layer, name, whole, base):
-    """Return the entry, the blobs and the `Kernel` of a layer.
+def encode(subnet, name, whole, base):
+    """Return the entry, the blobs and the `Kernel` of a subnet of a layer.
 
     Args:
-        layer: A built MPT layer.
+        subnet: One of `subnets` of a built layer.
         name: Prefix of the blobs' names.
         whole: Whether to preserve the frozen weights exactly, those that are not kept included.
         base: Dict of SHA-256 to array, of kernels that may be referred to.
@@ -55,21 +72,24 @@ def encode(layer, name, whole, base):
     Raises:
         ValueError: A score is NaN, or a frozen weight is not finite.
     """
-    frozen, mask = to_numpy(layer.frozen_kernel), to_numpy(layer.subnet_mask)
-    if np.isnan(to_numpy(layer.scores)).any():
+    layer = subnet.layer
+    frozen, mask = to_numpy(subnet.frozen_kernel), to_numpy(subnet.mask)
+    if np.isnan(to_numpy(subnet.scores)).any():
         raise ValueError(f"The scores of layer {layer.name!r} must be numbers to be saved. Received: NaN")
     if not np.isfinite(frozen).all():
         raise ValueError(f"The frozen kernel of layer {layer.name!r} must be finite. Received: infinity or NaN")
     mask = mask.astype(bool)
     kept = int(np.count_nonzero(mask))
     scale = None
-    if type(layer.kernel_quantizer) is ScaledSign:
-        scale = float(
-            to_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, ops.cast(mask, "float32"), kept))
-        )
-    kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
+    quantizer = subnet.layer.kernel_quantizer
+    if type(quantizer) is ScaledSign:  # of these arrays, not of a layer that may be trained meanwhile
+        tensors = ops.convert_to_tensor(frozen), ops.convert_to_tensor(mask.astype(np.float32))
+        scale = float(to_numpy(quantizer.alpha(*tensors, kept)))
+        if not math.isfinite(scale):
+            raise ValueError(f"Alpha of layer {layer.name!r} must be finite to be saved. Received: {scale}")
+    kernel = Kernel(frozen, mask, scale)
 
-    source = _source(layer, frozen, base)
+    source = _source(subnet, frozen, base)
     chosen = np.ones(mask.size, bool) if whole else mask.ravel()
     ours, theirs = frozen.ravel()[chosen], _start(source, frozen.shape, base).ravel()[chosen]
     by_sign = scale is not None and not whole and np.all(ours != 0)
@@ -91,8 +111,8 @@ def encode(layer, name, whole, base):
         "changes": coded("changes", changed) if changed.any() else None,
         "values": None,
         "scale": scale,
-        "sha256": _sha256(kernel.effective),
-        "frozen_sha256": _sha256(frozen) if whole else None,
+        "sha256": _sha256(kernel.effective_blocks()),
+        "frozen_sha256": _sha256([frozen]) if whole else None,
     }
     if changed.any() and not by_sign:
         entry["values"] = f"{name}/values"
@@ -101,55 +121,44 @@ def encode(layer, name, whole, base):
 
 
 def decode(entry, blobs, base):
-    """Return the `Kernel` of an entry.
+    """Return the `Kernel` of an entry, which `header.check` has found to be one.
 
     Raises:
         ValueError: Entry and blobs do not make a kernel, or not the one that was saved.
     """
-    shape, scale = tuple(entry["shape"]), entry["scale"]
-    _check(entry)
+    shape, scale, whole = tuple(entry["shape"]), entry["scale"], entry["over"] == "all"
     mask = _mask(entry["mask"], blobs, math.prod(shape))
-    if np.count_nonzero(mask) != entry["kept"]:
-        raise ValueError(f"the mask keeps {np.count_nonzero(mask)} weights, not {entry['kept']}")
-    chosen = np.ones(mask.size, bool) if entry["over"] == "all" else mask
-    frozen = np.array(_start(entry["source"], shape, base)).ravel()
-    weights = frozen[chosen]
-    none = np.zeros(weights.size, bool)
-    changed = none if entry["changes"] is None else _mask(entry["changes"], blobs, weights.size)
-    if entry["by"] == "signs":
-        magnitude = np.where(weights == 0, np.float32(scale), np.abs(weights))
-        weights = np.where((weights < 0) ^ changed, -magnitude, magnitude)
-    elif entry["values"] is not None:
-        values = np.frombuffer(blobs[entry["values"]], "<f4")
-        if values.size != np.count_nonzero(changed):
-            raise ValueError(f"{values.size} values for {np.count_nonzero(changed)} changes")
-        weights[changed] = values
-    frozen[chosen] = weights
-    frozen, mask = frozen.reshape(shape), mask.reshape(shape)
-    if not np.isfinite(frozen).all():
-        raise ValueError("a weight is not finite")
-    kernel = Kernel(frozen, mask, _effective(frozen, mask, scale))
-    if _sha256(kernel.effective) != entry["sha256"]:
+    kept = int(np.count_nonzero(mask))
+    if kept != entry["kept"]:
+        raise ValueError(f"the mask keeps {kept} weights, not {entry['kept']}")
+    covered = mask.size if whole else kept
+    changes = None if entry["changes"] is None else _mask(entry["changes"], blobs, covered)
+    values = np.zeros(0, np.float32) if entry["values"] is None else np.frombuffer(blobs[entry["values"]], "<f4")
+    if entry["by"] == "values" and changes is not None and values.size != np.count_nonzero(changes):
+        raise ValueError(f"{values.size} values for {np.count_nonzero(changes)} changes")
+    frozen = _start(entry["source"], shape, base).ravel()
+    for begin in range(0, mask.size, _BLOCK):
+        block = frozen[begin : begin + _BLOCK]
+        chosen = slice(None) if whole else mask[begin : begin + _BLOCK]
+        weights = block[chosen]
+        changed = np.zeros(weights.size, bool)
+        if changes is not None:
+            changed, changes = changes[: weights.size], changes[weights.size :]
+        if entry["by"] == "signs":
+            magnitude = np.where(weights == 0, np.float32(scale), np.abs(weights))
+            weights = np.where((weights < 0) ^ changed, -magnitude, magnitude)
+        elif changed.any():
+            count = np.count_nonzero(changed)
+            weights[changed], values = values[:count], values[count:]
+        block[chosen] = weights
+        if not np.isfinite(block).all():
+            raise ValueError("a weight is not finite")
+    kernel = Kernel(frozen.reshape(shape), mask.reshape(shape), scale)
+    if _sha256(kernel.effective_blocks()) != entry["sha256"]:
         raise ValueError("the kernel is not the one that was saved (its checksum differs)")
-    if entry["over"] == "all" and _sha256(kernel.frozen) != entry["frozen_sha256"]:
+    if whole and _sha256([kernel.frozen]) != entry["frozen_sha256"]:
         raise ValueError("the frozen weights are not those that were saved (their checksum differs)")
     return kernel
-
-
-def _check(entry):
-    """Raise ValueError if an entry says what the format does not know."""
-    scale, changes, values = entry["scale"], entry["changes"], entry["values"]
-    known = entry["over"] in ("kept", "all") and entry["by"] in ("signs", "values")
-    known &= entry["source"]["from"] in ("seed", "base", "nothing")
-    known &= scale is None or type(scale) in (int, float) and _is_float32(scale)
-    known &= (values is not None) == (changes is not None and entry["by"] == "values")
-    known &= entry["by"] == "values" or scale is not None and entry["over"] == "kept"
-    if not known:
-        raise ValueError(f"the entry is not of this format: {entry}")
-
-
-def _is_float32(scale):
-    return 0 <= scale < math.inf and float(np.float32(scale)) == scale
 
 
 def content_table(model):
@@ -158,18 +167,17 @@ def content_table(model):
     Raises:
         TypeError: It is no network, such as the path of one.
     """
-    if not isinstance(model, (keras.layers.Layer, type(None))):
-        raise TypeError(f"`base` must be a Keras model or None. Received: base={model!r}")
+    check_instance("base", model, (keras.layers.Layer, type(None)), "a Keras model or None")
     weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
-    return {_sha256(array): array for array in map(to_numpy, weights)}
+    return {_sha256([array]): array for array in map(to_numpy, weights)}
 
 
-def _source(layer, frozen, base):
+def _source(subnet, frozen, base):
     alike = {sha: np.mean(w == frozen) for sha, w in base.items() if w.shape == frozen.shape}
     nearest = max(alike, key=alike.get, default=None)
     if nearest is not None and alike[nearest] > 0.5:
         return {"from": "base", "sha256": nearest}
-    initializer, settings = layer.kernel_draw()
+    initializer, settings = subnet.draw()
     if type(initializer) not in _INITIALIZERS.values():
         return {"from": "nothing"}
     config = {key: value for key, value in initializer.get_config().items() if key != "seed"}
@@ -178,12 +186,9 @@ def _source(layer, frozen, base):
 
 
 def _start(source, shape, base):
-    """Return the float32 weights that a source stands for."""
+    """Return the float32 weights that a source stands for, an array of its own."""
     if source["from"] == "seed":
-        numbers = ("seed", "stream", "fan_in")
-        if any(type(source[key]) is not int for key in numbers) or "seed" in source["config"]:
-            raise ValueError(f"the source is not of this format: {source}")
-        settings = {key: source[key] for key in numbers}
+        settings = {key: source[key] for key in ("seed", "stream", "fan_in")}
         initializer = _INITIALIZERS[source["initializer"]](**source["config"])
         return initializer.draw(shape, **settings, kept=source["density"])
     if source["from"] == "base":
@@ -192,7 +197,7 @@ def _start(source, shape, base):
             raise ValueError(
                 "its weights are those of another network: pass that as `base`, of `load_ticket` for example"
             )
-        return weights
+        return np.array(weights)
     return np.zeros(shape, np.float32)
 
 
@@ -200,11 +205,9 @@ def _mask(form, blobs, size):
     return coding.decode(form, blobs[form["blob"]], size)
 
 
-def _effective(frozen, mask, scale):
-    """Return the kernel that a layer uses, by the formulas of its quantizer, without negative zeros."""
-    weights = frozen if scale is None else np.float32(scale) * np.sign(frozen)
-    return np.where(mask, weights, np.float32(0)) + np.float32(0)
-
-
-def _sha256(array):
-    return hashlib.sha256(np.ascontiguousarray(array + np.float32(0), "<f4")).hexdigest()
+def _sha256(blocks):
+    """Return the checksum of a kernel that comes in parts, as little-endian float32, zeros positive."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block + np.float32(0), "<f4"))
+    return digest.hexdigest()

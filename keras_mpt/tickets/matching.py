@@ -1,10 +1,14 @@
 """The layers of a model and the entries of a ticket, paired by the layers' paths."""
 
+import re
+
 import keras
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import own_variables, walk
 from keras_mpt.quantizers import ScaledSign
+from keras_mpt.tickets.header import kernels_of
+from keras_mpt.tickets.subnets import subnets, variables
 
 
 def owners(model):
@@ -18,30 +22,57 @@ def owners(model):
 
 def variables_of(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    kernel = ("scores", "frozen_kernel", "kernel_epoch", *layer.mask.variables) if isinstance(layer, MPTLayer) else ()
-    kernel = {id(getattr(layer, name)) for name in kernel}
+    kernel = {id(variable) for variable in variables(layer)}
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 
-def take_names(model, ticket, custom_classes):
-    """Give the layers inside those of custom classes the names that they have in the file, by their order: a config
-    does not hold these, and Keras numbers layers without a name anew in each process."""
-    ours, theirs = [path.split("/") for path, _ in owners(model)], [path.split("/") for path in ticket.layers]
-    if list(map(len, ours)) != list(map(len, theirs)):
-        return
-    layers = dict(walk(model))
-    for mine, names in zip(ours, theirs, strict=True):
-        inside = False
-        for depth, name in enumerate(names):
-            layer = layers["/".join(mine[: depth + 1])]
-            if inside:
-                layer.name = name
-            inside = inside or isinstance(layer, tuple(custom_classes))
+def matched(model, ticket):
+    """Return `(path, layer)` as `owners` does, the paths being those that the layers have in the file.
+
+    A config names the layers of a model, but not the layers inside a layer, such as the dropout of attention, which
+    Keras numbers anew in each process. So these go by their order, and their names must be the same but for numbers.
+    """
+    layers, ours, theirs = dict(walk(model)), {}, {}
+    for path, _ in owners(model):
+        ours.setdefault(_outer(path, layers), []).append(path)
+    for path in ticket.layers:
+        parts = path.split("/")
+        beginnings = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        theirs.setdefault(next((outer for outer in beginnings if outer in ours), path), []).append(path)
+    names = {}
+    for outer, paths in ours.items():
+        found = theirs.get(outer, [])
+        if [_unnumbered(path, outer) for path in paths] == [_unnumbered(path, outer) for path in found]:
+            names |= dict(zip(paths, found, strict=True))
+    return [(names.get(path, path), layer) for path, layer in owners(model)]
+
+
+def _outer(path, layers):
+    """Return the path as far as the config has it: to the first layer that is no model."""
+    parts = path.split("/")
+    beginnings = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return next((outer for outer in beginnings if not isinstance(layers[outer], keras.Model)), path)
+
+
+def _unnumbered(path, outer):
+    return [re.sub(r"_\d+$", "", name) for name in path[len(outer) :].split("/")]
+
+
+def take_names(model, ticket):
+    """Give the layers inside layers the names that they have in the file, so that it is saved with the same again."""
+    layers, names = dict(walk(model)), {}
+    for (mine, _), (theirs, _) in zip(owners(model), matched(model, ticket), strict=True):
+        mine, theirs = mine.split("/"), theirs.split("/")
+        for depth in range(len(mine)):
+            if mine[depth] != theirs[depth]:
+                names["/".join(mine[: depth + 1])] = theirs[depth]
+    for path, name in names.items():
+        layers[path].name = name
 
 
 def check_shapes(model, ticket):
     """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
-    for name, layer in owners(model):
+    for name, layer in matched(model, ticket):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
@@ -51,7 +82,7 @@ def check_shapes(model, ticket):
 
 def check_missing(model, ticket, part=False):
     """Raise ValueError if the ticket has layers that the model lacks; with `part`, if one is not behind all others."""
-    ours, theirs = {name for name, _ in owners(model)}, list(ticket.layers)
+    ours, theirs = {name for name, _ in matched(model, ticket)}, list(ticket.layers)
     while part and theirs and theirs[-1] not in ours:
         del theirs[-1]
     missing = sorted(set(theirs) - ours)
@@ -61,14 +92,17 @@ def check_missing(model, ticket, part=False):
 
 def _shapes(layer):
     variables = [tuple(v.shape) for v in variables_of(layer)]
-    if not isinstance(layer, MPTLayer):
-        return {"kernel": None, "variables": variables}
-    scaled = type(layer.kernel_quantizer) is ScaledSign
-    return {"kernel": tuple(layer.frozen_kernel.shape), "scaled": scaled, "variables": variables}
+    kernels = [(tuple(s.frozen_kernel.shape), type(s.layer.kernel_quantizer) is ScaledSign) for s in subnets(layer)]
+    return _described(kernels, variables)
 
 
 def _entry_shapes(entry):
-    kernel, variables = entry["kernel"], [tuple(v["shape"]) for v in entry["variables"]]
-    if kernel is None:
-        return {"kernel": None, "variables": variables}
-    return {"kernel": tuple(kernel["shape"]), "scaled": kernel["scale"] is not None, "variables": variables}
+    kernels = [(tuple(kernel["shape"]), kernel["scale"] is not None) for _, kernel, _ in kernels_of(entry)]
+    return _described(kernels, [tuple(v["shape"]) for v in entry["variables"]])
+
+
+def _described(kernels, variables):
+    """Return shapes as an error message shows them."""
+    if len(kernels) != 1:
+        return {"kernel": kernels or None, "variables": variables}
+    return {"kernel": kernels[0][0], "scaled": kernels[0][1], "variables": variables}

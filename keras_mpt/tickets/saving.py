@@ -2,25 +2,28 @@
 
 import contextlib
 import datetime
+import inspect
 import json
 from collections.abc import Iterable
 
 import keras
 import numpy as np
 
+from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import share
 from keras_mpt.masks.rule import first_scores
-from keras_mpt.models.paths import check_functional
+from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
-from keras_mpt.tickets import config, container, kernels, settings
-from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled, groups_that_differ
-from keras_mpt.tickets.matching import check_missing, check_shapes, owners, take_names, variables_of
-from keras_mpt.tickets.ticket import FREE_WEIGHTS, WEIGHTS_PER_BYTE, Ticket, naming, pack
+from keras_mpt.tickets import config, container, header, kernels, settings
+from keras_mpt.tickets.filling import check_rules, fill_subnet, forget_compiled, groups_that_differ
+from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
+from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
+from keras_mpt.tickets.subnets import subnets
+from keras_mpt.tickets.ticket import Ticket, naming, pack
 
 
-def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_classes=()):
+def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_objects=()):
     """Write a model as a ticket: seeds, masks and a few floats.
 
     That is about one bit for each weight of an MPT layer where half are kept, less where fewer or more are. Of each MPT
@@ -42,14 +45,14 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
             entries in common with one of them, the ticket refers to that (by SHA-256) and stores what differs; loading
             the ticket needs `base` then.
         provenance: JSON-able dict of what to remember: data, recipe, accuracy, ...
-        custom_classes: See `load_ticket`.
+        custom_objects: See `load_ticket`.
 
     Returns:
         The `Ticket`, as `Ticket.read(path)` returns it.
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
-        TypeError: `base` is no model, or `custom_classes` no list of classes.
+        TypeError: `base` is no model, or `custom_objects` no list of classes and functions.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: What was written was not read back as it was.
 
@@ -57,25 +60,31 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
 
     >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
-    custom_classes = _classes(custom_classes)
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
+    custom_objects = _objects(custom_objects)
+    check_choice("dtype", dtype, ("float32", "float16"))
+    check_bool("scores", scores)
     check_folder(path)
     provenance = _json_dict(provenance)
-    model_config = config.describe(model, custom_classes)
+    model_config = config.describe(model, custom_objects)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
-    for name, layer in owners(model):
-        entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
-        if isinstance(layer, MPTLayer):
-            entry["kernel"], more, originals[name] = kernels.encode(layer, name, scores, table)
-            blobs |= more
-            if scores:
-                entry["scores"] = f"{name}/scores"
-                blobs[entry["scores"]] = to_numpy(layer.scores).astype("<f4").tobytes()
-        entry["variables"], data = _packed(layer, dtype)
-        if data:
-            blobs[f"{name}/variables"] = data
-        layers.append(entry)
+    with _scores_at_rest(model, scores) as stored:
+        for name, layer in owners(model):
+            entry = {"path": name, "class": type(layer).__name__, "kernel": None, "scores": None}
+            for number, subnet in enumerate(subnets(layer)):
+                prefix = f"{name}/{subnet.name}" if number else name
+                described, more, originals[name, number] = kernels.encode(subnet, prefix, scores, table)
+                described = {"kernel": described, "scores": f"{prefix}/scores" if scores else None}
+                if scores:
+                    more[f"{prefix}/scores"] = stored[name, number].astype("<f4").tobytes()
+                if number:
+                    entry.setdefault("subnets", []).append({"name": subnet.name, **described})
+                else:
+                    entry |= described
+                blobs |= more
+            entry["variables"], data = _packed(layer, dtype)
+            if data:
+                blobs[f"{name}/variables"] = data
+            layers.append(entry)
     if not originals:
         raise ValueError(f"`model` must have layers of keras_mpt to be a ticket. Received: {model.name!r} without one")
 
@@ -83,9 +92,10 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
     if len(set(names)) < len(names):
         raise ValueError(f"`model` must have layers with names of their own. Received: {sorted(names)}")
 
-    header = {
+    content = {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "software": {"keras_mpt": _version(), "keras": keras.__version__, "backend": keras.backend.backend()},
+        "settings": _settings(),
         "provenance": provenance,
         "model": model_config,
         "layers": layers,
@@ -95,22 +105,46 @@ def save_ticket(model, path, *, scores=False, dtype="float32", base=None, proven
         blobs["padding"] = bytes(missing // WEIGHTS_PER_BYTE + 1)
 
     def verify(file):
-        written = Ticket.read(file)
+        written = Ticket.read_as(file, path)
         with _on_one_device():
-            loaded = _build(written, table, False, custom_classes)
-        for (name, ours), (_, theirs) in zip(owners(model), owners(loaded), strict=True):
-            same = _packed(ours, dtype)[1] == _packed(theirs, dtype)[1]
-            if name in originals:
-                before, after = originals[name], written._kernel(name, table)
+            loaded = _build(written, table, False, custom_objects)
+        for name, layer in owners(loaded):
+            same = _packed(layer, dtype)[1] == blobs.get(f"{name}/variables", b"")
+            for number, _ in enumerate(subnets(layer)):
+                before, after = originals[name, number], written._kernel(name, table, number)
                 same &= np.array_equal(before.mask, after.mask) and np.array_equal(before.effective, after.effective)
             if not same:
                 raise RuntimeError(f"layer {name!r} was not read back as it was written: please report this")
 
-    container.write(path, header, blobs, verify)
+    container.write(path, content, blobs, verify, header.version_of(layers))
     return Ticket.read(path)
 
 
-def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
+@contextlib.contextmanager
+def _scores_at_rest(model, wanted):
+    """Yield the scores of all kernels, by path and number, which have not changed when the block ends.
+
+    Masks are made of the scores: if another thread trains the model, those that are saved must be of one moment.
+
+    Raises:
+        RuntimeError: They have changed.
+    """
+
+    def snapshot():
+        found = [(name, number, s) for name, layer in owners(model) for number, s in enumerate(subnets(layer))]
+        return {(name, number): to_numpy(subnet.scores) for name, number, subnet in found}
+
+    before = snapshot() if wanted else {}
+    yield before
+    after = snapshot() if wanted else {}
+    if any(not np.array_equal(before[key], after[key]) for key in before):
+        raise RuntimeError(
+            "`model` must not be trained while it is saved with `scores=True`: its scores have changed. Save between "
+            "two steps, in a callback for example"
+        )
+
+
+def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
     """Return the model of a ticket file, with the outputs that it was saved with.
 
     Kernels have the same bits on every backend, for alpha is taken from the file; on the backend and machine it was
@@ -128,11 +162,12 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
     no memory is taken for more weights than the file has room for.
 
     Args:
-        path: Of a file that `save_ticket` wrote, or a `Ticket`.
+        path: Of a file that `save_ticket` wrote or a folder that has a `ticket.mpt`, the name of a preset of
+            `keras_mpt.zoo`, an address (`hf://owner/name`, `https://host/x.mpt`), or a `Ticket`.
         trainable: Whether the search for a mask can go on.
         base: The Keras model whose kernels the ticket refers to, if it does.
-        custom_classes: Classes of yours that the file may use, registered with
-            `keras.saving.register_keras_serializable`.
+        custom_objects: Classes of yours that the file may use, and functions of yours that are activations, registered
+            with `keras.saving.register_keras_serializable`: a list, or a dict as Keras takes it.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -141,27 +176,42 @@ def load_ticket(path, *, trainable=False, base=None, custom_classes=()):
         TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
             The message names file and layer. It is a ValueError.
         OSError: The file cannot be opened.
-        TypeError: `base` is no model, or `custom_classes` no list of classes.
+        TypeError: `base` is no model, or `custom_objects` no list of classes and functions.
 
     Example:
 
     >>> model = keras_mpt.load_ticket("conv4.mpt")
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
-    custom_classes = _classes(custom_classes)
-    return _build(_ticket(path), kernels.content_table(base), trainable, custom_classes)
+    check_bool("trainable", trainable)
+    return _build(_ticket(path), kernels.content_table(base), trainable, _objects(custom_objects))
 
 
 def _ticket(source):
     return source if isinstance(source, Ticket) else Ticket.read(source)
 
 
-def _classes(given):
-    """Return `custom_classes` as a list."""
-    classes = list(given) if isinstance(given, Iterable) else [None]
-    if not all(isinstance(cls, type) for cls in classes):
-        raise TypeError(f"`custom_classes` must be a list of classes. Received: {given!r}")
-    return classes
+def _objects(given):
+    """Return `custom_objects` as a list.
+
+    Raises:
+        TypeError: It is no list of classes and functions, nor a dict of them.
+        ValueError: One of them is not registered with Keras.
+    """
+    given = list(given.values()) if isinstance(given, dict) else given
+    objects = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    if not all(isinstance(found, type) or inspect.isroutine(found) for found in objects):
+        raise TypeError(
+            f"`custom_objects` must be a list of classes and functions. {received('custom_objects', given)}"
+        )
+    for found in objects:
+        if keras.saving.get_registered_object(keras.saving.get_registered_name(found)) is not found:
+            raise ValueError(
+                "`custom_objects` must be registered with Keras, for a file has their names only: put "
+                f'`@keras.saving.register_keras_serializable(package="my_package")` above the definition of '
+                f"{found.__name__}. {received('custom_objects', given)}"
+            )
+    return objects
 
 
 def restore(model, ticket, *, trainable=False, base=None, part=False):
@@ -183,61 +233,71 @@ def restore(model, ticket, *, trainable=False, base=None, part=False):
         OSError: The file cannot be opened.
         TypeError: `base` is no model.
     """
+    check_is_model(model)
+    check_bool("trainable", trainable)
+    check_bool("part", part)
     ticket = _ticket(ticket)
     table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
         check_shapes(model, ticket)
         check_missing(model, ticket, part)
-        settings.check(owners(model), ticket.config)
+        settings.check(matched(model, ticket), ticket.config)
+        for name, layer in matched(model, ticket):  # all of it can be read before anything changes
+            ticket._variables(name)
+            for number, _ in enumerate(subnets(layer)):
+                ticket._kernel(name, table, number), ticket._scores(name, number)
+        _check_groups(model, ticket, table)
         _fill(model, ticket, table, trainable)
 
 
 def check_size(ticket, make):
     """Raise TicketError if the model that `make()` makes is larger than the ticket's, before memory is taken for it."""
-    with naming(ticket.path, "the model cannot be made"), config.without_memory(FREE_WEIGHTS + ticket._entries()):
+    with naming(ticket.path, "the model cannot be made"), config.without_memory(ticket._most()):
         make()
 
 
-def _build(ticket, base, trainable, custom_classes):
+def _build(ticket, base, trainable, custom_objects):
     def check(model):
         check_functional(model, "filled")
-        take_names(model, ticket, custom_classes)
         check_shapes(model, ticket)
         check_missing(model, ticket)
 
     with naming(ticket.path, "the model cannot be made"):
-        model = config.build(ticket.config, check, FREE_WEIGHTS + ticket._entries(), custom_classes)
-        take_names(model, ticket, custom_classes)
-        share([layer for _, layer in owners(model) if isinstance(layer, MPTLayer)])
+        model = config.build(ticket.config, check, ticket._most(), custom_objects, ticket.settings)
+        take_names(model, ticket)
+        _check_groups(model, ticket, base)
         _fill(model, ticket, base, trainable)
     return model
 
 
+def _check_groups(model, ticket, base):
+    """Raise ValueError if stored scores do not make the masks."""
+    mpt = {name: layer for name, layer in matched(model, ticket) if isinstance(layer, MPTLayer)}
+    scores = {name: ticket._scores(name) for name in mpt}
+    if any(array is not None for array in scores.values()):  # else they are made of the masks
+        masks = {name: ticket._kernel(name, base).mask for name in mpt}
+        scores = {name: first_scores(masks[name]) if scores[name] is None else scores[name] for name in mpt}
+        others = groups_that_differ(mpt, masks, scores)
+        if others:
+            raise ValueError(f"the scores of layer {others[0][0]!r} do not make its mask")
+
+
 def _fill(model, ticket, base, trainable):
-    """Assign everything in the ticket to the model's variables, after decoding all of it."""
-    layers = owners(model)
-    variables = {name: ticket._variables(name) for name, _ in layers}
-    mpt = {name: layer for name, layer in layers if isinstance(layer, MPTLayer)}
-    decoded = {name: (ticket._kernel(name, base), ticket._scores(name)) for name in mpt}
-    for name, (kernel, scores) in decoded.items():
-        if scores is not None and np.isnan(scores).any():
-            raise ValueError(f"a score of layer {name!r} is NaN")
-        if scores is None:
-            decoded[name] = kernel, first_scores(kernel.mask)
-    masks = {name: kernel.mask for name, (kernel, _) in decoded.items()}
-    others = groups_that_differ(mpt, masks, {name: scores for name, (_, scores) in decoded.items()})
-    if others:
-        raise ValueError(f"the scores of layer {others[0][0]!r} do not make its mask")
-    for name, layer in layers:
-        for variable, array in zip(variables_of(layer), variables[name], strict=True):
+    """Assign everything in the ticket to the model's variables, one layer after the other to take little memory."""
+    masks = {}
+    for name, layer in matched(model, ticket):
+        for variable, array in zip(variables_of(layer), ticket._variables(name), strict=True):
             variable.assign(array)
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    for name, layer in mpt.items():
-        kernel, scores = decoded.pop(name)
-        fill_kernel(layer, kernel.frozen, kernel.mask, scores, ticket.layers[name]["kernel"]["scale"], trainable)
+        for number, subnet in enumerate(subnets(layer)):
+            kernel, scores = ticket._kernel(name, base, number), ticket._scores(name, number)
+            scores = first_scores(kernel.mask) if scores is None else scores
+            fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)
+            if not layer.mask.ranks_magnitudes:
+                masks[name] = kernel.mask
     forget_compiled(model)
-    check_rules(mpt, masks)
+    check_rules({name: layer for name, layer in matched(model, ticket) if name in masks}, masks)
 
 
 @contextlib.contextmanager
@@ -267,9 +327,17 @@ def _packed(layer, dtype):
 
 def _json_dict(provenance):
     try:
-        return json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`provenance` must be a dict of JSON data. Received: {provenance!r}") from error
+        return container.parse(json.dumps(dict(provenance or {}), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"`provenance` must be a dict of JSON data, {error}. {received('provenance', provenance)}"
+        ) from error
+
+
+def _settings():
+    found = config.global_settings()
+    header.check_settings(found)
+    return found
 
 
 def _version():

@@ -8,20 +8,13 @@ import pathlib
 import numpy as np
 
 from keras_mpt.models.tables import Tabular
-from keras_mpt.tickets import container, kernels, report
+from keras_mpt.tickets import container, header, kernels, report
 from keras_mpt.tickets.container import TicketError
+from keras_mpt.tickets.header import DTYPES
+from keras_mpt.tickets.limits import FREE_WEIGHTS, VARIABLES_PER_KERNEL
+from keras_mpt.tickets.published import find
 
-# So many weights may be in a file, and no more, that a short one cannot ask for much memory.
-FREE_WEIGHTS = 1 << 22
-WEIGHTS_PER_BYTE = 512
-_MOST_AXES = 32
-
-_NUMPY = {
-    **{f"{kind}{bits}": f"<{kind[0]}{bits // 8}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
-    "bool": "|b1",
-    "bfloat16": "<u2",  # the upper half of a float32
-}
+_LONGEST_CAUSE = 5000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,8 +28,10 @@ class Ticket(Tabular):
         provenance: What was said about its making when it was saved.
         created: When that was, ISO 8601.
         software: Versions of what it was made with.
+        settings: Keras' global settings that the model was made under: see docs/ticket-format.md, section 3.
         layers: The entries of the layers by the layers' paths (`"conv1"`, or `"block/conv1"` in a nested model), dicts
-            with the keys `path`, `class`, `kernel`, `scores` and `variables`: see docs/ticket-format.md, section 4.
+            with the keys `path`, `class`, `kernel`, `scores` and `variables`, and `subnets` for further kernels: see
+            docs/ticket-format.md, section 4.
         blobs: Dict of name to bytes.
     """
 
@@ -46,6 +41,7 @@ class Ticket(Tabular):
     provenance: dict
     created: str
     software: dict
+    settings: dict
     layers: dict
     blobs: dict
 
@@ -54,7 +50,8 @@ class Ticket(Tabular):
         """Read a file, checksums verified.
 
         Args:
-            path: Of a file that `save_ticket` wrote.
+            path: Of a file that `save_ticket` wrote or of a folder that has a `ticket.mpt`, the name of a preset of
+                `keras_mpt.zoo`, or an address: `hf://owner/name` or `https://host/x.mpt`.
 
         Returns:
             A `Ticket`.
@@ -63,53 +60,45 @@ class Ticket(Tabular):
             TicketError: It is no ticket, of another version, or damaged.
             OSError: It cannot be opened.
         """
-        header, blobs = container.read(path)
-        path = pathlib.Path(path)
-        with naming(path, "the header is malformed"):
+        path = find(path)
+        return cls.read_as(path, path)
+
+    @classmethod
+    def read_as(cls, path, name):
+        """Read a file that errors and the ticket call by another name: one that has not got its own yet."""
+        version, content, blobs, size = container.read(path, name)
+        with naming(name):
+            header.check(content, blobs, size, version)
             ticket = cls(
-                path=path,
-                size=path.stat().st_size,
-                config=header["model"],
-                provenance=dict(header["provenance"]),
-                created=header["created"],
-                software=dict(header["software"]),
-                layers={entry["path"]: entry for entry in header["layers"]},
+                path=pathlib.Path(name),
+                size=size,
+                config=content["model"],
+                provenance=content["provenance"],
+                created=content["created"],
+                software=content["software"],
+                settings=content.get("settings", {}),
+                layers={entry["path"]: entry for entry in content["layers"]},
                 blobs=blobs,
             )
-            if len(ticket.layers) < len(header["layers"]):
-                raise ValueError("two layers have the same path")
-            ticket._check_sizes()
-            str(ticket)  # what can be read can be shown: finds entries that are not of their type
+            str(ticket)  # what can be read can be shown
         return ticket
 
-    def _check_sizes(self):
-        """Raise ValueError if the layers are more than the blobs can fill."""
-        weights = 0
-        for path, entry in self.layers.items():
-            if entry["kernel"] is not None:
-                size, kept = _size(entry["kernel"]["shape"]), _size([entry["kernel"]["kept"]])
-                if kept > size:
-                    raise ValueError(f"layer {path!r} keeps {kept} of {size} weights")
-                weights += size
-            stored = sum(_size(v["shape"]) * np.dtype(_NUMPY[v["stored"]]).itemsize for v in entry["variables"])
-            if stored != len(self.blobs.get(f"{path}/variables", b"")):
-                raise ValueError(f"the variables of layer {path!r} take {stored} bytes, but their blob does not")
-        if weights > FREE_WEIGHTS + WEIGHTS_PER_BYTE * self.size:
-            raise ValueError(f"{weights} weights in {self.size} bytes are more than the format allows")
-
-    def _entries(self):
-        """Return how many entries the variables of the model have at most."""
-        kernels = [entry["kernel"]["shape"] for entry in self.layers.values() if entry["kernel"] is not None]
-        others = [variable["shape"] for entry in self.layers.values() for variable in entry["variables"]]
+    def _most(self):
+        """Return how many variables the model has at most, and how many entries they have in all."""
+        kernels = [kernel for entry in self.layers.values() for _, kernel, _ in header.kernels_of(entry)]
+        others = [variable for entry in self.layers.values() for variable in entry["variables"]]
+        number = VARIABLES_PER_KERNEL * len(kernels) + len(others)
         # Of a kernel: itself, scores, the stored mask of some rules, and a few numbers.
-        return 3 * sum(map(_size, kernels)) + 8 * len(kernels) + sum(map(_size, others))
+        entries = sum(3 * math.prod(kernel["shape"]) + VARIABLES_PER_KERNEL for kernel in kernels)
+        return number, FREE_WEIGHTS + entries + sum(math.prod(variable["shape"]) for variable in others)
 
-    def kernel(self, path, base=None):
+    def kernel(self, path, base=None, name=None):
         """Return the kernel of an MPT layer as arrays.
 
         Args:
             path: The layer's path, one of `layers`.
             base: The network that the kernels come from, a Keras model, where the ticket refers to one.
+            name: Of the kernel, for a layer with several; None: the first one.
 
         Returns:
             An object with the attributes `frozen` (float32), `mask` (bool) and `effective` (float32), arrays of the
@@ -121,30 +110,39 @@ class Ticket(Tabular):
         if path not in self.layers or self.layers[path]["kernel"] is None:
             there = [path for path, entry in self.layers.items() if entry["kernel"] is not None]
             raise TicketError(f"{self.path}: layer {path!r} has no kernel in the file; these have: {there}")
-        return self._kernel(path, kernels.content_table(base))
+        for number, (known, *_) in enumerate(header.kernels_of(self.layers[path])):
+            if known == name:
+                return self._kernel(path, kernels.content_table(base), number)
+        raise TicketError(f"{self.path}: layer {path!r} has no kernel {name!r} in the file")
 
-    def _kernel(self, path, base):
+    def _kernel(self, path, base, number=0):
         with self._reading(path):
-            return kernels.decode(self.layers[path]["kernel"], self.blobs, base)
+            _, kernel, _ = list(header.kernels_of(self.layers[path]))[number]
+            return kernels.decode(kernel, self.blobs, base)
 
-    def _scores(self, path):
-        """Return the scores of an MPT layer, None if they were not stored."""
-        entry = self.layers[path]
+    def _scores(self, path, number=0):
+        """Return the scores of a kernel of an MPT layer, None if they were not stored."""
         with self._reading(path):
-            if entry["scores"] is None:
+            _, kernel, blob = list(header.kernels_of(self.layers[path]))[number]
+            if blob is None:
                 return None
-            return np.frombuffer(self.blobs[entry["scores"]], "<f4").reshape(entry["kernel"]["shape"])
+            scores = np.frombuffer(self.blobs[blob], "<f4").reshape(kernel["shape"])
+            if np.isnan(scores).any():
+                raise ValueError(f"a score of layer {path!r} is NaN")
+            return scores
 
     def _variables(self, path):
         """Return the arrays of a layer's other variables."""
         arrays, begin = [], 0
         with self._reading(path):
             for variable in self.layers[path]["variables"]:
-                stored = np.dtype(_NUMPY[variable["stored"]])
-                data = np.frombuffer(self.blobs[f"{path}/variables"], stored, _size(variable["shape"]), begin)
+                stored, count = np.dtype(DTYPES[variable["stored"]]), math.prod(variable["shape"])
+                data = np.frombuffer(self.blobs.get(f"{path}/variables", b""), stored, count, begin)
                 begin += data.nbytes
                 if variable["stored"] == "bfloat16":
                     data = (data.astype(np.uint32) << 16).view(np.float32)
+                if variable["stored"] == "bool" and (data.view(np.uint8) > 1).any():
+                    raise ValueError(f"variable {variable['name']!r} must be booleans, 0 or 1")
                 arrays.append(data.reshape(variable["shape"]))
         return arrays
 
@@ -159,21 +157,17 @@ class Ticket(Tabular):
 
 
 @contextlib.contextmanager
-def naming(file, what):
+def naming(file, what=None):
     """Turn whatever fails inside, for a file can hold anything, into a TicketError that names the file."""
     try:
         yield
     except TicketError:
         raise
     except Exception as error:
-        why = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise TicketError(f"{file}: {what}: {why}") from error
-
-
-def _size(shape):
-    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise ValueError(f"{str(shape)[:100]} is no shape")
-    return math.prod(shape)
+        why = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        why = f"{what}: {why}" if what else why
+        cause = error if len(str(error)) < _LONGEST_CAUSE else None  # a traceback would show all of it
+        raise TicketError(f"{file}: {why}") from cause
 
 
 def pack(array, stored):
@@ -182,12 +176,12 @@ def pack(array, stored):
     Raises:
         ValueError: The type is none of these, or too small for a value.
     """
-    if stored not in _NUMPY:
+    if stored not in DTYPES:
         raise ValueError(f"variables of type {stored} cannot be stored")
     if stored == "bfloat16":
         return (array.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
     with np.errstate(over="ignore"):
-        packed = array.astype(_NUMPY[stored])
+        packed = array.astype(DTYPES[stored])
     lost = np.isfinite(array) & ~np.isfinite(packed)
     if lost.any():
         raise ValueError(f"a value of {float(np.abs(array[lost]).max()):g} is beyond the range of {stored}")

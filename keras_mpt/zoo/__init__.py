@@ -1,13 +1,46 @@
-"""Architectures of the papers as multi-prize tickets, and published tickets."""
+"""Networks of the papers as multi-prize tickets, and published tickets.
+
+All networks take the same keyword arguments: those of `Settings`, and
+
+Args:
+    dtype: Dtype policy of the layers, such as `"mixed_bfloat16"`; None: float32. Must be given if Keras' global policy
+        is another than float32. Keras' global image data format doesn't matter: the networks are channels last.
+    weights: None, or the name or path of a ticket, whose arguments become the defaults (of a file: those that its
+        `provenance` says, as examples/recipes/train.py writes it). The MPT layers are frozen then. To search on:
+        `keras_mpt.load_ticket(name, trainable=True)`.
+
+Returns:
+    A functional `keras.Model` from images to logits `(batch, classes)`.
+
+Raises:
+    TypeError: An argument's name is unknown.
+    ValueError: An argument is out of its range, or not that of the ticket; there is no ticket named `weights`.
+    FileNotFoundError: There is no file at the path `weights`.
+    TicketError: The file is no ticket, damaged, or one of another network. It is a ValueError.
+
+Example:
+
+>>> model = keras_mpt.zoo.resnet18_mpt(sparsity=0.9, seed=0)
+>>> model = keras_mpt.zoo.conv4_mpt(weights="conv4_mpt32_s50")
+"""
 
 from keras_mpt.zoo.conv import conv2_mpt, conv4_mpt, conv6_mpt, conv8_mpt
 from keras_mpt.zoo.presets import Preset, get_preset, list_presets
-from keras_mpt.zoo.resnet import resnet18_mpt, resnet34_mpt, resnet50_mpt, wide_resnet34_mpt, wide_resnet50_mpt
-from keras_mpt.zoo.resnet_cifar import resnet20_mpt, resnet32_mpt
+from keras_mpt.zoo.resnet import (
+    resnet18_mpt,
+    resnet20_mpt,
+    resnet32_mpt,
+    resnet34_mpt,
+    resnet50_mpt,
+    wide_resnet34_mpt,
+    wide_resnet50_mpt,
+)
+from keras_mpt.zoo.settings import Settings
 from keras_mpt.zoo.vgg import vgg19_mpt, vgg_small_mpt
 
 __all__ = [
     "Preset",
+    "Settings",
     "conv2_mpt",
     "conv4_mpt",
     "conv6_mpt",

@@ -3,23 +3,19 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
-import os
-import pathlib
 import warnings
 
 import numpy as np
 
 from keras_mpt import tickets
-from keras_mpt.arguments import did_you_mean
+from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.initializers import random_uniform
-from keras_mpt.tickets import config
-from keras_mpt.tickets.saving import check_size
-
-_ENDING = ".mpt"
+from keras_mpt.tickets.published import ENDING, folder
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Preset:
     """A published ticket and what is known of it. The data are those of `zoo/presets.json`.
 
@@ -39,6 +35,8 @@ class Preset:
         epochs: How long it was trained.
         seed: Of the network.
         trained: On what and when it was trained, in words.
+        counts: Numbers of `"weights"`, of `"kept"` ones, and of multiply-accumulates for one image (`"macs_1bit"` of
+            signs with signs, `"macs_32bit"` of all else), those of removed weights included.
         dense: What the same network reached with all weights trained, in the last epoch: `{"accuracy", "epochs",
             "log"}`; None if that was not measured. For MPT-1/1 it is the float network of that name, not one of the
             same layers: it has ReLUs instead of signs, and Conv-n has no batch normalization then.
@@ -47,6 +45,8 @@ class Preset:
             Newer ones have `"tied"`: how many images have two largest logits that are equal up to rounding.
         golden: Logits of `golden_images()`, as a list of lists.
         note: What else its card says.
+        found: How the ticket was found, where that is more than a search over random weights: recycling, a jackpot and
+            its base. In words.
     """
 
     name: str
@@ -64,15 +64,51 @@ class Preset:
     epochs: int
     seed: int
     trained: str
+    counts: dict
     dense: dict | None
     converted: dict
     golden: list
-    note: str
+    note: str = ""
+    found: str = ""
+
+    def __repr__(self):
+        cells = dict(zip(_COLUMNS, self._row(), strict=True))
+        return (
+            f"<Preset {self.name}: {cells['activations']} activations, {cells['kept']} kept, {cells['bytes']} bytes, "
+            f"{cells['accuracy']} on {self.dataset}>"
+        )
+
+    def __hash__(self):
+        return hash((self.name, self.sha256))
+
+    def _row(self):
+        macs = [self.counts["macs_1bit"], self.counts["macs_32bit"]]
+        kept = self.counts["kept"] / self.counts["weights"]
+        numbers = [f"{self.bytes:,}", *(f"{number / 1e6:,.0f} M" if number else "-" for number in macs)]
+        return [self.name, self.activations, f"{kept:.0%}", *numbers, f"{self.accuracy:.2%}"]
 
     @property
     def path(self):
         """Where the ticket file is."""
-        return folder() / f"{self.name}{_ENDING}"
+        return folder() / f"{self.name}{ENDING}"
+
+    @property
+    def bytes(self):
+        """Size of the ticket file."""
+        return self.path.stat().st_size
+
+    @property
+    def activations(self):
+        """`"binary"` or `"float"`."""
+        return "float" if self.arguments.get("input_quantizer") is None else "binary"
+
+    @property
+    def input_shape(self):
+        """Shape of an image: height, width, channels."""
+        from keras_mpt import zoo
+
+        default = inspect.signature(getattr(zoo, self.architecture)).parameters["input_shape"].default
+        return tuple(self.arguments.get("input_shape", default))
 
     def model(self, **kwargs):
         """Return the model of this ticket.
@@ -106,7 +142,7 @@ class Preset:
 
     def golden_images(self):
         """Return the images that `golden` belongs to: random uint8 pixels `(number, height, width, channels)`."""
-        shape = (len(self.golden), *self.arguments.get("input_shape", (32, 32, 3)))
+        shape = (len(self.golden), *self.input_shape)
         return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
 
     def published(self, runtime="keras"):
@@ -144,59 +180,63 @@ class Preset:
         tickets.restore(model, self.published(), part=part)
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """A ticket file given by its path.
-
-    Attributes:
-        ticket: Its content.
-        arguments: What the function of the architecture was called with, as far as the ticket says it.
-    """
-
-    ticket: tickets.Ticket
-    arguments: dict
-
-    def check_size(self, make):
-        """Raise TicketError if the network that `make()` makes is larger than the ticket, without memory for it."""
-        check_size(self.ticket, make)
-
-    def load_into(self, model, part=False):
-        """Load the ticket into a network; see `Preset.load_into`."""
-        tickets.restore(model, self.ticket, part=part)
+_COLUMNS = ("preset", "activations", "kept", "bytes", "1-bit MACs", "float MACs", "accuracy")
 
 
-def folder():
-    """Return the folder of the published tickets: in the installed package, or `zoo/` of a checkout."""
-    installed = pathlib.Path(__file__).parent / "tickets"
-    return installed if installed.is_dir() else pathlib.Path(__file__).parents[2] / "zoo"
+class Presets(tuple):
+    """Presets; `str()` gives a table of them."""
+
+    def __repr__(self):
+        lines = [_COLUMNS, *(preset._row() for preset in self)]
+        first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+        return "\n".join(
+            name.ljust(first) + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+            for name, *cells in lines
+        )
 
 
 @functools.cache
-def _presets():
+def published():
+    """Return all published tickets."""
     text = (folder() / "presets.json").read_text(encoding="utf-8")
-    return tuple(Preset(**entry) for entry in json.loads(text))
+    return Presets(Preset(**entry) for entry in json.loads(text))
 
 
-def list_presets(architecture=None):
-    """Return the published tickets, as a list of `Preset`.
+def list_presets(architecture=None, *, activations=None, max_bytes=None, min_accuracy=None):
+    """Return the published tickets: a sequence of `Preset` that prints as a table.
 
     Args:
         architecture: Only those of this one, such as `"conv4_mpt"`.
+        activations: Only those with such activations, `"binary"` or `"float"`.
+        max_bytes: Only those whose ticket file has at most so many bytes.
+        min_accuracy: Only those with at least this accuracy, a fraction.
 
     Raises:
-        ValueError: `keras_mpt.zoo` has no such architecture.
+        ValueError: `keras_mpt.zoo` has no such architecture, or another argument is not as described.
 
     Example:
 
-    >>> for preset in keras_mpt.zoo.list_presets():
-    ...     print(preset.name, preset.accuracy)
+    >>> print(keras_mpt.zoo.list_presets(activations="binary", max_bytes=400_000))
+    >>> best = max(keras_mpt.zoo.list_presets(), key=lambda preset: preset.accuracy)
     """
     from keras_mpt import zoo
 
     known = [name for name in zoo.__all__ if name.endswith("_mpt")]
     if architecture not in (None, *known):
         raise ValueError(f"`architecture` must be one of keras_mpt.zoo: {', '.join(known)}. Received: {architecture!r}")
-    return [preset for preset in _presets() if architecture in (None, preset.architecture)]
+    check_choice("activations", activations, [None, "binary", "float"])
+    if max_bytes is not None:
+        check_count("max_bytes", max_bytes)
+    if min_accuracy is not None:
+        check_number("min_accuracy", min_accuracy, least=0, most=1)
+    return Presets(
+        preset
+        for preset in published()
+        if architecture in (None, preset.architecture)
+        and activations in (None, preset.activations)
+        and (max_bytes is None or preset.bytes <= max_bytes)
+        and (min_accuracy is None or preset.accuracy >= min_accuracy)
+    )
 
 
 def get_preset(name):
@@ -211,51 +251,12 @@ def get_preset(name):
     Raises:
         ValueError: There is none; the message suggests a near one.
     """
-    for preset in list_presets():
-        if preset.name == name:
-            return preset
-    names = [preset.name for preset in list_presets()]
-    raise ValueError(f"`name` must be a preset's.{_choices(name, names)} Received: {name!r}")
+    by_name = {preset.name: preset for preset in published()}
+    if name in by_name:
+        return by_name[name]
+    raise ValueError(f"`name` must be a preset's.{choices(name, list(by_name))} Received: {name!r}")
 
 
-def resolve(architecture, weights):
-    """Return what `weights=weights` stands for: a `Preset` of the architecture, or a `File`.
-
-    Args:
-        architecture: Name of the function.
-        weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
-
-    Raises:
-        ValueError: There is no such preset, or the ticket says that it is one of another architecture.
-        TicketError: The file is no ticket, or its arguments are not plain data.
-        OSError: The file cannot be opened.
-    """
-    if isinstance(weights, os.PathLike) or str(weights).endswith(_ENDING):
-        return _file(architecture, pathlib.Path(weights))
-    presets = list_presets(architecture)
-    for preset in presets:
-        if weights in ([preset.name, preset.dataset] if preset.default else [preset.name]):
-            return preset
-    names = [name for preset in presets for name in ([preset.dataset] if preset.default else []) + [preset.name]]
-    raise ValueError(
-        f"`weights` must be None, a preset of {architecture} or the path of a {_ENDING} file."
-        f"{_choices(weights, names)} Received: weights={weights!r}"
-    )
-
-
-def _file(architecture, path):
-    ticket = tickets.Ticket.read(path)
-    made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
-    if not isinstance(made_by, str) or not isinstance(arguments, dict):
-        return File(ticket, {})
-    if made_by != architecture:
-        raise ValueError(f"`weights` must be a ticket of {architecture}. Received: {str(path)!r}, one of {made_by}")
-    try:
-        config.check(arguments)  # quantizers and initializers are made of them
-    except ValueError as error:
-        raise tickets.TicketError(f"{path}: the arguments in its provenance cannot be used: {error}") from error
-    return File(ticket, arguments)
-
-
-def _choices(name, names):
+def choices(name, names):
+    """Return the end of an error message: what there is instead of a wrong name."""
     return f"{did_you_mean(name, names)} There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."

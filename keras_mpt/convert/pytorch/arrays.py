@@ -10,6 +10,8 @@ import math
 
 import keras
 
+from keras_mpt import _keras
+
 DENSE = (keras.layers.Dense,)
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -86,12 +88,12 @@ def flattened(layer):
     Raises:
         ValueError: It cannot be told.
     """
-    if not layer._inbound_nodes:
+    calls = _keras.inputs_of_calls(layer)
+    if not calls:
         raise ValueError(f"must go to a functional or Sequential model. Received: layer {layer.name!r} elsewhere")
-    tensor = layer._inbound_nodes[0].input_tensors[0]
+    tensor = calls[0][0]
     while len(tensor.shape) == 2:
-        operation, index, _ = tensor._keras_history
-        inputs = operation._inbound_nodes[index].input_tensors
+        operation, inputs = _keras.call_of(tensor)
         shapes = {tuple(x.shape[1:]) for x in inputs}
         if not inputs or isinstance(operation, DENSE):
             return None

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -45,6 +45,8 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing
     """
     import torch
 
+    check_positive("epsilon", epsilon)
+    check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     pairing.check_model(model, [ScaledSign, Identity], epsilon)
     layout = _layout(model, layout)
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
@@ -131,12 +133,12 @@ def _with_scores(mpt, masks, layout):
 
 
 def _rule(mpt):
-    rules = {id(layer.mask): layer.mask for layer in mpt.values()}
+    rules = {layer.mask if layer.mask.shared else path: layer.mask for path, layer in mpt.items()}
     (*_, last) = rules.values()
-    if isinstance(last, GlobalTopK) and len(rules) == 1:
+    if last.shared and len(rules) == 1:
         return layouts.Global(layouts.removed(last.sparsity))
     sparsities = sorted({rule.sparsity for rule in rules.values()})
-    if len(sparsities) > 1 or any(isinstance(rule, GlobalTopK) for rule in rules.values()):
+    if len(sparsities) > 1 or any(rule.shared for rule in rules.values()):
         raise ValueError(
             "`model` must have one sparsity, or one threshold, for all layers, for the published code has; or use "
             f"layout='lottery_jackpots', which has the masks themselves. Received: sparsities {sparsities}"

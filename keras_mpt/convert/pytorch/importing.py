@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
+from keras_mpt.arguments import check_bool, check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, reading
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
@@ -36,7 +37,8 @@ def from_pytorch(
     Args:
         path_or_state_dict: A file of `torch.save`, or a dict of tensors or numpy arrays, or a dict that has one at
             `"state_dict"`. Of what is beside it there, `prune_rate` (the fraction **kept**), `conv_type` and `arch` are
-            used, and `module.` in front of all keys is left out.
+            used, and `module.` in front of all keys and `_orig_mod.` anywhere in
+            them are left out.
         model: Name of a network of the zoo, such as `"resnet18_mpt"`; a built functional or Sequential model to fill;
             or None for the network that the checkpoint says.
         sparsity: Fraction of the weights **removed**, where the checkpoint does not say; a `keras_mpt.masks.GlobalTopK`
@@ -71,6 +73,9 @@ def from_pytorch(
     >>> model = keras_mpt.convert.from_pytorch("model_best.pth", "resnet18_mpt", sparsity=0.8, layout="biprop")
     >>> keras_mpt.save_ticket(model, "resnet18.mpt")
     """
+    check_bool("trainable", trainable)
+    check_positive("epsilon", epsilon)
+    check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     checkpoint = reading.read(path_or_state_dict)
     layout = layouts.find_layout(layout, checkpoint)
     rule = layouts.find_rule(layout, checkpoint, sparsity)

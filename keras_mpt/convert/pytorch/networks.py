@@ -7,8 +7,8 @@ import keras
 
 from keras_mpt import zoo
 from keras_mpt.convert.pytorch.reading import CheckpointError
-from keras_mpt.layers import MPTDense
-from keras_mpt.masks import share
+from keras_mpt.layers import MPTDense, share
+from keras_mpt.masks import MaskRule
 from keras_mpt.models import mpt_layers
 
 
@@ -154,7 +154,7 @@ def build(name, checkpoint, layout, sparsity, arguments):
         "float_stem": f"{modules['conv1']}.{layout.scores}" not in arrays,
         "input_quantizer": "approx_sign" if binary else None,
         "kernel_quantizer": "scaled_sign" if layout.scaled else None,
-        "sparsity": sparsity,
+        "mask" if isinstance(sparsity, MaskRule) else "sparsity": sparsity,
         "seed": 0,  # of weights that the checkpoint's replace
     }
     model = getattr(zoo, name)(**{**found, **arguments})
@@ -211,5 +211,5 @@ def _with_logits(model, scored, bias):
     else:
         logits = keras.layers.Dense(old.units, use_bias=bias, name=old.name)
     model = keras.Model(model.input, logits(x), name=model.name)
-    share(mpt_layers(model))
+    share(model)  # without the other classifier
     return model

@@ -2,17 +2,24 @@
 
 import collections.abc
 import dataclasses
+import math
 import os
 import pathlib
 import re
+import zipfile
 
 import numpy as np
 
+from keras_mpt.arguments import received, shown
+from keras_mpt.files import FileError
+
 _LFS = b"version https://git-lfs.github.com/spec/"
+_DTYPES = {f"torch.{n}" for n in "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64".split()}
+_SHARED = 2  # how many times each byte may be part of a tensor: tied weights are two
 _COUNTER = ".num_batches_tracked"  # of batch normalization; nothing depends on it
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """A PyTorch checkpoint cannot be read, or is not of the network that it is imported into."""
 
 
@@ -23,7 +30,7 @@ class Checkpoint:
     Attributes:
         name: Of the file, for messages.
         arrays: The state dict as numpy arrays, float32 where PyTorch's are of floats, by their keys, without the
-            `module.` of DataParallel and without the counters of batch normalization.
+            `module.` of DataParallel, the `_orig_mod.` of torch.compile, and the counters of batch normalization.
         prune_rate: The fraction of the weights that is **kept**, None if the file does not say.
         conv_type: Name of the class of its convolutions, None if the file does not say.
         arch: Name of its network, None if the file does not say.
@@ -49,7 +56,9 @@ def read(source):
     elif isinstance(source, (str, os.PathLike)):
         name, content = str(source), _load(pathlib.Path(source))
     else:
-        raise CheckpointError(f"The checkpoint must be a path or a state dict. Received: {type(source).__name__}")
+        raise CheckpointError(
+            f"`path_or_state_dict` must be a path or a state dict. Received: {type(source).__name__}, {shown(source)}"
+        )
     if not isinstance(content, collections.abc.Mapping):
         raise CheckpointError(f"{name} holds no state dict, but {type(content).__name__}.")
     fields, state = {}, content
@@ -57,9 +66,7 @@ def read(source):
         fields, state = content, content["state_dict"]
     if not state:
         raise CheckpointError(f"{name} holds an empty state dict.")
-    arrays = {str(key): _array(name, key, value) for key, value in state.items() if not str(key).endswith(_COUNTER)}
-    if all(key.startswith("module.") for key in arrays):
-        arrays = {key.removeprefix("module."): array for key, array in arrays.items()}
+    arrays = _arrays(name, {str(key): value for key, value in state.items() if not str(key).endswith(_COUNTER)})
     return Checkpoint(
         name,
         arrays,
@@ -86,8 +93,11 @@ def _load(path):
             f"Reading {path} needs PyTorch: install keras_mpt with the extra `torch`. A state dict of numpy arrays "
             "does not need it."
         ) from error
+    _check_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError as error:
+        raise CheckpointError(f"{path} holds more than fits into memory.") from error
     except Exception as error:  # each kind of damage has its own
         reason = str(error)
         wanted = re.search(r"GLOBAL ([\w.]+)|(?:Unsupported class|class) ([\w.]+)|Trying to call ([\w.]+)", reason)
@@ -102,15 +112,101 @@ def _load(path):
         ) from error
 
 
+def _check_zip(path):
+    """Raise CheckpointError if a file is a zip archive, as `torch.save` writes it, that is damaged or inflates.
+
+    PyTorch does not compare the checksums; a flipped bit would be another weight. Files of before PyTorch 1.6 are no
+    archives and have no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = next((member.filename for member in members if member.compress_type != zipfile.ZIP_STORED), None)
+            sizes = sum(member.file_size for member in members)
+            if packed is not None or sizes > path.stat().st_size:
+                raise CheckpointError(
+                    f"{path} is refused: it is compressed ({packed or 'parts that overlap'!r}), so that it may take "
+                    "much memory; `torch.save` compresses nothing. Unpack it, and zip it again with `zip -0`."
+                )
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path} is no PyTorch checkpoint, or is damaged or truncated: {error}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is no PyTorch checkpoint, or is damaged or truncated: the checksum of {damaged!r} differs."
+        )
+
+
+def _arrays(name, state):
+    """Return a state dict as arrays, after a look at the kinds and sizes of all tensors."""
+    needed, storages = 0, {}
+    for key, value in state.items():
+        kind = _unusual(value)
+        if kind is not None:
+            raise CheckpointError(
+                f"{name} holds no tensor at {key!r}, but {kind}. What is imported must be a state dict of dense "
+                "tensors of numbers, or have one at 'state_dict'."
+            )
+        if hasattr(value, "untyped_storage"):
+            storage = value.untyped_storage()
+            size, address, held = math.prod(value.shape) * value.element_size(), storage.data_ptr(), storage.nbytes()
+        else:
+            owner = value if value.base is None else value.base
+            size, address, held = value.nbytes, id(owner), getattr(owner, "nbytes", value.nbytes)
+        if size > held:
+            raise CheckpointError(
+                f"{name} is refused: the tensor at {key!r} of shape {tuple(value.shape)} takes {size:,} bytes, of "
+                f"which it holds {held:,}."
+            )
+        needed, storages[address] = needed + size, max(held, storages.get(address, 0))
+    if needed > _SHARED * sum(storages.values()):
+        raise CheckpointError(
+            f"{name} is refused: its tensors take {needed:,} bytes, of which it holds {sum(storages.values()):,}."
+        )
+    try:
+        return _renamed(name, {key: _array(name, key, value) for key, value in state.items()})
+    except MemoryError as error:
+        raise CheckpointError(f"{name} holds more than fits into memory.") from error
+
+
+def _unusual(value):
+    """Return what a value is if it is no dense array or tensor of ordinary numbers, None if it is."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.kind in "fiub" else f"an array of {value.dtype}"
+    if not hasattr(value, "untyped_storage"):
+        return type(value).__name__
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.is_nested or str(value.layout) != "torch.strided":
+        return f"a tensor of layout {'nested' if value.is_nested else str(value.layout).removeprefix('torch.')}"
+    if value.is_meta:
+        return "a tensor without values (device 'meta')"
+    if str(value.dtype) not in _DTYPES:
+        return f"a tensor of {value.dtype}"
+    if value.is_conj() or value.is_neg():
+        return "a conjugated or negated view"
+    return None
+
+
+def _renamed(name, arrays):
+    """Return the arrays without what PyTorch's wrappers put into keys: `module.` and `_orig_mod.`."""
+    found = {}
+    for key, array in arrays.items():
+        key = ".".join(part for part in key.split(".") if part != "_orig_mod")  # torch.compile
+        if key in found:
+            raise CheckpointError(f"{name} holds {key!r} twice, with and without '_orig_mod.'.")
+        found[key] = array
+    if all(key.startswith("module.") for key in found):  # DataParallel
+        found = {key.removeprefix("module."): array for key, array in found.items()}
+    return found
+
+
 def _array(name, key, value):
     if hasattr(value, "detach"):  # a tensor
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-        raise CheckpointError(
-            f"{name} holds no tensor at {key!r}, but {type(value).__name__}. What is imported must be a state dict, or "
-            "have one at 'state_dict'."
-        )
     array = value.astype(np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(f"{name} holds infinity or NaN at {key!r}.")
@@ -121,7 +217,7 @@ def _array(name, key, value):
 
 def _text(name, field, value):
     if not isinstance(value, str | None):
-        raise CheckpointError(f"{name} must hold a name as {field!r}. Received: {value!r}")
+        raise CheckpointError(f"{name} must hold a name as {field!r}. {received(field, value)}")
     return value
 
 
@@ -129,5 +225,7 @@ def _prune_rate(name, value):
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise CheckpointError(f"{name}: `prune_rate`, the fraction kept, must be in (0, 1]. Received: {value!r}")
+        raise CheckpointError(
+            f"{name}: `prune_rate`, the fraction kept, must be in (0, 1]. {received('prune_rate', value)}"
+        )
     return float(value)

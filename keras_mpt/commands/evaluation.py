@@ -1,0 +1,72 @@
+"""`keras-mpt evaluate`: the accuracy of a ticket, or of a file it was converted to."""
+
+import pathlib
+
+import numpy as np
+
+from keras_mpt import zoo
+from keras_mpt.commands import sources
+from keras_mpt.tickets import Ticket, load_ticket
+
+_RUNTIMES = ("keras", "tflite", "lce")
+
+
+def add(commands):
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure the accuracy of a ticket, or of a file it was converted to",
+        description="Measure the accuracy of a classifier on images and labels of yours. Images of a preset are pixels "
+        "from 0 to 255, normalized as the preset wants; those of other files go in as they are.",
+    )
+    parser.add_argument("ticket", metavar="TICKET", help=f"{sources.TICKET}; or a .tflite file, with --runtime")
+    parser.add_argument("images", metavar="IMAGES", help="file of numpy.save: (number, ...), the model's inputs")
+    parser.add_argument("labels", metavar="LABELS", help="file of numpy.save: (number,), integers from 0")
+    parser.add_argument(
+        "--runtime",
+        choices=_RUNTIMES,
+        default="keras",
+        help="what runs it; tflite and lce run .tflite files",
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="preset that a .tflite file was converted of: normalize images as it wants"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    from keras_mpt import convert
+
+    images, labels = sources.array("IMAGES", options.images), sources.array("LABELS", options.labels)
+    if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu" or not len(labels):
+        raise ValueError(
+            f"LABELS must be {len(images)} integers, one for each image. Received: {labels.dtype} {labels.shape}"
+        )
+    path, preset = _file(options)
+    if preset is not None:
+        images = preset.preprocess(images)
+    if options.runtime == "keras":
+        logits = load_ticket(Ticket.read(path)).predict(images, batch_size=100, verbose=0)
+    else:
+        logits = convert.run(path, options.runtime, images.astype(np.float32))
+    if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"LABELS must be from 0 to the number of outputs less one. Received: {labels.min()} to {labels.max()}, and "
+            f"outputs of shape {logits.shape}"
+        )
+    right = int(np.sum(np.argmax(logits, axis=-1) == labels))
+    print(f"{options.ticket}: {right / len(labels):.2%}, {right:,} of {len(labels):,} right ({options.runtime})")
+
+
+def _file(options):
+    """Return what is to be run, and the preset whose images it takes, if any."""
+    preset = zoo.get_preset(options.preset) if options.preset else None
+    named = next((preset for preset in zoo.list_presets() if preset.name == options.ticket), None)
+    if named is not None and options.runtime != "keras":
+        return named.published(options.runtime), named
+    converted = pathlib.Path(options.ticket).suffix == ".tflite"
+    if converted != (options.runtime != "keras"):
+        raise ValueError(f"--runtime {options.runtime} cannot run this file. Received: {options.ticket}")
+    if converted:
+        return options.ticket, preset
+    path, named = sources.find(options.ticket)
+    return path, preset or named

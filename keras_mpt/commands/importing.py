@@ -1,0 +1,57 @@
+"""`keras-mpt import`: a ticket of a PyTorch checkpoint."""
+
+import hashlib
+import pathlib
+
+from keras_mpt.convert.pytorch.layouts import LAYOUTS
+from keras_mpt.files import check_another
+from keras_mpt.tickets import save_ticket
+
+
+def add(commands):
+    parser = commands.add_parser(
+        "import",
+        help="make a ticket of a PyTorch checkpoint",
+        description="Make a ticket of a checkpoint of the PyTorch code of Biprop, Edge-Popup or Lottery Jackpots.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="such as model_best.pth")
+    parser.add_argument("out", metavar="OUT", help="path of the new ticket; .mpt is the usual ending")
+    parser.add_argument(
+        "--model", metavar="NAME", help="network of the zoo, such as resnet18_mpt; default: what the file says"
+    )
+    parser.add_argument(
+        "--sparsity", type=float, metavar="FRACTION", help="fraction removed; default: what the file says"
+    )
+    parser.add_argument(
+        "--layout", choices=["auto", *LAYOUTS], default="auto", help="whose code saved it (default: auto, by its keys)"
+    )
+    parser.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
+    parser.add_argument(
+        "--input_quantizer", metavar="NAME", help="approx_sign for binary activations; default: what the file says"
+    )
+    parser.add_argument(
+        "--input_shape",
+        type=int,
+        nargs=3,
+        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
+        help="of an image, default: that of the network in the zoo",
+    )
+    parser.add_argument("--scores", action="store_true", help="store scores and whole kernels as well: a larger file")
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    from keras_mpt import convert, masks
+
+    check_another(options.out, options.checkpoint)
+    sparsity = options.sparsity
+    if options.global_threshold:
+        if sparsity is None:
+            raise ValueError("--global_threshold needs --sparsity.")
+        sparsity = masks.GlobalTopK(sparsity)
+    given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
+    path = pathlib.Path(options.checkpoint)
+    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))

@@ -1,0 +1,46 @@
+"""What a TICKET on the command line may be, and data in files of numpy."""
+
+import os
+
+import numpy as np
+
+from keras_mpt import remote, zoo
+from keras_mpt.arguments import did_you_mean
+
+TICKET = (
+    "a file that save_ticket wrote, the name of a preset (see `keras-mpt list`), an address such as hf://owner/name or "
+    "https://host/x.mpt, or a folder that has a ticket.mpt"
+)
+
+
+def find(ticket):
+    """Return the path of a ticket, and its `Preset` if it is one by name.
+
+    Raises:
+        FileNotFoundError: There is neither a file nor a preset of this name.
+        TicketError: The file of a preset is not the one that was published.
+    """
+    presets = {preset.name: preset for preset in zoo.list_presets()}
+    if ticket in presets and not os.path.exists(ticket):
+        return presets[ticket].published(), presets[ticket]
+    path = remote.locate(ticket)
+    if not os.path.exists(path):
+        hint = did_you_mean(ticket, presets)
+        raise FileNotFoundError(f"There is neither a file nor a preset of this name.{hint} Received: {ticket}")
+    return path, None
+
+
+def array(option, file):
+    """Return the array in a file of `numpy.save`.
+
+    Raises:
+        ValueError: It is no such file.
+        OSError: It cannot be opened.
+    """
+    try:
+        found = np.load(file, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{option} must be a file of numpy.save. Received: {file}") from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{option} must be a file of numpy.save, one array. Received: {file}, an archive")
+    return found

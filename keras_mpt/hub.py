@@ -1,0 +1,129 @@
+"""Tickets on the Hugging Face hub: published here, loaded by `load_ticket("hf://owner/name")`."""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+
+from keras_mpt import requirements
+from keras_mpt.remote import TICKET
+from keras_mpt.tickets import Ticket, save_ticket
+
+__all__ = ["card", "metadata_block", "push_to_hub"]
+
+_CARD = """{metadata}
+# {name}
+
+A multi-prize ticket: a subnetwork of a random network, found with keras_mpt. It is a Keras model.
+
+```python
+import keras_mpt  # pip install "keras-mpt[hub]"
+
+model = keras_mpt.load_ticket("hf://{repo_id}")
+```
+
+| | |
+|---|---|
+| weights | {weights:,}, of which {kept:,} ({share:.1%}) are kept |
+| file | `{ticket}`, {bytes:,} bytes ({bits:.2f} bits for each weight) |
+| SHA-256 | `{sha256}` |
+{facts}"""
+
+
+def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False, token=None):
+    """Publish a ticket on the Hugging Face hub: `ticket.mpt`, its card `README.md`, and `preset.json`.
+
+    The repository is made if there is none. `preset.json` holds the ticket's provenance and its checksum, which
+    `load_ticket` verifies.
+
+    Args:
+        model: A model that `save_ticket` takes, a `Ticket`, or the path of one.
+        repo_id: `"owner/name"`.
+        metadata: What the card's metadata block says besides the library and its tags, by the names of the hub's model
+            cards: `{"license": "mit", "datasets": ["cifar10"]}`.
+        provenance: See `save_ticket`; of models only, for a file has its own.
+        private: Whether a new repository is private.
+        token: Of the hub; None takes the one that `hf auth login` stored.
+
+    Returns:
+        The address of the ticket, for `load_ticket`.
+
+    Raises:
+        ImportError: huggingface_hub is not installed (the extra `hub`).
+        ValueError: `repo_id` is not of this form, or the model cannot be saved; `provenance` of what is saved already.
+        OSError: The ticket cannot be read, or the hub cannot be reached.
+
+    Examples:
+        >>> keras_mpt.hub.push_to_hub(model, "me/digits", metadata={"license": "mit"})
+        'hf://me/digits'
+    """
+    if not isinstance(repo_id, str) or repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f'`repo_id` must be of the form "owner/name". Received: repo_id={repo_id!r}')
+    saved = isinstance(model, (str, os.PathLike, Ticket))
+    if saved and provenance is not None:
+        raise ValueError(f"`provenance` must be None for a saved ticket, which has its own. Received: {provenance!r}")
+    with requirements.extra("hub", "push_to_hub"):
+        import huggingface_hub
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / TICKET
+        if saved:
+            ticket = model if isinstance(model, Ticket) else Ticket.read(model)
+            shutil.copyfile(ticket.path, path)
+            ticket = Ticket.read(path)
+        else:
+            ticket = save_ticket(model, path, provenance=provenance or {})
+        preset = {"name": repo_id.partition("/")[2], "sha256": _sha256(path), **ticket.provenance}
+        path.with_name("preset.json").write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
+        path.with_name("README.md").write_text(card(ticket, repo_id, metadata), encoding="utf-8")
+        api = huggingface_hub.HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Ticket of {ticket.size:,} bytes")
+    return f"hf://{repo_id}"
+
+
+def card(ticket, repo_id, metadata=None):
+    """Return the model card of a ticket as Markdown, with the metadata block that the hub reads.
+
+    Args:
+        ticket: A `Ticket`.
+        repo_id: `"owner/name"`.
+        metadata: See `push_to_hub`.
+    """
+    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    weights, kept = sum(math.prod(kernel["shape"]) for kernel in kernels), sum(kernel["kept"] for kernel in kernels)
+    values = {"library_name": "keras_mpt", "tags": ["keras", "pruning", "lottery-ticket"], **(metadata or {})}
+    facts = "".join(f"| {key} | {_cell(value)} |\n" for key, value in ticket.provenance.items())
+    return _CARD.format(
+        metadata=metadata_block(values),
+        name=repo_id.partition("/")[2],
+        repo_id=repo_id,
+        weights=weights,
+        kept=kept,
+        share=kept / max(weights, 1),
+        ticket=TICKET,
+        bytes=ticket.size,
+        bits=8 * ticket.size / max(weights, 1),
+        sha256=_sha256(ticket.path),
+        facts=facts,
+    )
+
+
+def metadata_block(values):
+    """Return the block that a model card begins with: YAML between two lines of hyphens.
+
+    Args:
+        values: Dict of names to JSON data, which is YAML.
+    """
+    return "".join(["---\n", *(f"{name}: {json.dumps(value)}\n" for name, value in values.items()), "---\n"])
+
+
+def _cell(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,117 @@
+"""Tickets that are elsewhere: `hf://owner/name` and `https://…/x.mpt`, fetched once and kept."""
+
+import hashlib
+import os
+import pathlib
+import re
+import urllib.parse
+
+from keras_mpt import requirements
+
+TICKET = "ticket.mpt"  # the name that `hub.push_to_hub` gives it
+_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<file>[\w./-]+\.mpt))?")
+
+
+def is_remote(source):
+    """Return whether a ticket is named by an address: `hf://…`, `https://…` or `http://…`."""
+    return isinstance(source, str) and source.startswith(("hf://", "https://", "http://"))
+
+
+def locate(source):
+    """Return the path of a ticket, fetched first if it is elsewhere.
+
+    - `hf://owner/name`, `hf://owner/name@revision` and `hf://owner/name/folder/x.mpt`: of the Hugging Face hub, through
+      huggingface_hub and its cache. Without a file, `ticket.mpt`. If the repository has a `preset.json`, the ticket
+      must have the checksum that stands there.
+    - `https://host/x.mpt`, with `#sha256=…` if the file must have that checksum: through `keras.utils.get_file`.
+    - A folder that has a `ticket.mpt`, such as a clone of a hub's repository.
+    - Everything else is a path and returned as it is.
+
+    With `HF_HUB_OFFLINE=1` in the environment nothing is fetched: what is not in the cache is an error.
+
+    Args:
+        source: A string or path.
+
+    Returns:
+        A string or path.
+
+    Raises:
+        ValueError: The address is of none of these forms, or the file has another checksum.
+        ImportError: huggingface_hub is not installed.
+        OSError: There is no such file, or it cannot be fetched.
+    """
+    if not is_remote(source):
+        folder = isinstance(source, (str, os.PathLike)) and pathlib.Path(source).is_dir()
+        return pathlib.Path(source) / TICKET if folder and (pathlib.Path(source) / TICKET).is_file() else source
+    return _from_hub(source) if source.startswith("hf://") else _from_web(source)
+
+
+def is_offline():
+    """Return whether nothing may be fetched."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _from_hub(source):
+    match = _HUB.fullmatch(source)
+    if not match:
+        raise ValueError(f"`path` must be of the form hf://owner/name[@revision][/x.mpt]. Received: {source!r}")
+    with requirements.extra("hub", "hf://"):
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def fetch(file):
+        return pathlib.Path(
+            huggingface_hub.hf_hub_download(
+                match["repo"], file, revision=match["revision"], local_files_only=is_offline()
+            )
+        )
+
+    try:
+        path = fetch(match["file"] or TICKET)
+    except (OSError, EntryNotFoundError, LocalEntryNotFoundError) as error:
+        offline = " with HF_HUB_OFFLINE set" if is_offline() else ""
+        raise FileNotFoundError(f"{source} cannot be fetched{offline}: {str(error).strip()}") from error
+    try:
+        preset = fetch("preset.json")
+    except (OSError, EntryNotFoundError, LocalEntryNotFoundError):  # one need not be there
+        return path
+    if match["file"] in (None, TICKET):
+        _check(path, _sha256_of_preset(preset), source)
+    return path
+
+
+def _sha256_of_preset(path):
+    import json
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content.get("sha256") if isinstance(content, dict) else None
+
+
+def _from_web(source):
+    import keras
+
+    url, _, fragment = source.partition("#")
+    name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    if not name.endswith(".mpt") or fragment and not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", fragment):
+        raise ValueError(f"`path` must be of the form https://host/x.mpt[#sha256=…]. Received: {source!r}")
+    wanted = fragment.removeprefix("sha256=").lower() or None
+    # One folder for each address: two files of one name must not meet in the cache.
+    folder = f"keras_mpt/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")  # as Keras finds it
+    cached = home / folder / name
+    if is_offline() and not cached.is_file():
+        raise FileNotFoundError(f"{source} cannot be fetched with HF_HUB_OFFLINE set, and {cached} is not there.")
+    if not is_offline():
+        try:
+            keras.utils.get_file(name, url, cache_dir=home, cache_subdir=folder, file_hash=wanted)
+        except Exception as error:  # Keras raises bare exceptions
+            raise OSError(f"{source} cannot be fetched: {error}") from error
+    _check(cached, wanted, source)
+    return cached
+
+
+def _check(path, wanted, source):
+    """Raise ValueError unless a file has the checksum that is wanted; None accepts all."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if wanted is not None and found != wanted:
+        raise ValueError(f"{source} is not the file that was published: SHA-256 {found}, not {wanted} ({path}).")

@@ -1,0 +1,39 @@
+"""Where the published tickets are, and a ticket by its name."""
+
+import os
+import pathlib
+
+from keras_mpt import remote
+from keras_mpt.arguments import did_you_mean
+
+ENDING = ".mpt"
+
+
+def folder():
+    """Return the folder of the published tickets: in the installed package, or `zoo/` of a checkout."""
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / "zoo" / "tickets"
+    return installed if installed.is_dir() else package.parent / "zoo"
+
+
+def find(source):
+    """Return the path of a ticket: a name without a folder or an ending, of no file, is that of a published one.
+
+    Args:
+        source: A path, the name of a preset of `keras_mpt.zoo`, such as `"conv4_mpt32_s50"`, or an address, see
+            `keras_mpt.remote.locate`.
+
+    Raises:
+        FileNotFoundError: There is neither a file nor a preset of this name.
+    """
+    source = remote.locate(source)
+    path = pathlib.Path(source)
+    if not isinstance(source, str) or os.path.basename(source) != source or path.suffix or path.exists():
+        return path
+    known = {file.stem: file for file in folder().glob(f"*{ENDING}")}
+    if source not in known:
+        raise FileNotFoundError(
+            f"`path` must be that of a ticket, or the name of a preset.{did_you_mean(source, known)} "
+            f"Received: {source!r}, and there is no such file"
+        )
+    return known[source]

@@ -1,0 +1,129 @@
+"""The settings of a network of the zoo, checked when they are made."""
+
+import dataclasses
+
+import keras
+
+from keras_mpt import initializers, quantizers
+from keras_mpt.arguments import check_bool, check_count, check_number, check_positive, check_sparsity, is_count
+from keras_mpt.masks import GlobalTopK, MaskRule, TopK
+
+_SWITCHES = ("batch_norm_affine", "float_stem", "include_top")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the functions of `keras_mpt.zoo` have in common. Their signatures show the defaults.
+
+    Args:
+        input_shape: Height, width and channels of an image.
+        classes: Number of logits.
+        sparsity: Fraction of each layer's weights removed; or a dict from layer names to fractions.
+        default_sparsity: The fraction for the layers that such a dict leaves out: the default of the network.
+        mask: None: `TopK(sparsity)` in each layer. Or a rule of `keras_mpt.masks` for all layers, such as
+            `GlobalTopK(0.9)`; `sparsity` is left out then. Or a function that makes a layer's rule from its sparsity,
+            such as the class `Restricted`.
+        input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
+        kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
+        kernel_initializer: Of the frozen kernels; see `keras_mpt.initializers`.
+        batch_norm_affine: Whether batch normalization has trainable gamma and beta.
+        float_stem: Whether the first convolution is an ordinary one with trained weights.
+        pad_values: What the convolutions pad with; 1.0 keeps the inputs of binary convolutions binary. The first
+            convolution sees the image and pads with zeros.
+        width: Factor on the number of filters and units.
+        seed: Integer from which each layer's seed is derived in construction order; None draws one.
+        include_top: Whether to add the classifier. Without it, the network returns what the classifier would get,
+            before global pooling or flattening.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    input_shape: tuple
+    classes: int
+    sparsity: float | dict
+    default_sparsity: float
+    mask: object = None
+    input_quantizer: object = None
+    kernel_quantizer: object = "scaled_sign"
+    kernel_initializer: object = "kaiming_normal"
+    batch_norm_affine: bool = False
+    float_stem: bool = False
+    pad_values: float = 0.0
+    width: float = 1.0
+    seed: int | None = None
+    include_top: bool = True
+
+    def __post_init__(self):
+        shape = self.input_shape if isinstance(self.input_shape, (tuple, list)) else ()
+        if len(shape) != 3 or not all(map(is_count, shape)):
+            raise ValueError(
+                f"`input_shape` must be three integers > 0, channels last. Received: input_shape={self.input_shape!r}"
+            )
+        check_count("classes", self.classes)
+        self._check_sparsity_and_mask()
+        quantizers.get_activation(self.input_quantizer)
+        quantizers.get_kernel(self.kernel_quantizer)
+        initializers.get(self.kernel_initializer, "kernel_initializer")
+        check_number("pad_values", self.pad_values)
+        check_positive("width", self.width)
+        initializers.check_seed(self.seed)
+        for name in _SWITCHES:
+            check_bool(name, getattr(self, name))
+        kinds = {"input_shape": tuple, "classes": int, "pad_values": float, "width": float}
+        for name, kind in (kinds | dict.fromkeys(_SWITCHES, bool)).items():  # numpy's cannot be saved
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
+    def _check_sparsity_and_mask(self):
+        for fraction in self.sparsity.values() if isinstance(self.sparsity, dict) else [self.sparsity]:
+            if isinstance(fraction, MaskRule):
+                raise ValueError(f"`sparsity` must be a number; pass a rule as `mask`. Received: sparsity={fraction!r}")
+            check_sparsity("sparsity", fraction)
+        mask = self.mask
+        if isinstance(mask, dict):  # a config, as a ticket's provenance holds it
+            mask = keras.saving.deserialize_keras_object(mask)
+        if mask is GlobalTopK or not (mask is None or callable(mask)):
+            raise ValueError(
+                "`mask` must be None, a rule of keras_mpt.masks such as GlobalTopK(0.9), or a function that makes one "
+                f"from a sparsity. Received: mask={mask!r}"
+            )
+        if isinstance(mask, MaskRule) and self.sparsity not in (self.default_sparsity, mask.sparsity):
+            raise ValueError(
+                f"`sparsity` must be left out where `mask` is a rule. Received: sparsity={self.sparsity!r}, {mask=}"
+            )
+        object.__setattr__(self, "mask", mask)
+
+    @property
+    def binary(self):
+        """Whether activations are binary: MPT-1/1."""
+        return self.input_quantizer is not None
+
+    def rule(self, layer):
+        """Return the mask rule of the MPT layer of this name."""
+        if isinstance(self.mask, MaskRule):
+            return self.mask
+        by_layer = isinstance(self.sparsity, dict)
+        sparsity = self.sparsity.get(layer, self.default_sparsity) if by_layer else self.sparsity
+        return (self.mask or TopK)(sparsity)
+
+    def scaled(self, number):
+        """Return a number of filters or units at this width."""
+        if round(self.width * number) < 1:
+            raise ValueError(
+                "`width` must leave every layer an output. "
+                f"Received: width={self.width!r}, which leaves none of {number}"
+            )
+        return round(self.width * number)
+
+
+def same(argument, one, other):
+    """Return whether two values of an argument mean the same, such as the name of a quantizer and its config."""
+    forms = {
+        "input_shape": tuple,
+        "mask": lambda value: value if isinstance(value, dict) else keras.saving.serialize_keras_object(value),
+        "input_quantizer": lambda value: quantizers.serialize(quantizers.get_activation(value)),
+        "kernel_quantizer": lambda value: quantizers.serialize(quantizers.get_kernel(value)),
+        "kernel_initializer": lambda value: keras.initializers.serialize(initializers.get(value, argument)),
+    }
+    form = forms.get(argument, lambda value: value)
+    return form(one) == form(other)

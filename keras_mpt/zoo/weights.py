@@ -1,0 +1,154 @@
+"""What each function of the zoo does besides making layers: it takes `weights`, and ignores Keras' global settings."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import os
+import pathlib
+from collections.abc import Callable
+from typing import ParamSpec
+
+import keras
+
+from keras_mpt import remote, tickets
+from keras_mpt.arguments import did_you_mean
+from keras_mpt.tickets import config
+from keras_mpt.tickets.saving import check_size
+from keras_mpt.zoo import presets
+from keras_mpt.zoo.settings import same
+
+Arguments = ParamSpec("Arguments")
+
+
+def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, keras.Model]:
+    """Return a function of the zoo, of the same signature, that sees to `weights` and `dtype`.
+
+    - `weights` names a ticket. Its arguments take the place of the defaults, the network is filled with it.
+    - The network is made channels last and of the dtype policy `dtype`, whatever Keras' global settings are. A global
+      policy other than float32 is refused unless `dtype` says what is meant.
+
+    Args:
+        function: Makes a network of keyword-only arguments, `weights` and `dtype` among them, which it ignores.
+    """
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def build(**arguments):
+        for argument in arguments:
+            if argument not in known:
+                hint = did_you_mean(argument, known)
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {argument!r}.{hint}")
+        with _keras_settings(arguments.get("dtype")):
+            if arguments.get("weights") is None:
+                return function(**arguments)
+            return _from_ticket(function, known, **arguments)
+
+    return build
+
+
+@contextlib.contextmanager
+def _keras_settings(dtype):
+    """Let layers be made channels last and of a dtype policy, float32 for None."""
+    policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
+    if dtype is None and policy.name != "float32":
+        raise ValueError(
+            "`dtype` must be given where Keras' global dtype policy is not float32, such as dtype='float32' or "
+            f"dtype='mixed_bfloat16'. Received: dtype=None, with the global policy {policy.name!r}"
+        )
+    try:
+        keras.config.set_dtype_policy("float32" if dtype is None else dtype)
+        keras.config.set_image_data_format("channels_last")
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_image_data_format(data_format)
+
+
+def _from_ticket(function, known, weights, **given):
+    """Return the network of a ticket; arguments that the ticket fixes may be given if they are the same."""
+    source = resolve(function.__name__, weights)
+    for argument, value in source.arguments.items():
+        if argument not in known:
+            raise ValueError(
+                f"`weights` must be a ticket of {function.__name__}(). Received: {weights!r}, made with "
+                f"{argument}={value!r}"
+            )
+        if argument in given and not same(argument, given[argument], value):
+            raise ValueError(
+                f"`{argument}` must be left out or that of the ticket: {value!r} in {weights!r}. "
+                f"Received: {argument}={given[argument]!r}"
+            )
+    make = functools.partial(function, **{**source.arguments, **given})
+    if isinstance(source, File):  # which may be anybody's
+        check_size(source.ticket, make)
+    model = make()
+    part = make.keywords.get("include_top") is False
+    try:
+        source.load_into(model, part=part)
+    except tickets.TicketError as error:
+        others = {"classes", "input_shape"} & given.keys()
+        if part or not others:
+            raise
+        raise tickets.TicketError(
+            f"{error} With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
+        ) from error
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A ticket file given by its path.
+
+    Attributes:
+        ticket: Its content.
+        arguments: What the function of the architecture was called with, as far as the ticket says it.
+    """
+
+    ticket: tickets.Ticket
+    arguments: dict
+
+    def load_into(self, model, part=False):
+        """Load the ticket into a network; see `Preset.load_into`."""
+        tickets.restore(model, self.ticket, part=part)
+
+
+def resolve(architecture, weights):
+    """Return what `weights=weights` stands for: a `Preset` of the architecture, or a `File`.
+
+    Args:
+        architecture: Name of the function.
+        weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
+
+    Raises:
+        ValueError: There is no such preset, or the ticket says that it is one of another architecture.
+        TicketError: The file is no ticket, or its arguments are not plain data.
+        OSError: The file cannot be opened.
+    """
+    if remote.is_remote(weights):
+        return _file(architecture, weights)
+    if isinstance(weights, os.PathLike) or str(weights).endswith(presets.ENDING):
+        return _file(architecture, pathlib.Path(weights))
+    found = [preset for preset in presets.published() if preset.architecture == architecture]
+    names = {preset.dataset: preset for preset in found if preset.default}
+    names |= {preset.name: preset for preset in found}
+    if weights in names:
+        return names[weights]
+    raise ValueError(
+        f"`weights` must be None, a preset of {architecture} or the path of a {presets.ENDING} file."
+        f"{presets.choices(weights, list(names))} Received: weights={weights!r}"
+    )
+
+
+def _file(architecture, path):
+    ticket = tickets.Ticket.read(path)
+    made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
+    if not isinstance(made_by, str) or not isinstance(arguments, dict):
+        return File(ticket, {})
+    if made_by != architecture:
+        raise ValueError(f"`weights` must be a ticket of {architecture}. Received: {str(path)!r}, one of {made_by}")
+    try:
+        config.check(arguments)  # quantizers and initializers are made of them
+    except ValueError as error:
+        raise tickets.TicketError(f"{path}: the arguments in its provenance cannot be used: {error}") from error
+    return File(ticket, arguments)

@@ -1,0 +1,160 @@
+"""The command line: arguments are explained, presets go where paths go, the terminal shows our own lines only."""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mpt import __main__ as command_line
+from keras_mpt import terminal, zoo
+from keras_mpt.__main__ import main
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PRESET = "conv4_mpt32_s80"
+
+
+def test_every_argument_is_explained():
+    parser = command_line._parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert {"list", "inspect", "convert", "import", "evaluate"} <= set(commands.choices)
+    for name, command in {"": parser, **commands.choices}.items():
+        assert name == "" or command.description
+        for action in command._actions:
+            assert action is commands or action.help, f"keras-mpt {name}: {action.dest} is not explained"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
+    assert f"keras {keras.__version__}, backend {keras.backend.backend()}" in capsys.readouterr().out
+
+
+def listed(capsys, *options):
+    assert main(["list", *options]) == 0
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+def test_the_list_and_its_filters(capsys):
+    presets = zoo.list_presets()
+    names = listed(capsys)
+    assert sorted(names) == sorted(preset.name for preset in presets)
+    accuracies = {preset.name: preset.accuracy for preset in presets}
+    assert [accuracies[name] for name in names] == sorted(accuracies.values(), reverse=True)
+    binary = {preset.name for preset in presets if preset.arguments.get("input_quantizer")}
+    assert set(listed(capsys, "--activations", "binary")) == binary
+    assert set(listed(capsys, "--activations", "float")) == set(names) - binary
+    small = {preset.name for preset in presets if preset.path.stat().st_size <= 306_000}
+    assert set(listed(capsys, "--max_bytes", "306000")) == small and small != set(names)
+    assert set(listed(capsys, "--min_accuracy", "0.77")) == {n for n, a in accuracies.items() if a >= 0.77}
+    assert set(listed(capsys, "--architecture", "conv4_mpt")) == {n for n in names if n.startswith("conv4")}
+    assert main(["list", "--min_accuracy", "1"]) == 0
+    assert "No published ticket is like that" in capsys.readouterr().out
+    assert main(["list", "--architecture", "conv5"]) == 1
+    assert "must be one of keras_mpt.zoo" in capsys.readouterr().err
+
+
+def test_a_preset_by_its_name(capsys, tmp_path, monkeypatch):
+    assert main(["inspect", PRESET]) == 0
+    assert f'Ticket "{PRESET}.mpt"' in capsys.readouterr().out
+    assert main(["inspect", PRESET[:-1]]) == 1
+    assert f"Did you mean '{PRESET}'? Received: {PRESET[:-1]}" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(PRESET).write_bytes(b"a file of this name comes first")
+    assert main(["inspect", PRESET]) == 1
+    assert "is not a ticket file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Golden images of a preset, with the labels that its golden logits say, but for one."""
+    preset = zoo.get_preset(PRESET)
+    labels = np.argmax(preset.golden, axis=1)
+    labels[0] = (labels[0] + 1) % 10
+    np.save(tmp_path / "images.npy", preset.golden_images())
+    np.save(tmp_path / "labels.npy", labels)
+    return tmp_path
+
+
+def test_evaluating(images, capsys):
+    files = [str(images / "images.npy"), str(images / "labels.npy")]
+    assert main(["evaluate", PRESET, *files]) == 0
+    number = len(np.load(files[1]))
+    assert f"{PRESET}: {1 - 1 / number:.2%}, {number - 1} of {number} right (keras)" in capsys.readouterr().out
+    np.save(images / "normal.npy", zoo.get_preset(PRESET).preprocess(np.load(files[0])))
+    assert main(["evaluate", str(zoo.get_preset(PRESET).path), str(images / "normal.npy"), files[1]]) == 0
+    assert f"{number - 1} of {number} right" in capsys.readouterr().out
+
+
+@pytest.mark.tensorflow_only
+def test_evaluating_a_converted_file(images, capsys):
+    files = [str(images / "images.npy"), str(images / "labels.npy")]
+    number = len(np.load(files[1]))
+    assert main(["convert", PRESET, str(images / "x.tflite")]) == 0
+    assert "Samples    random numbers" in capsys.readouterr().out
+    options = ["--runtime", "tflite", "--preset", PRESET]
+    assert main(["evaluate", str(images / "x.tflite"), *files, *options]) == 0
+    assert f"{number - 1} of {number} right (tflite)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ticket", "labels", "options", "message"),
+    [
+        (PRESET, [[1]], (), "LABELS must be 4 integers, one for each image. Received: int64 (1, 1)"),
+        (PRESET, [1, 2, 3, 10], (), "LABELS must be from 0 to the number of outputs less one. Received: 1 to 10"),
+        (PRESET, [0.0] * 4, (), "LABELS must be 4 integers, one for each image. Received: float64 (4,)"),
+        ("x.tflite", [0] * 4, (), "--runtime keras cannot run this file. Received: x.tflite"),
+        ("x.mpt", [0] * 4, ("--runtime", "lce"), "--runtime lce cannot run this file. Received: x.mpt"),
+        (PRESET, [0] * 4, ("--runtime", "lce"), "`runtime` must be one of"),
+        (PRESET, [0] * 4, ("--preset", "no"), "`name` must be a preset's."),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_evaluated(ticket, labels, options, message, images, capsys):
+    np.save(images / "labels.npy", np.array(labels))
+    command = ["evaluate", ticket, str(images / "images.npy"), str(images / "labels.npy"), *options]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_conversion_restarts_itself_with_tensorflow(monkeypatch, capsys):
+    calls = []
+
+    def run(command, env):
+        calls.append((command, env["KERAS_BACKEND"]))
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(subprocess, "run", run)
+    command = ["convert", PRESET, "out.tflite", "--weights", "int8"]
+    assert main(command) == 7
+    assert calls == [([sys.executable, "-m", "keras_mpt", *command], "tensorflow")]
+    monkeypatch.setattr("keras_mpt.requirements.is_installed", lambda name: False)
+    assert main(command) == 1
+    assert 'this command needs tensorflow: pip install "keras-mpt[tensorflow]"' in capsys.readouterr().err
+    assert len(calls) == 1
+
+
+def test_compiled_libraries_are_kept_off_the_terminal(capfd, monkeypatch):
+    with terminal.quiet():
+        os.write(2, b"chatter of C++\n")
+        print("ours", file=sys.stderr)
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "ours\nlater\n"
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+def test_the_terminal_shows_our_own_lines_only(tmp_path):
+    """A process whose backend is another one: import, restart and conversion."""
+    pytest.importorskip("jax")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-m", "keras_mpt", "convert", PRESET, str(tmp_path / "x.tflite")]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0 and process.stderr == ""
+    assert process.stdout.startswith("Conversion to TensorFlow Lite\n") and (tmp_path / "x.tflite").stat().st_size
