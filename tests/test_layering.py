@@ -59,6 +59,17 @@ def test_imports_run_one_way(path):
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
 
 
+INSIDES = r"keras\.src|\._(keras_history|keras_mask|flatten_layers|run_through_graph|inbound_nodes|functional)\b"
+
+
+@pytest.mark.parametrize("folder", ["models", "convert"])
+def test_what_keras_hides_is_used_in_one_file(folder):
+    for path in (ROOT / "keras_mpt" / folder).rglob("*.py"):
+        if "pytorch" not in path.parts:
+            assert not re.search(INSIDES, path.read_text(encoding="utf-8")), path
+    assert re.search(INSIDES, (ROOT / "keras_mpt" / "_keras.py").read_text(encoding="utf-8"))
+
+
 OUTSIDE = [path for folder in ("benchmarks", "docs", "examples", "zoo") for path in (ROOT / folder).rglob("*.py")]
 
 
