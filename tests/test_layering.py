@@ -60,6 +60,14 @@ def test_imports_run_one_way(path):
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
 
 
+INSIDES = r"keras\.src|\._(keras_history|keras_mask|flatten_layers|run_through_graph|inbound_nodes|functional)\b"
+
+
+def test_what_keras_hides_is_used_in_one_file():
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if re.search(INSIDES, path.read_text(encoding="utf-8"))}
+    assert found == {"keras_mpt/_keras.py"}
+
+
 OUTSIDE = [path for folder in ("benchmarks", "docs", "examples") for path in (ROOT / folder).rglob("*.py")]
 
 
