@@ -70,3 +70,61 @@ class _Numbers(collections.defaultdict):
     def __setitem__(self, name, number):
         self.watch()
         super().__setitem__(name, number)
+
+
+def layers_inside(layer, recursive=True):
+    """Return the layers inside a layer, an outer one before those inside it; without `recursive` the outer ones."""
+    return list(layer._flatten_layers(include_self=False, recursive=recursive))
+
+
+def calls_around(operation):
+    """Return the operations that made the symbolic inputs of an operation, and those that got its outputs."""
+    before = [tensor._keras_history.operation for node in operation._inbound_nodes for tensor in node.input_tensors]
+    return before + [node.operation for node in operation._outbound_nodes]
+
+
+def call_under_way():
+    """Return an object that stands for the call of a model that is under way in this thread, None outside of one.
+
+    That is a `StatelessScope` (the training step of JAX), or else the context of the outermost layer's call.
+    """
+    scope = global_state.get_global_attribute("stateless_scope")
+    return scope or global_state.get_global_attribute("current_call_ctx")
+
+
+def outermost_layer():
+    """Return the layer whose call is the outermost one under way in this thread, None outside of a call."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context and context.entry_layer
+
+
+def is_training():
+    """Return whether the call under way in this thread trains."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return bool(context and context.get_value("training"))
+
+
+def untrack(layer, variable):
+    """Let a layer forget a variable."""
+    layer._untrack_variable(variable)
+
+
+def is_restored(model):
+    """Return whether `BackupAndRestore` has restored the training of a model that is under way."""
+    return getattr(model, "_initial_epoch", None) is not None
+
+
+def own_variables(layer):
+    """Return the variables that a layer itself has made, not those of a layer inside or of random generators."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+class NotesCalls:
+    """Mixin of layers whose `_note_call` is called whenever the call of a layer around them begins, a symbolic one too.
+
+    Keras clears the losses of all layers inside then; that a nested model was called is seen nowhere else.
+    """
+
+    def _clear_losses(self):
+        super()._clear_losses()
+        self._note_call()

@@ -9,19 +9,12 @@ from keras_mpt import initializers, layers, quantizers
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.cloning import check_model, clone, copied, copy_state
 from keras_mpt.layers.base import DEFAULT_SPARSITY
-from keras_mpt.masks import GlobalTopK, MaskRule
+from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import kept_count, to_numpy
 from keras_mpt.traversal import check_is_model, walk
 
-_TWINS = {
-    keras.layers.Dense: layers.MPTDense,
-    keras.layers.Conv1D: layers.MPTConv1D,
-    keras.layers.Conv2D: layers.MPTConv2D,
-    keras.layers.Conv3D: layers.MPTConv3D,
-    keras.layers.DepthwiseConv2D: layers.MPTDepthwiseConv2D,
-    keras.layers.Conv2DTranspose: layers.MPTConv2DTranspose,
-}
+_TWINS = layers.TWINS
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
@@ -128,10 +121,7 @@ def to_mpt(
     result = copy(model)
     for layer, twin in pairs.values():
         if id(layer) in arguments:
-            if kernel == "pretrained":
-                twin.frozen_kernel.assign(_kernel(layer))
-            if layer.use_bias:
-                twin.bias.assign(to_numpy(layer.bias))  # a copy: JAX frees the buffer of the one that is trained
+            twin.take_weights(layer, kernels=kernel == "pretrained")
         elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.Model):
             copy_state(layer, twin)
     if kernel == "pretrained":
@@ -209,11 +199,8 @@ def _unknown(argument, item, paths):
 
 def _rules(chosen, sparsity, mask):
     """Return the arguments of each layer that say how many weights stay."""
-    if mask is GlobalTopK or isinstance(mask, GlobalTopK) and mask.layers:
-        raise ValueError(
-            "`mask` must be a GlobalTopK object of this model's own, such as GlobalTopK(0.9). Received: "
-            + ("the class" if mask is GlobalTopK else f"one of layers {[layer.name for layer in mask.layers]}")
-        )
+    if isinstance(mask, type) and getattr(mask, "shared", False):
+        raise ValueError(f"`mask` must be an object, such as {mask.__name__}(0.9). Received: the class")
     if isinstance(mask, MaskRule):
         if sparsity is not None:
             raise ValueError(f"`sparsity` must be left out where `mask` is a rule. Received: {sparsity=}, {mask=}")
@@ -241,24 +228,24 @@ def _seeds(leaves, seed):
 
 def _mpt_layer(layer, kernel, kernel_initializer, settings):
     cls = _TWINS[type(layer)]
-    config = {key: value for key, value in layer.get_config().items() if key not in cls._meaningless_arguments()}
-    if kernel == "random":
-        config[f"{cls._kernel_argument}_initializer"] = kernel_initializer
-    return cls(**config, **settings)
+    if kernel == "pretrained":  # a copy: the initializer has no meaning for it, but tells how it was made
+        kernel_initializer = getattr(layer, f"{next(iter(cls._kernels.values()))}_initializer")
+    return cls.from_plain(layer, kernel_initializer, **settings)
 
 
 def _start_at_magnitudes(twins):
     """Let the scores stand for magnitude pruning, in all layers together that share a `GlobalTopK`."""
     groups = {}
     for twin in twins:
-        is_global = isinstance(twin.mask, GlobalTopK)
-        groups.setdefault(id(twin.mask if is_global else twin), twin.mask.layers if is_global else [twin])
+        for subnet in twin.subnets:
+            group = subnet.group
+            groups[group[0].number] = group
     for group in groups.values():
-        sizes = np.cumsum([np.prod(twin.scores.shape) for twin in group])
-        magnitudes = np.concatenate([np.abs(to_numpy(twin.frozen_kernel)).ravel() for twin in group])
-        mask = largest(magnitudes, kept_count(magnitudes.size, group[0].sparsity))
-        for twin, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
-            twin.mask.assign(twin, part.reshape(twin.scores.shape))
+        sizes = np.cumsum([np.prod(subnet.shape) for subnet in group])
+        magnitudes = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
+        mask = largest(magnitudes, kept_count(magnitudes.size, group[0].layer.sparsity))
+        for subnet, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
+            subnet.assign(part.reshape(subnet.shape))
 
 
 def _check_pretrained(chosen, leaves):
@@ -276,7 +263,7 @@ def _check_pretrained(chosen, leaves):
 
 
 def _is_as_drawn(layer):
-    initializer = getattr(layer, f"{_TWINS[type(layer)]._kernel_argument}_initializer")
+    initializer = getattr(layer, f"{next(iter(_TWINS[type(layer)]._kernels.values()))}_initializer")
     if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
         return False
     return np.array_equal(
@@ -295,7 +282,7 @@ def _is_at_its_start(layer):
 def _warn_of_losses(chosen):
     lost = []
     for path, layer in chosen.items():
-        prefix = _TWINS[type(layer)]._kernel_argument
+        prefix = next(iter(_TWINS[type(layer)]._kernels.values()))
         arguments = [f"{prefix}_{what}" for what in ("regularizer", "constraint")]
         lost += [f"{path} ({argument})" for argument in arguments if getattr(layer, argument) is not None]
     if lost:

@@ -8,7 +8,6 @@ from keras_mpt.from_keras import to_mpt
 from keras_mpt.functional import check_opened, to_functional
 from keras_mpt.jackpots import magnitude_sparsity, to_jackpot
 from keras_mpt.layers import MPTLayer
-from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ActivationQuantizer
 from keras_mpt.summaries import Summary, summary
 from keras_mpt.traversal import check_functional, walk
@@ -142,8 +141,7 @@ def _without_mpt(model, baked, kernel_initializer="zeros", pairs=None):
             args, kwargs = (layer.prepare_plain(x if layer.input_quantizer is None else autocast(layer, x)),), {}
         outputs = twin(*args, **kwargs)
         if baked and isinstance(layer, MPTLayer):
-            biases = [] if layer.bias is None else [layer.bias]
-            twin.set_weights([to_numpy(w) for w in (layer.kernel, *biases)])
+            layer.fill_plain(twin)
         elif _keeps_state(layer, baked):
             copy_state(layer, twin)
         return outputs

@@ -196,7 +196,7 @@ def _row(layer, depth, calls, counted):
 def _kernel_bits(layer, size, kept):
     """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
     bits = entropy_bits(size, kept)
-    if not isinstance(getattr(layer, f"{layer._kernel_argument}_initializer"), SeededInitializer):
+    if not isinstance(getattr(layer, f"{layer.subnets[0].argument}_initializer"), SeededInitializer):
         bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
     return bits + (32 if isinstance(layer.kernel_quantizer, ScaledSign) else 0)
 

@@ -1,6 +1,7 @@
 """The contract of every layer class; padding, dtype policies, errors, NaN."""
 
 import copy
+import inspect
 import math
 import pickle
 import subprocess
@@ -289,7 +290,7 @@ def test_a_trace_does_not_take_the_kernel_of_another_thread():
     def graph(x):
         return layer(x)
 
-    with layer._one_kernel(False):  # where a call is
+    with layer._fixed_kernels(False):  # where a call is
         thread = threading.Thread(target=lambda: traced.append(graph(x)))
         thread.start()
         thread.join()
@@ -400,7 +401,7 @@ def test_rule_and_sparsity_are_not_assigned_to():
     for attribute, value in {"mask": TopK(0.9), "sparsity": 0.9}.items():
         with pytest.raises(AttributeError, match=f"`{attribute}` of layer 'fixed' .*set_sparsity"):
             setattr(layer, attribute, value)
-    layer.mask.set_sparsity(layer, 0.75)
+    layer.set_sparsity(0.75)
     assert int(layer.kept) == 3
     assert int(MPTDense.from_config(layer.get_config()).mask.sparsity * 4) == 1
 
@@ -559,3 +560,50 @@ def test_an_initializer_of_keras_keeps_its_own_seed():
     layer = MPTDense(5, seed=0, kernel_initializer=own)
     layer.build((None, 7))
     np.testing.assert_array_equal(numpy(layer.frozen_kernel), numpy(own((7, 5))))
+
+
+def test_signatures_show_the_arguments_of_keras():
+    names = list(inspect.signature(MPTConv2D).parameters)
+    assert names[:3] == ["filters", "kernel_size", "strides"]
+    assert {"padding", "groups", "pad_values", "sparsity", "mask", "input_quantizer", "seed", "name"} <= set(names)
+    assert "args" not in names and "kernel_regularizer" not in names and len(names) == len(set(names))
+    for cls, settings, _, _ in CASES:
+        assert set(cls(**settings).get_config()) - set(inspect.signature(cls).parameters) <= {"activity_regularizer"}
+
+
+@pytest.mark.parametrize(
+    "cls, arguments, settings, message",
+    [
+        (MPTDense, (True,), {}, "`units` must be an integer > 0. Received: units=True"),
+        (MPTDense, ("8",), {}, "`units` must be an integer > 0. Received: units='8'"),
+        (MPTConv2D, (None, 3), {}, "`filters` must be an integer > 0. Received: filters=None"),
+        (MPTConv2D, ("8", 3), {}, "`filters` must be an integer > 0. Received: filters='8'"),
+        (MPTConv2D, (8, "3"), {}, "`kernel_size` must be an integer > 0"),
+        (MPTConv2D, (8, 3), {"strides": (1, 0)}, "`strides` must be an integer > 0"),
+        (MPTDense, (3,), {"trainable": "no"}, "`trainable` must be True or False. Received: trainable='no'"),
+        (MPTDense, (3,), {"use_bias": "no"}, "`use_bias` must be True or False. Received: use_bias='no'"),
+    ],
+)
+def test_sizes_and_switches_of_another_kind_are_refused(cls, arguments, settings, message):
+    with pytest.raises(ValueError, match=message):
+        cls(*arguments, **settings)
+
+
+@pytest.mark.parametrize("act", [lambda x: x.set_sparsity(0.5), lambda x: x.assign_mask(np.ones((4, 3)))])
+def test_unbuilt_layers_have_no_mask_to_change(act):
+    with pytest.raises(ValueError, match="of MPTDense 'fresh' exists once the layer is built"):
+        act(MPTDense(3, name="fresh"))
+
+
+def test_masks_that_cannot_be_are_refused():
+    layer = MPTDense(3, seed=0, name="one")
+    layer.build((None, 4))
+    before, mask = [numpy(w) for w in layer.weights], np.arange(12).reshape(4, 3) < 5
+    with pytest.raises(ValueError, match="`mask` must keep a weight of layer 'one'. Received: zeros only"):
+        layer.assign_mask(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="`scores` must make the mask: .* differs in 10 of 12 weights"):
+        layer.assign_mask(mask, np.arange(12).reshape(4, 3))
+    for weight, value in zip(layer.weights, before, strict=True):
+        np.testing.assert_array_equal(numpy(weight), value)
+    layer.assign_mask(mask, -np.arange(12)[::-1].reshape(4, 3))
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)

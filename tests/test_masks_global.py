@@ -15,7 +15,7 @@ from networks import X, Y
 import keras_mpt
 from keras_mpt.callbacks import CheckScores
 from keras_mpt.layers import MPTConv2D, MPTDense
-from keras_mpt.masks import GlobalTopK, TopK, global_top_k, share
+from keras_mpt.masks import GlobalTopK, TopK, global_top_k
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import magnitude_bits, mask_at, search_threshold, sort_threshold, split_kept
 
@@ -62,9 +62,10 @@ def wanted(size, sparsity=SPARSITY):
 
 
 def assert_reference_masks(model, kept=None):
-    """Masks and their sizes are those of one sort over all layers, which share one rule."""
+    """Masks and their sizes are those of one sort over all layers, which share one threshold."""
     layers, scores = by_name(model), scores_of(model)
-    assert all(layer.mask is layers[0].mask for layer in layers)
+    for layer in layers:
+        assert [subnet.layer for subnet in layer.subnets[0].group] == layers
     mask = reference.mask(scores, wanted(scores.size) if kept is None else kept)
     np.testing.assert_array_equal(joined(layer.subnet_mask for layer in layers), mask)
     assert [int(layer.kept) for layer in layers] == [int(numpy(layer.subnet_mask).sum()) for layer in layers]
@@ -192,7 +193,6 @@ def test_loaded_models_share_a_rule_each(tmp_path):
     fit(model)
     model.save(tmp_path / "model.keras")
     first, second = (keras.models.load_model(tmp_path / "model.keras") for _ in range(2))
-    assert len({id(by_name(each)[0].mask) for each in (model, first, second)}) == 3
     for each in (first, second):
         np.testing.assert_array_equal(assert_reference_masks(each), assert_reference_masks(model))
         np.testing.assert_array_equal(each.predict(X, verbose=0), model.predict(X, verbose=0))
@@ -213,7 +213,6 @@ COPIES = {
 def test_copies_share_a_rule_each(copy):
     model = network()
     copies = [copy(model) for _ in range(2)]
-    assert len({id(by_name(each)[0].mask) for each in (model, *copies)}) == 3
     for each in (model, *copies):
         assert_reference_masks(each)
     copies[0].set_weights(model.get_weights())
@@ -246,7 +245,6 @@ def test_copies_that_are_made_before_one_is_built():
     copies = [Subclassed.from_config(model.get_config()) for _ in range(2)]
     for copy in copies:
         copy(X.reshape(len(X), -1))
-    assert len({id(layer.mask) for each in (model, *copies) for layer in mpt_layers(each)}) == 3
     for each in (model, *copies):
         assert_reference_masks(each)
 
@@ -262,53 +260,121 @@ def test_models_do_not_interfere():
     assert (scores_of(model) != scores_of(other)).any()
 
 
-def test_a_rule_in_use_takes_no_more_layers():
+def test_models_of_one_rule_do_not_prune_each_other():
     rule = GlobalTopK(SPARSITY)
-    network(rule)(X)
-    with pytest.raises(ValueError, match="belongs to the layers of one model.*'more' after.*'first'"):
-        MPTDense(2, mask=rule, name="more").build((None, 3))
+    first, second = network(rule), network(rule)  # before either is called
+    scores = numpy(second.get_layer("first").scores)
+    second.get_layer("first").scores.assign(scores + 10)
+    for model in (first, second):
+        assert_reference_masks(model)
+        model(X)
+        assert_reference_masks(model)
+    assert numpy(first.get_layer("logits").kernel).any() and not numpy(second.get_layer("logits").kernel).any()
 
 
-def test_a_build_that_fails_fails_again():
-    rule = GlobalTopK(SPARSITY)
-    network(rule)(X)
-    more = Subclassed(rule)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="belongs to the layers of one model"):
-            more(X.reshape(len(X), -1))
-    assert not more.first.built and not more.first.variables
+@pytest.mark.parametrize("called", [False, True])
+def test_subclassed_models_of_one_rule_do_not_prune_each_other(called):
+    rule, x = GlobalTopK(SPARSITY), X.reshape(len(X), -1)
+    first, second = Subclassed(rule), Subclassed(rule)
+    for model in (first, second):
+        model(x)
+    second.first.scores.assign(numpy(second.first.scores) + 10)
+    for model in (first, second):
+        if called:
+            compiled(model).fit(x, Y, verbose=0)
+        assert_reference_masks(model)
+        model.last(numpy(model.first(x)))  # a layer on its own stays with its model
+        assert_reference_masks(model)
 
 
-def test_layers_torn_apart():
+def test_a_model_within_another_one():
+    rule, x = GlobalTopK(SPARSITY), X.reshape(len(X), -1)
+
+    class Outer(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = Subclassed(rule), MPTDense(3, mask=rule, seed=5, name="head")
+
+        def call(self, x):
+            return self.head(self.inner(x))
+
+    outer = Outer()
+    outer.inner(x)
+    assert_reference_masks(outer.inner)
+    outer(x)
+    outer.inner(x)
+    assert_reference_masks(outer)
+
+
+def test_models_with_one_input_are_two_models():
+    rule, inputs = GlobalTopK(SPARSITY), keras.Input((4,))
+    first, second = (
+        keras.Model(inputs, MPTDense(3, mask=rule, seed=i)(MPTDense(5, mask=rule, seed=i + 2)(inputs)))
+        for i in range(2)
+    )
+    assert_reference_masks(first)
+    assert_reference_masks(second)
+
+
+def test_layers_that_a_graph_still_connects():
+    model = network()
+    new = MPTDense(3, mask=model.get_layer("first").mask, seed=9, name="new")
+    cut = keras.Model(model.inputs, new(model.get_layer("logits").input))
+    keras_mpt.layers.share(cut)
+    assert_reference_masks(cut)
+    cut(X)
+    assert_reference_masks(cut)
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        keras_mpt.layers.share(mpt_layers(cut))
+    with pytest.raises(ValueError, match=r"`model` must be built. Received: layers \['late'\]"):
+        keras_mpt.layers.share(keras.Sequential([MPTDense(3, name="late")]))
+
+
+def test_two_nested_models():
+    rule, parts = GlobalTopK(SPARSITY), []
+    for i in range(2):
+        inputs = keras.Input((4,))
+        parts.append(keras.Model(inputs, MPTDense(4, mask=rule, seed=i, name=f"part{i}")(inputs)))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, parts[1](parts[0](inputs)))
+    assert_reference_masks(model)
+    assert_reference_masks(keras.models.clone_model(model))
+    model(np.ones((1, 4), "float32"))
+    assert_reference_masks(model)
+
+
+def test_a_layer_of_its_own_keeps_its_own_share():
     model = network()
     lone = MPTDense.from_config(model.get_layer("logits").get_config())
-    with pytest.raises(ValueError, match=r"'logits' shares.* 504 weights.*\['logits'\] with 32.*masks.share"):
-        lone(np.ones((1, 16), np.float32))
-    share([lone])
     assert lone(np.ones((1, 16), np.float32)).shape == (1, 2) and int(lone.kept) == 10
     assert_reference_masks(model)
 
 
-def test_layers_that_share_a_new_rule_have_its_sparsity():
+def test_another_sparsity_is_that_of_all_layers_together():
     model = network()
-    for layer in mpt_layers(model):
-        layer.mask.set_sparsity(layer, 0.9)
-    share(mpt_layers(model))
-    assert_reference_masks(model)
+    by_name(model)[2].set_sparsity(0.9)
+    assert_reference_masks(model, wanted(scores_of(model).size, 0.9))
+    model.set_weights(model.get_weights())
+    assert_reference_masks(model, wanted(scores_of(model).size, 0.9))
 
 
-def test_a_copy_of_an_unbuilt_model():
+def test_a_saved_file_holds_the_number_of_weights(tmp_path):
+    model = network()
+    assert {int(layer.quota) for layer in mpt_layers(model)} == {-1}
+    model.save(tmp_path / "model.keras")
+    assert sum(int(layer.quota) for layer in mpt_layers(model)) == wanted(scores_of(model).size)
+    assert_reference_masks(keras.models.load_model(tmp_path / "model.keras"))
+
+
+def test_copies_of_an_unbuilt_model():
     rule = GlobalTopK(SPARSITY)
     unbuilt = keras.Sequential([MPTDense(8, mask=rule, name="a"), MPTDense(2, mask=rule, name="b")])
-    clone = keras.models.clone_model(unbuilt)
+    clones = [keras.models.clone_model(unbuilt) for _ in range(2)]
     x = np.ones((4, 6), np.float32)
-    clone.build(x.shape)
-    with pytest.raises(ValueError, match="masks.share"):
-        clone(x)
-    share(mpt_layers(clone))
-    clone(x)
-    unbuilt(x)
-    for model in (clone, unbuilt):
+    clones[0].build(x.shape)
+    for model in (*clones, unbuilt):
+        model(x)
+    for model in (*clones, unbuilt):
         assert_reference_masks(model)
 
 
@@ -368,11 +434,9 @@ def test_groups():
     one, two = GlobalTopK(0.5, group="one"), GlobalTopK(0.5, group="two")
     layers = [MPTDense(6, mask=rule, seed=i, name=f"dense{i}") for i, rule in enumerate([one, two, one, two])]
     model = keras.Sequential([keras.Input((6,)), *layers])
-    shared = keras.models.clone_model(model)
-    share(mpt_layers(shared))
-    for each in (model, keras.models.clone_model(model), shared):
+    for each in (model, keras.models.clone_model(model)):
         for pair in (mpt_layers(each)[::2], mpt_layers(each)[1::2]):
-            assert pair[0].mask is pair[1].mask
+            assert pair[0].mask == pair[1].mask
             scores = joined(layer.scores for layer in pair)
             np.testing.assert_array_equal(joined(layer.subnet_mask for layer in pair), reference.mask(scores, 36))
 
@@ -380,7 +444,6 @@ def test_groups():
 def test_zoo():
     rule = GlobalTopK(0.8)
     first, second = (keras_mpt.zoo.conv2_mpt(sparsity=rule, width=0.0625, seed=0) for _ in range(2))
-    assert by_name(first)[0].mask is not by_name(second)[0].mask
     for model in (first, second):
         assert_reference_masks(model, wanted(scores_of(model).size, 0.8))
 
@@ -391,9 +454,8 @@ def test_config():
     assert keras.saving.deserialize_keras_object(config).get_config() == rule.get_config()
     layer = MPTDense(3, mask=rule)
     assert MPTDense.from_config(json.loads(json.dumps(layer.get_config()))).get_config() == layer.get_config()
-    layer.build((None, 4))
-    assert layer.get_config()["mask"]["config"]["size"] == 12
-    assert MPTDense.from_config(layer.get_config()).get_config() == layer.get_config()
+    assert GlobalTopK.from_config({"sparsity": 0.8, "size": 12}) == GlobalTopK(0.8)  # as files of 0.1 have it
+    assert len({rule, GlobalTopK(0.8, "sort", "convolutions"), GlobalTopK(0.8, "sort"), TopK(0.8, "sort")}) == 3
     assert GlobalTopK.from_config({"sparsity": 0.8}).get_config() == GlobalTopK(0.8).get_config()
 
 
@@ -403,7 +465,6 @@ def test_config():
         *[({"sparsity": s}, "`sparsity` must be") for s in (-0.1, 1.0, "0.5")],
         ({"sparsity": 0.5, "selector": "guess"}, "`selector` must be"),
         ({"sparsity": 0.5, "group": 3}, "`group` must be"),
-        *[({"sparsity": 0.5, "size": n}, "`size` must be") for n in (0, 1.5, True)],
     ],
     ids=str,
 )
@@ -423,12 +484,3 @@ def test_top_k_is_still_each_layers_own():
     model.get_layer("first").scores.assign(numpy(model.get_layer("first").scores) + 10)
     for layer in mpt_layers(model):
         assert int(layer.kept) == numpy(layer.subnet_mask).sum() == wanted(int(np.prod(layer.scores.shape)))
-
-
-def test_layers_that_are_not_built_share_nothing():
-    built, unbuilt = (MPTDense(3, mask=GlobalTopK(0.5), seed=seed, name=f"dense{seed}") for seed in (1, 2))
-    built.build((None, 4))
-    rule = built.mask
-    with pytest.raises(ValueError, match=r"`layers` must be built. Received: \['dense2'\]"):
-        share([built, unbuilt])
-    assert built.mask is rule

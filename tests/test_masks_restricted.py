@@ -53,7 +53,7 @@ def layer_with(scores, mask=None, rate=1.0, sparsity=0.6, selector="search"):
     layer.build((None, scores.shape[0]))
     layer.scores.assign(scores)
     if mask is not None:
-        layer.mask.assign(layer, mask, scores)
+        layer.assign_mask(mask, scores)
     layer.swap_rate.assign(rate)
     return layer
 
@@ -104,7 +104,7 @@ def test_a_step_makes_the_strongest_swaps(selector, data, rate):  # some backend
     np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)  # inference changes nothing
     for _ in range(3):
         mask = next_mask(scores, mask, mask.sum(), rate)
-        found, kept = layer.mask(layer, training=True)
+        found, kept = layer.subnets[0].find(training=True)
         np.testing.assert_array_equal(numpy(found), mask)
         np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
         assert int(kept) == int(layer.kept) == mask.sum()
@@ -115,7 +115,7 @@ def test_subnormal_scores_of_the_mask_are_swapped(selector):
     scores, mask = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, bool)
     scores.flat[[3, 16]], scores.flat[[15, 19]], mask.flat[[3, 16]] = 1e-45, 0.99, True
     layer = layer_with(scores, mask, rate=0.5, selector=selector)
-    assert np.flatnonzero(numpy(layer.mask(layer, training=True)[0])).tolist() == [15, 16]
+    assert np.flatnonzero(numpy(layer.subnets[0].find(training=True)[0])).tolist() == [15, 16]
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -123,7 +123,7 @@ def test_subnormal_scores_of_the_mask_are_swapped(selector):
 def test_another_sparsity_is_exact_at_once_and_swaps_nothing_more(data, sparsity, rate):
     scores, mask = draws(data)
     layer = layer_with(scores, mask, rate)
-    layer.mask.set_sparsity(layer, sparsity)
+    layer.set_sparsity(sparsity)
     kept = mask.size - int(np.floor(sparsity * mask.size + 1e-9))
     expected = next_mask(scores, mask, kept, 0)
     np.testing.assert_array_equal(numpy(layer.subnet_mask), expected)
@@ -137,9 +137,13 @@ def test_without_a_stored_mask_it_is_that_of_the_largest_scores():
     expected = largest(scores, np.ones(SHAPE, bool), 8)
     np.testing.assert_array_equal(numpy(layer.subnet_mask), expected)
     layer.scores.assign(-scores)  # nothing is stored by looking at it
-    np.testing.assert_array_equal(numpy(layer.mask(layer, training=True)[0]), largest(-scores, np.ones(SHAPE, bool), 8))
+    np.testing.assert_array_equal(
+        numpy(layer.subnets[0].find(training=True)[0]), largest(-scores, np.ones(SHAPE, bool), 8)
+    )
     layer.scores.assign(scores)  # but by training, and a rate of 0 keeps that
-    np.testing.assert_array_equal(numpy(layer.mask(layer, training=True)[0]), largest(-scores, np.ones(SHAPE, bool), 8))
+    np.testing.assert_array_equal(
+        numpy(layer.subnets[0].find(training=True)[0]), largest(-scores, np.ones(SHAPE, bool), 8)
+    )
 
 
 def test_gradient_of_the_scores_is_that_of_the_kernel_times_the_weight():
@@ -157,10 +161,10 @@ def test_nan_scores_make_the_kernel_nan_and_leave_the_stored_mask():
     layer = layer_with(scores, mask)
     layer.scores.assign(np.where(mask, scores, np.nan))
     for steps in (1, 2):
-        assert np.isnan(numpy(layer.mask(layer, training=True)[0])).all() and int(layer.nan_steps) == steps
+        assert np.isnan(numpy(layer.subnets[0].find(training=True)[0])).all() and int(layer.nan_steps) == steps
     np.testing.assert_array_equal(numpy(layer.stored_mask), mask)
     layer.scores.assign(scores)
-    assert np.isfinite(numpy(layer.mask(layer, training=True)[0])).all() and int(layer.nan_steps) == 0
+    assert np.isfinite(numpy(layer.subnets[0].find(training=True)[0])).all() and int(layer.nan_steps) == 0
 
 
 def test_nan_scores_at_the_first_step_store_no_mask():
@@ -168,7 +172,7 @@ def test_nan_scores_at_the_first_step_store_no_mask():
     layer = layer_with(scores)
     mask = numpy(layer.subnet_mask)
     layer.scores.assign(scores * np.nan)
-    layer.mask(layer, training=True)
+    layer.subnets[0].find(training=True)
     layer.scores.assign(scores)
     np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
 
@@ -185,7 +189,7 @@ def network(mask=None, **settings):
     model.compile(keras.optimizers.SGD(2.0, momentum=0.9), loss, **settings)
     for layer in mpt_layers(model):
         random = np.random.default_rng(layer.seed).normal(size=layer.scores.shape)
-        layer.mask.assign(layer, random >= np.sort(random.ravel())[-int(layer.kept)])
+        layer.assign_mask(random >= np.sort(random.ravel())[-int(layer.kept)])
     return model
 
 
@@ -288,7 +292,7 @@ def test_nan_scores_are_not_saved(tmp_path):
     for action in (
         lambda: model.save(tmp_path / "model.keras"),
         lambda: keras_mpt.save_ticket(model, tmp_path / "model.mpt"),
-        lambda: layer.mask.set_sparsity(layer, 0.5),
+        lambda: layer.set_sparsity(0.5),
     ):
         mask, quota = numpy(layer.stored_mask), int(layer.quota)
         with pytest.raises(ValueError, match="NaN"):
@@ -304,7 +308,7 @@ def test_a_layer_that_is_called_twice_swaps_once_a_step():
     model.compile(keras.optimizers.SGD(0.0), "mse")
     scores = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
     mask = np.random.default_rng(1).permutation(np.arange(1024) < 512).reshape(32, 32)
-    shared.mask.assign(shared, mask, scores)
+    shared.assign_mask(mask, scores)
     shared.swap_rate.assign(0.5)
     for _ in range(2):
         model.train_on_batch(np.ones((4, 32)), np.ones((4, 32)))
@@ -336,7 +340,7 @@ def test_bad_masks_leave_the_layer_as_it_was(mask, scores, message):
     layer = layer_with(np.ones(SHAPE, np.float32), np.arange(20).reshape(SHAPE) < 8)
     before = [numpy(weight) for weight in layer.weights]
     with pytest.raises(ValueError, match=message):
-        layer.mask.assign(layer, mask, scores)
+        layer.assign_mask(mask, scores)
     for weight, value in zip(layer.weights, before, strict=True):
         np.testing.assert_array_equal(numpy(weight), value)
 

@@ -137,7 +137,7 @@ def test_recycling_a_model(rate, ablation):
 def redrawn(layer, rate, seed, time):
     """What IteRand makes of a layer with one of our initializers."""
     frozen = numpy(layer.frozen_kernel)
-    initializer, settings = layer.kernel_draw()
+    initializer, settings = layer.subnets[0].draw()
     (derived,) = map(int, np.random.SeedSequence([seed, layer.seed, time]).generate_state(1, np.uint64))
     fresh = initializer.draw(frozen.shape, **{**settings, "seed": derived})
     uniform = initializers.random_uniform(frozen.size, derived, 2).reshape(frozen.shape)

@@ -425,10 +425,10 @@ class RawScores(MaskRule):
 
     sign = 1
 
-    def __call__(self, layer, training=False):
-        scores = keras.ops.reshape(self.sign * layer.scores, (-1,))
-        mask = keras.ops.argsort(keras.ops.argsort(-scores)) < keras.ops.convert_to_tensor(layer.quota)
-        return keras.ops.reshape(keras.ops.cast(mask, "float32"), layer.scores.shape), layer.quota
+    def __call__(self, scores, state, training=False):
+        flat = keras.ops.reshape(self.sign * scores, (-1,))
+        mask = keras.ops.argsort(keras.ops.argsort(-flat)) < state["quota"]
+        return keras.ops.reshape(keras.ops.cast(mask, "float32"), scores.shape), state["quota"], {}
 
 
 @keras.saving.register_keras_serializable(package="test_tickets")

@@ -95,6 +95,6 @@ def _products(model, batches, loss):
     for inputs, targets in batches:
         for layer in layers.values():
             everything = np.ones(layer.scores.shape, bool)
-            layer.mask.assign(layer, everything, np.zeros(layer.scores.shape, np.float32))
+            layer.assign_mask(everything, np.zeros(layer.scores.shape, np.float32))
         copy.train_on_batch(inputs, targets)
         yield {path: -to_numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}

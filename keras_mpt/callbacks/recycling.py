@@ -6,15 +6,15 @@ The mathematics is in functions of numpy arrays; the callbacks only say when, an
 import keras
 import numpy as np
 
+from keras_mpt import _keras
 from keras_mpt.arguments import check_count, is_number
 from keras_mpt.callbacks.checks import check_trained
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
-from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 
 _INDEX_BITS = 32
-_CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the kernel's
+_CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the first kernel's
 
 
 def recycle(frozen, scores, rate, ablation=False):
@@ -71,7 +71,7 @@ class _KernelChange(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         check_trained(self, self.model, _trainable(self.model))
-        stored = [layer.name for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]
+        stored = [layer.name for layer in mpt_layers(self.model) if layer.mask.stores_mask]
         if stored:
             raise ValueError(
                 f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
@@ -98,17 +98,18 @@ class _KernelChange(keras.callbacks.Callback):
             self._changed_epoch = None
 
     def _is_restored(self):
-        return getattr(self.model, "_initial_epoch", None) is not None  # only this attribute of Keras' tells
+        return _keras.is_restored(self.model)
 
     def _kernel_epoch(self):
         return max(int(to_numpy(layer.kernel_epoch)) for layer in _trainable(self.model))
 
     def _change_kernels(self, time):
         for layer in _trainable(self.model):
-            layer.frozen_kernel.assign(self._changed(layer, time))
+            for subnet in layer.subnets:
+                subnet.frozen_kernel.assign(self._changed(subnet, time))
 
-    def _changed(self, layer, time):
-        """Return the layer's new frozen kernel, a float32 array."""
+    def _changed(self, subnet, time):
+        """Return the new frozen kernel of a `Subnet`, a float32 array."""
         raise NotImplementedError
 
 
@@ -158,8 +159,8 @@ class IterativeWeightRecycling(_KernelChange):
             )
         self.ablation = bool(ablation)
 
-    def _changed(self, layer, time):
-        return recycle(to_numpy(layer.frozen_kernel), to_numpy(layer.scores), self.rate, self.ablation)
+    def _changed(self, subnet, time):
+        return recycle(to_numpy(subnet.frozen_kernel), to_numpy(subnet.scores), self.rate, self.ablation)
 
 
 class IteRand(_KernelChange):
@@ -232,20 +233,22 @@ class IteRand(_KernelChange):
             self._wait = self.every - step % self.every
         self._wait -= 1
 
-    def _changed(self, layer, time):
-        frozen, mask = to_numpy(layer.frozen_kernel), to_numpy(layer.subnet_mask)
-        words = np.random.SeedSequence([self.seed, layer.seed, time]).generate_state(1, np.uint64)
-        uniform = random_uniform(frozen.size, int(words[0]), _CHOICE_STREAM).reshape(frozen.shape)
-        return redraw(frozen, mask, _fresh(layer, int(words[0])), uniform, self.rate)
+    def _changed(self, subnet, time):
+        frozen, mask = to_numpy(subnet.frozen_kernel), to_numpy(subnet.mask)
+        words = np.random.SeedSequence([self.seed, subnet.layer.seed, time]).generate_state(1, np.uint64)
+        stream = subnet.stream + _CHOICE_STREAM
+        uniform = random_uniform(frozen.size, int(words[0]), stream).reshape(frozen.shape)
+        return redraw(frozen, mask, _fresh(subnet, int(words[0])), uniform, self.rate)
 
 
-def _fresh(layer, seed):
-    """Return a kernel from the layer's initializer, but from another seed."""
-    initializer, settings = layer.kernel_draw()
-    shape = tuple(layer.frozen_kernel.shape)
+def _fresh(subnet, seed):
+    """Return a kernel from its initializer, but from another seed."""
+    initializer, settings = subnet.draw()
     if isinstance(initializer, SeededInitializer):
-        return initializer.draw(shape, **{**settings, "seed": seed, "stream": 0})
-    return to_numpy(reseeded(initializer, seed)(shape, dtype="float32"))  # Keras' return the same at every call
+        return initializer.draw(subnet.shape, **{**settings, "seed": seed, "stream": subnet.stream})
+    return to_numpy(
+        reseeded(initializer, seed + subnet.index)(subnet.shape, dtype="float32")
+    )  # Keras' return the same at every call
 
 
 def _trainable(model):

@@ -49,7 +49,8 @@ class ShortRestriction(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         rate = (1 - epoch / self.epochs) ** self.power if epoch < self.epochs else 0.0
         for layer in self._layers():
-            layer.swap_rate.assign(rate)
+            for subnet in layer.subnets:
+                subnet.state["swap_rate"].assign(rate)
 
     def _layers(self):
         return [layer for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]

@@ -68,7 +68,8 @@ class SparsitySchedule(keras.callbacks.Callback):
         layers = mpt_layers(self.model)
         check_trained(self, self.model, _trained(self.model))
         for layer in layers:
-            missing = [other.name for other in getattr(layer.mask, "layers", ()) if other not in layers]
+            together = [other.layer for subnet in _built(layer) for other in subnet.group]
+            missing = [other.name for other in together if other not in layers]
             if missing:
                 raise ValueError(
                     f"The model must have all layers that share the rule of layer {layer.name!r}. Received: "
@@ -79,9 +80,13 @@ class SparsitySchedule(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         for layer in _trained(self.model):
             final = layer.sparsity if self.sparsity is None else self.sparsity
-            layer.mask.set_sparsity(layer, self.at(epoch, final))
+            layer.set_sparsity(self.at(epoch, final))
 
 
 def _trained(model):
     """Return the MPT layers whose masks training changes."""
-    return [layer for layer in mpt_layers(model) if layer.mask.is_trained(layer)]
+    return [layer for layer in mpt_layers(model) if layer.trainable or any(each.is_trained for each in _built(layer))]
+
+
+def _built(layer):
+    return layer.subnets if layer.built else ()

@@ -10,6 +10,7 @@ import numpy as np
 from keras_mpt.arguments import check_count
 from keras_mpt.callbacks.checks import check_built
 from keras_mpt.files import replacing
+from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
@@ -29,7 +30,8 @@ class MaskStatistics(keras.callbacks.Callback):
     - `alpha`: `sum(|W| * M) / sum(M)`, of layers with `kernel_quantizer="scaled_sign"`;
     - a histogram of S: counts in bins of equal width between its least and its largest number.
 
-    In `history` they are called `"flip_ratio/conv1"` and so on, by the paths of the layers. `logs`, which other
+    In `history` they are called `"flip_ratio/conv1"` and so on, by the paths of the layers, with the
+    kernel's name behind where there are several. `logs`, which other
     callbacks, the progress bar and `history` show, get `mask_flip_ratio` and `mask_sparsity`, over all layers together.
     Put this callback first: later ones then see these, and masks are compared with those that the epoch began with.
 
@@ -73,22 +75,22 @@ class MaskStatistics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._masks is None:  # not when training begins: a later callback may restore the model then
-            self._masks = {path: _mask(layer) for path, layer in mpt_layers_by_path(self.model).items()}
+            self._masks = {path: _mask(subnet) for path, subnet in self._subnets()}
             if self.path is not None:
                 self._forget_from(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         flips = kept = size = 0
         rows, scores = {}, {}
-        for path, layer in mpt_layers_by_path(self.model).items():
-            mask, before = _mask(layer), self._masks[path]
+        for path, subnet in self._subnets():
+            mask, before = _mask(subnet), self._masks[path]
             self._masks[path] = mask
             rows[path] = {
                 "flip_ratio": float(np.mean(mask != before)),
                 "sparsity": float(1 - np.mean(mask)),
-                "alpha": _alpha(layer),
+                "alpha": _alpha(subnet),
             }
-            scores[path] = to_numpy(layer.scores)
+            scores[path] = to_numpy(subnet.scores)
             flips += np.count_nonzero(mask != before)
             kept += np.count_nonzero(mask)
             size += mask.size
@@ -99,6 +101,10 @@ class MaskStatistics(keras.callbacks.Callback):
             self._write_csv(epoch, rows, scores)
         if self.log_dir is not None:
             self._write_tensorboard(epoch, rows, scores)
+
+    def _subnets(self):
+        layers = mpt_layers_by_path(self.model).items()
+        return [pair for path, layer in layers for pair in named_subnets(path, layer)]
 
     def on_train_end(self, logs=None):
         if self._writer is not None:
@@ -149,11 +155,12 @@ class MaskStatistics(keras.callbacks.Callback):
         self._writer.flush()
 
 
-def _mask(layer):
-    return to_numpy(layer.subnet_mask) != 0
+def _mask(subnet):
+    return to_numpy(subnet.mask) != 0
 
 
-def _alpha(layer):
-    if not isinstance(layer.kernel_quantizer, ScaledSign):
+def _alpha(subnet):
+    quantizer = subnet.layer.kernel_quantizer
+    if not isinstance(quantizer, ScaledSign):
         return None
-    return float(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, layer.subnet_mask, layer.kept))
+    return float(quantizer.alpha(subnet.frozen_kernel.value, *subnet.find()))

@@ -131,8 +131,7 @@ def _is_normalized(x):
 
 def kernel_of(layer):
     """Return the effective kernel of an MPT layer as float32, whatever its dtype policy."""
-    mask, kept = layer.mask(layer)
-    return to_numpy(layer.kernel_quantizer(ops.convert_to_tensor(layer.frozen_kernel), mask, kept))
+    return to_numpy(layer.subnets[0].effective())
 
 
 def finished(layer, y):

@@ -10,6 +10,11 @@ from keras_mpt.layers.convolutional import (
     MPTDepthwiseConv2D,
 )
 from keras_mpt.layers.dense import MPTDense
+from keras_mpt.layers.groups import share
+from keras_mpt.layers.subnet import Subnet
+
+_CLASSES = (MPTDense, MPTConv1D, MPTConv2D, MPTConv3D, MPTDepthwiseConv2D, MPTConv2DTranspose)
+TWINS = {cls._plain_class(): cls for cls in _CLASSES}
 
 __all__ = [
     "MPTConv",
@@ -20,4 +25,7 @@ __all__ = [
     "MPTDense",
     "MPTDepthwiseConv2D",
     "MPTLayer",
+    "Subnet",
+    "TWINS",
+    "share",
 ]

@@ -1,29 +1,30 @@
-"""What every MPT layer has: a frozen kernel, trainable scores, a mask rule, quantizers."""
+"""What every MPT layer has: frozen kernels, trainable scores, a mask rule, quantizers."""
 
 import contextlib
 import contextvars
-import inspect
-import math
 import types
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_mpt import initializers, quantizers
+from keras_mpt import _keras, initializers, quantizers
+from keras_mpt.layers import arguments
+from keras_mpt.layers.groups import remember_model
+from keras_mpt.layers.subnet import Subnet
+from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.masks import MaskRule, TopK
-from keras_mpt.masks.rule import add_integer
-from keras_mpt.ops import straight_through
+from keras_mpt.ops import to_numpy
 
 DEFAULT_SPARSITY = 0.5
-# Of the calls under way in this thread, by the ids of the layers: another may be tracing the same layer.
+# Of the calls under way in this thread, by the numbers of the subnets: another may be tracing the same layer.
 _kernels_of_calls = contextvars.ContextVar("kernels_of_calls", default=types.MappingProxyType({}))
-_KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
 
 
-class MPTLayer:
-    """Mixin that turns a Keras layer with a kernel into one that trains scores over a frozen random kernel.
+class MPTLayer(PlainTwin, _keras.NotesCalls):
+    """Mixin that turns a Keras layer with kernels into one that trains scores over frozen random kernels.
 
-    With W the frozen kernel, S the scores, M the mask that the rule makes of S, and q the kernel quantizer:
+    With W a frozen kernel, S the scores, M the mask that the rule makes of S, and q the kernel quantizer:
 
     Forward: `kernel = q(W, M)`, by default `alpha * sign(W) * M` with `alpha = sum(|W| * M) / sum(M)` (Biprop).
     Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not; alpha and M carry none of their own.
@@ -51,17 +52,25 @@ class MPTLayer:
         **kwargs: Keyword arguments of the Keras layer, with two other defaults: `use_bias=False` and a seeded
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
-    Attributes of a built layer: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the
-    layer convolves or multiplies with), `kept` (int32 scalar: how many weights stay), `kernel_epoch` (int32 variable:
-    the last epoch of training in which a callback changed the frozen kernel, -1 before the first).
+    Attributes of a built layer: `subnets`, a tuple with a `Subnet` for each kernel; `kernel_epoch` (int32 variable: the
+    last epoch of training in which a callback changed frozen kernels, -1 before the first). A layer with one kernel has
+    its attributes, too: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the layer
+    convolves or multiplies with), `kept` (int32 scalar: how many weights stay).
 
     Raises:
         ValueError: An argument is out of its range or has no meaning for a frozen kernel.
-        AttributeError: `mask` of a built layer, or `sparsity`, is assigned to. How many weights stay is changed by
-            `layer.mask.set_sparsity(layer, sparsity)`.
+        AttributeError: `mask` of a built layer, or `sparsity`, is assigned to: see `set_sparsity`. Or an attribute of
+            one kernel is asked of a layer with several.
     """
 
-    _kernel_argument = "kernel"  # how Keras prefixes the kernel's arguments: kernel_initializer, ...
+    _kernels = types.MappingProxyType({"kernel": "kernel"})  # what Keras calls each, and how its arguments begin
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in cls._kernels:
+            if not any(name in vars(base) for base in cls.__mro__ if issubclass(base, MPTLayer)):
+                setattr(cls, name, _kernel_property(name))
+        arguments.show(cls)
 
     def __init__(
         self,
@@ -76,14 +85,21 @@ class MPTLayer:
         **kwargs,
     ):
         kwargs = self._by_name(args, kwargs)
-        kwargs.setdefault("use_bias", False)
-        initializer = f"{self._kernel_argument}_initializer"
-        kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+        plain = self._plain_arguments()
+        if "use_bias" in plain:
+            kwargs.setdefault("use_bias", False)
+        for argument in self._kernels.values():
+            initializer = f"{argument}_initializer"
+            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
+        seed = initializers.check_seed(seed)
+        if "seed" in plain:
+            kwargs["seed"] = keras_seed(seed)
         super().__init__(**kwargs)
         self._check_policy()
+        self._model, self._only_model, self._subnets = None, False, ()
         self.mask = _mask_rule(sparsity, mask)
         self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
         self.input_quantizer = quantizers.get_activation(input_quantizer)
@@ -94,26 +110,7 @@ class MPTLayer:
             )
         self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
-        self.seed = initializers.check_seed(seed)
-
-    def _by_name(self, args, kwargs):
-        """Return the arguments of the Keras layer as keyword arguments."""
-        named = inspect.signature(self._plain_class().__init__).bind_partial(self, *args).arguments
-        del named["self"]
-        for name in named:
-            if name in kwargs:
-                raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
-        return {**named, **kwargs}
-
-    @classmethod
-    def _plain_class(cls):
-        """Return the Keras layer that this one is made of."""
-        return next(b for b in cls.__mro__ if issubclass(b, keras.layers.Layer) and not issubclass(b, MPTLayer))
-
-    @classmethod
-    def _meaningless_arguments(cls):
-        kernel = cls._kernel_argument
-        return (f"{kernel}_regularizer", f"{kernel}_constraint", "lora_rank", "lora_alpha", "quantization_config")
+        self.seed = seed
 
     def _check_policy(self):
         if self.quantization_mode is not None:
@@ -124,65 +121,49 @@ class MPTLayer:
 
     def build(self, input_shape):
         self._check_policy()  # of a `DTypePolicyMap`, which goes by the path that a layer has from here on
-        super().build(input_shape)
+        self._subnets = ()
         try:
-            self._add_more_weights(tuple(self._kernel.shape))
-        except BaseException:  # what Keras' `build` has done is undone, so that another call fails in the same way
-            for variable in self.variables:
-                self._untrack_variable(variable)
-            self.built = False
+            super().build(input_shape)
+            self._add_more_weights()
+        except BaseException:  # what `build` has done is undone, so that another call fails in the same way
+            for variable in _keras.own_variables(self):
+                _keras.untrack(self, variable)
+            self.built, self._subnets = False, ()
             raise
 
-    def _add_more_weights(self, shape):
-        self.mask.add_weights(self, shape)
-        self.kernel_epoch = add_integer(self, "kernel_epoch", -1)
-        self.scores = self.add_weight(
-            name="scores",
-            shape=shape,
-            initializer=self._seeded(self.scores_initializer, _SCORES_STREAM),
-            regularizer=self.scores_regularizer,
-            dtype="float32",
-            autocast=False,
+    def _add_more_weights(self):
+        for subnet in self._subnets:
+            state = subnet.add_state(super().add_weight, self._prefix(subnet.name))
+            if len(self._kernels) == 1:
+                for name, variable in state.items():
+                    setattr(self, name, variable)
+        self.kernel_epoch = super().add_weight(
+            name="kernel_epoch",
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(-1),
+            trainable=False,
+            aggregation="only_first_replica",
         )
+        for subnet in self._subnets:
+            subnet.add_scores(super().add_weight, self._prefix(subnet.name))
+
+    def _prefix(self, kernel):
+        return "" if len(self._kernels) == 1 else f"{kernel}_"
 
     def add_weight(self, *args, name=None, **kwargs):
-        """Freeze what Keras' own `build` adds as the kernel."""
-        if name != "kernel":
+        """Freeze what Keras' own `build` adds as a kernel."""
+        if name not in self._kernels:
             return super().add_weight(*args, name=name, **kwargs)
-        if not math.prod(kwargs["shape"]):
-            raise ValueError(f"Layer {self.name!r} must have weights. Received: a kernel of shape {kwargs['shape']}")
-        return super().add_weight(
-            name="frozen_kernel",
-            shape=kwargs["shape"],
-            initializer=self._seeded(getattr(self, f"{self._kernel_argument}_initializer"), _KERNEL_STREAM),
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-        )
+        shape = kwargs["shape"] if "shape" in kwargs else args[0]
+        subnet = Subnet(self, name, self._kernels[name], len(self._subnets))
+        self._subnets = (*self._subnets, subnet)
+        frozen = "frozen_kernel" if len(self._kernels) == 1 else f"frozen_{name}"
+        return subnet.freeze(super().add_weight, frozen, tuple(shape))
 
-    def _seeded(self, initializer, stream):
-        if not isinstance(initializer, initializers.SeededInitializer):
-            return initializers.seeded(initializer, self.seed, stream)
-
-        def initialize(shape, dtype=None):
-            return initializer(shape, dtype, **self._draw_settings(initializer, stream, shape))
-
-        return initialize
-
-    def _draw_settings(self, initializer, stream, shape):
-        seed = self.seed if initializer.seed is None else initializer.seed
-        return {"seed": seed, "stream": stream, "fan_in": self._fan_in(shape), "kept": 1 - self.sparsity}
-
-    def kernel_draw(self):
-        """Return the kernel's initializer, and the settings its `draw` got (None if it is not one of ours)."""
-        initializer = getattr(self, f"{self._kernel_argument}_initializer")
-        if not isinstance(initializer, initializers.SeededInitializer):
-            return initializer, None
-        return initializer, self._draw_settings(initializer, _KERNEL_STREAM, tuple(self.frozen_kernel.shape))
-
-    def _fan_in(self, shape):
-        """Return how many inputs one output has, for a kernel of this shape."""
-        return math.prod(shape[:-1])
+    def _fan_in(self, shape, kernel="kernel"):
+        """Return how many inputs one output has, for a kernel of this shape and name."""
+        return int(np.prod(shape[:-1]))
 
     @property
     def mask(self):
@@ -194,7 +175,7 @@ class MPTLayer:
         if self.built:
             raise AttributeError(
                 f"`mask` of layer {self.name!r} cannot be assigned to once the layer is built. How many weights stay "
-                f"is changed by `layer.mask.set_sparsity(layer, sparsity)`. Received: {rule!r}"
+                f"is changed by `layer.set_sparsity(sparsity)`. Received: {rule!r}"
             )
         if not isinstance(rule, MaskRule):
             raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
@@ -209,92 +190,147 @@ class MPTLayer:
     def sparsity(self, value):
         raise AttributeError(
             f"`sparsity` of layer {self.name!r} cannot be assigned to. How many weights stay is changed by "
-            f"`layer.mask.set_sparsity(layer, sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
+            f"`layer.set_sparsity(sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
         )
+
+    def set_sparsity(self, sparsity):
+        """Let each kernel keep another number of weights from now on; `sparsity` of the mask rule stays.
+
+        Nothing is compiled again. The kernels that share a rule (`masks.GlobalTopK`) have this sparsity together.
+
+        Args:
+            sparsity: Fraction of the weights removed, in `[0, 1)`.
+
+        Raises:
+            ValueError: The layer is not built, the sparsity is out of its range, or a score is NaN and the rule stores
+                its mask.
+        """
+        for subnet in self.subnets:
+            subnet.set_sparsity(sparsity)
+
+    def assign_mask(self, mask, scores=None):
+        """Give the kernel of a layer with one a mask to start or go on from.
+
+        Args:
+            mask: Array of zeros and ones, or booleans, of the kernel's shape. Of a shared rule it may be all zeros.
+            scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
+                The rule must make the mask of them, unless it stores masks.
+
+        Raises:
+            ValueError: The layer is not built, or shapes or values are not as described; the layer is untouched.
+        """
+        self._only("assign_mask").assign(mask, scores)
+
+    @property
+    def subnets(self):
+        """The kernels, a tuple of `Subnet` in the order in which Keras makes them."""
+        self._check_built("subnets")
+        return self._subnets
 
     @property
     def frozen_kernel(self):
         """The frozen random kernel, a non-trainable float32 variable."""
-        self._check_built("frozen_kernel")
-        return self._kernel
+        return self._only("frozen_kernel").frozen_kernel
+
+    @property
+    def scores(self):
+        """The scores, a float32 variable."""
+        return self._only("scores", AttributeError).scores
 
     @property
     def subnet_mask(self):
         """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
-        self._check_built("subnet_mask")
-        return self.mask(self)[0]
+        return self._only("subnet_mask").mask
 
     @property
     def kept(self):
         """How many weights stay, an int32 scalar: the number of ones in `subnet_mask`."""
-        self._check_built("kept", AttributeError)  # see `kernel`
-        return self.mask.kept(self)
+        return self._only("kept", AttributeError).kept  # see `_kernel_property`
 
-    @property
-    def kernel(self):
-        """The kernel that the layer convolves or multiplies with, in the layer's compute dtype."""
-        self._check_built("kernel", AttributeError)  # frameworks probe for it while a layer is being built
-        found = _kernels_of_calls.get().get(id(self))
-        return self._effective_kernel() if found is None else found
+    def _only(self, attribute, error=ValueError):
+        self._check_built(attribute, error)
+        if len(self._kernels) > 1:
+            raise AttributeError(
+                f"`{attribute}` of {type(self).__name__} {self.name!r} is that of one kernel, and there are "
+                f"{', '.join(self._kernels)}: see `layer.subnets`"
+            )
+        return self._subnets[0]
 
-    @kernel.setter
-    def kernel(self, variable):
-        self._kernel = variable  # some Keras layers assign what `add_weight` returned
+    def _kernel_in_use(self, subnet):
+        found = _kernels_of_calls.get().get(subnet.number)
+        return ops.cast(subnet.effective(), self.compute_dtype) if found is None else found
 
-    def _effective_kernel(self, training=False):
-        mask, kept = self.mask(self, training)
-        scores, frozen = ops.convert_to_tensor(self.scores), ops.convert_to_tensor(self._kernel)
-        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
-        kernel = straight_through(
-            lambda scores, frozen, quantized: quantized,
-            lambda scores, frozen, quantized: frozen * self.mask.slope(scores),
-            scores,
-            frozen,
-            quantized,
-        )
-        return ops.cast(kernel, self.compute_dtype)
+    def _note_call(self):
+        if self.mask.shared:
+            remember_model(self)
 
     def call(self, inputs, training=None):
+        inputs = self._quantized(inputs)
+        with self._fixed_kernels(training):
+            return super().call(inputs)
+
+    def _quantized(self, inputs):
         if self.input_quantizer is not None and keras.backend.standardize_dtype(inputs.dtype) == "bool":
             inputs = ops.cast(inputs, self.compute_dtype)
         inputs = self._prepare(inputs, self.input_quantizer)
         if self.input_quantizer is not None:
             inputs = ops.cast(inputs, self.compute_dtype)  # larq's quantizers return float32 under any policy
-        with self._one_kernel(bool(training) and self.mask.is_trained(self)):
-            return super().call(inputs)
+        return inputs
 
     def _prepare(self, inputs, quantizer):
         return inputs if quantizer is None else quantizer(inputs)
 
     @contextlib.contextmanager
-    def _one_kernel(self, training):
-        """Compute the kernel once for a call, and only here with its side effects on the mask rule's variables."""
-        kernels = {**_kernels_of_calls.get(), id(self): self._effective_kernel(training)}
+    def _fixed_kernels(self, training):
+        """Compute the kernels once for a call, and only here with side effects on the mask rule's variables."""
+        kernels = {**_kernels_of_calls.get(), **self._found_kernels(training)}
         outside = _kernels_of_calls.set(kernels)
         try:
             yield
         finally:
             _kernels_of_calls.reset(outside)
 
-    def plain(self, kernel_initializer="zeros"):
-        """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made.
-
-        Raises:
-            ValueError: The class has a `call` of its own, which that layer would lack.
-        """
-        ours = next(base for base in type(self).__mro__ if base.__module__.split(".")[0] == "keras_mpt")
-        if type(self).call is not ours.call:
-            raise ValueError(
-                f"Layer {self.name!r} must compute what {ours.__name__} does to become a plain Keras layer. Received: "
-                f"a {type(self).__name__} with a `call` of its own"
-            )
-        return self._plain_class().from_config(
-            {**self._keras_config(), f"{self._kernel_argument}_initializer": kernel_initializer}
-        )
+    def _found_kernels(self, training):
+        return {
+            subnet.number: ops.cast(subnet.effective(bool(training) and subnet.is_trained), self.compute_dtype)
+            for subnet in self._subnets
+        }
 
     def prepare_plain(self, inputs):
         """Quantize and pad `inputs` as a call does, in plain Keras operations, which take symbolic tensors too."""
         return self._prepare(inputs, quantizers.plain(self.input_quantizer))
+
+    def _plain_values(self):
+        """Return what the weights of a plain twin are, by their names."""
+        kernels = {id(v) for subnet in self.subnets for v in subnet.variables} | {id(self.kernel_epoch)}
+        others = {v.name: to_numpy(v) for v in _keras.own_variables(self) if id(v) not in kernels}
+        return {**{subnet.name: to_numpy(subnet.kernel) for subnet in self.subnets}, **others}
+
+    def fill_plain(self, twin):
+        """Give a built plain twin the effective kernels, and all other weights.
+
+        Args:
+            twin: What `plain` returned, built.
+        """
+        values = self._plain_values()
+        for variable in _keras.own_variables(twin):
+            variable.assign(values[variable.name])
+
+    def take_weights(self, plain, kernels=False):
+        """Take the weights of the plain layer of the same shape: biases, and on demand the kernels, as frozen ones.
+
+        Args:
+            plain: A built Keras layer.
+            kernels: Whether to take the kernels, too.
+        """
+        theirs = {variable.name: to_numpy(variable, "float32") for variable in _keras.own_variables(plain)}
+        for subnet in self.subnets:
+            kernel = theirs.pop(subnet.name)
+            if kernels:
+                subnet.frozen_kernel.assign(kernel)
+        for variable in _keras.own_variables(self):
+            if variable.name in theirs:
+                variable.assign(theirs[variable.name])
 
     def save_own_variables(self, store):
         """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
@@ -302,10 +338,8 @@ class MPTLayer:
         Raises:
             ValueError: A score is NaN.
         """
-        if self.built:
-            self.mask.settle(self)
-            if int(ops.convert_to_numpy(self.nan_steps)) > 0:
-                raise ValueError(f"The scores of layer {self.name!r} must be numbers to be saved. Received: NaN")
+        for subnet in self._subnets if self.built else ():
+            subnet.settle()
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 
     def load_own_variables(self, store):
@@ -330,7 +364,8 @@ class MPTLayer:
 
     def _keras_config(self):
         config = super().get_config()
-        return {name: value for name, value in config.items() if name not in self._meaningless_arguments()}
+        config = {name: value for name, value in config.items() if name not in self._meaningless_arguments()}
+        return {**config, "seed": keras_seed(self.seed)} if "seed" in config else config
 
     def get_config(self):
         return {
@@ -350,6 +385,22 @@ class MPTLayer:
                 f"`{attribute}` of {type(self).__name__} {self.name!r} exists once the layer is built: call it on "
                 "data or `layer.build(input_shape)` first. Received: built=False"
             )
+
+
+def keras_seed(seed):
+    """Return 31 bits of a layer's seed, for what Keras draws while it trains, such as dropout."""
+    return seed & 0x7FFFFFFF
+
+
+def _kernel_property(name):
+    def found(layer):
+        layer._check_built(name, AttributeError)  # frameworks probe for it while a layer is being built
+        return next(subnet.kernel for subnet in layer._subnets if subnet.name == name)
+
+    def ignore(layer, variable):
+        """Keras' layers assign what `add_weight` returned, which the subnet has."""
+
+    return property(found, ignore, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")
 
 
 def _mask_rule(sparsity, mask):

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import types
 
 import keras
 from keras import ops
@@ -183,9 +184,9 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
     depth_multiplier)`. Kernel: `(height, width, channels, depth_multiplier)`.
     """
 
-    _kernel_argument = "depthwise"
+    _kernels = types.MappingProxyType({"kernel": "depthwise"})
 
-    def _fan_in(self, shape):
+    def _fan_in(self, shape, kernel="kernel"):
         return math.prod(shape[:-2])
 
 
@@ -204,5 +205,5 @@ class MPTConv2DTranspose(MPTLayer, keras.layers.Conv2DTranspose):
     `(height, width, filters, channels)`; `fan_in` counts height, width and channels.
     """
 
-    def _fan_in(self, shape):
+    def _fan_in(self, shape, kernel="kernel"):
         return math.prod(shape[:-2]) * shape[-1]

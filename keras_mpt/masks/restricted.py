@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.masks.rule import SELECTORS, MaskRule, add_integer
+from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
 from keras_mpt.ops.backend import nan_where, negated, sum_int32, traced_once
 from keras_mpt.ops.selection import INFINITY_BITS
@@ -44,86 +44,65 @@ class Restricted(MaskRule):
     >>> MPTConv2D(64, 3, mask=keras_mpt.masks.Restricted(0.9), kernel_quantizer=None)
     """
 
-    variables = (*MaskRule.variables, "stored_mask", "mask_is_stored", "swap_rate")
+    stores_mask = True
 
-    def add_weights(self, layer, shape):
-        """Create the layer's variables.
+    def init(self, shape):
+        """Return the first state of a kernel, see `MaskRule`.
 
         `stored_mask` holds zeros and ones (uint8) once `mask_is_stored` is 1; `swap_rate` is the fraction of the wanted
-        swaps that a step makes; `quota` (number of ones), `threshold` (a hint) and `nan_steps` are those of `TopK`.
-
-        Args:
-            layer: The MPT layer that is being built.
-            shape: Of its kernel.
+        swaps that a step makes.
         """
-        super().add_weights(layer, shape)
-        layer.mask_is_stored = add_integer(layer, "mask_is_stored")
-        settings = {"trainable": False, "autocast": False, "aggregation": "only_first_replica"}
-        layer.stored_mask = layer.add_weight(
-            name="stored_mask", shape=shape, dtype="uint8", initializer="zeros", **settings
-        )
-        layer.swap_rate = layer.add_weight(name="swap_rate", shape=(), dtype="float32", initializer="ones", **settings)
+        return {
+            **super().init(shape),
+            "mask_is_stored": np.int32(0),
+            "stored_mask": np.zeros(shape, np.uint8),
+            "swap_rate": np.float32(1),
+        }
 
-    def set_sparsity(self, layer, sparsity):
-        """Let a built layer keep another number of weights from now on: the weakest go, or the strongest come.
-
-        Args:
-            layer: A built MPT layer.
-            sparsity: Fraction of its weights removed, in `[0, 1)`.
+    def resized(self, scores, state, kept):
+        """Return the changes that let a kernel keep another number of weights: the weakest go, or the strongest come.
 
         Raises:
-            ValueError: A score is NaN, or the sparsity is out of its range; the layer is untouched.
+            ValueError: A score is NaN.
         """
-        if bool(has_nan(magnitude_bits(layer.scores))):
-            raise ValueError(f"The scores of layer {layer.name!r} must be numbers for another mask. Received: NaN")
-        super().set_sparsity(layer, sparsity)
-        if int(ops.convert_to_numpy(layer.mask_is_stored)):
+        if bool(has_nan(magnitude_bits(scores))):
+            raise ValueError("Scores must be numbers for another mask. Received: NaN")
+        changes = super().resized(scores, state, kept)
+        if int(ops.convert_to_numpy(state["mask_is_stored"])):
             none = ops.convert_to_tensor(0.0, dtype="float32")  # but those which the other number of ones asks for
-            mask, _ = _mask_after_swaps(SELECTORS[self.selector])(*_tensors(layer), none)
-            layer.stored_mask.assign(ops.cast(ops.reshape(mask, layer.scores.shape), "uint8"))
+            tensors = _tensors(scores, {**state, "quota": ops.convert_to_tensor(kept, dtype="int32")})
+            mask, _ = _mask_after_swaps(SELECTORS[self.selector])(*tensors, none)
+            changes["stored_mask"] = ops.cast(ops.reshape(mask, scores.shape), "uint8")
+        return changes
 
-    def assign(self, layer, mask, scores=None):
-        """Give a built layer a mask to go on from, which is stored; see `MaskRule`. Any scores will do."""
-        super().assign(layer, mask, scores)
-        layer.stored_mask.assign(np.asarray(mask).astype("uint8"))
-        layer.mask_is_stored.assign(1)
-
-    def settle(self, layer):
-        """Count the scores that are NaN, so that a layer can refuse to be saved."""
-        layer.nan_steps.assign(ops.cast(has_nan(magnitude_bits(layer.scores)), "int32"))
+    def assigned(self, mask):
+        """Return the changes that store a mask to go on from; any scores will do."""
+        return {"stored_mask": mask.astype("uint8"), "mask_is_stored": np.int32(1)}
 
     def slope(self, scores):
         """Return the derivative that stands for that of the mask by the scores, times the weights: 1."""
         return ops.ones_like(scores)
 
-    def __call__(self, layer, training=False):
-        """Return the layer's mask, a float32 tensor of zeros and ones, and their number.
-
-        Args:
-            layer: A built MPT layer.
-            training: Whether to make swaps, store the mask, and count the steps with NaN scores, for which the mask is
-                all NaN and the stored one stays.
-        """
-        if training and layer.trainable:
-            return self._once(layer, [layer.scores], lambda: self._step(layer))
-        mask = _mask_in_use(SELECTORS[self.selector])(*_tensors(layer))
-        return ops.reshape(mask, layer.scores.shape), ops.convert_to_tensor(layer.quota)
-
-    def _step(self, layer):
-        rate = ops.convert_to_tensor(layer.swap_rate)
-        mask, threshold = _mask_after_swaps(SELECTORS[self.selector])(*_tensors(layer), rate)
-        mask, invalid = ops.reshape(mask, layer.scores.shape), has_nan(magnitude_bits(layer.scores))
-        layer.stored_mask.assign(ops.where(invalid, ops.convert_to_tensor(layer.stored_mask), ops.cast(mask, "uint8")))
-        layer.mask_is_stored.assign(ops.where(invalid, ops.convert_to_tensor(layer.mask_is_stored), 1))
-        layer.threshold.assign(threshold)
-        layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
-        return mask + nan_where(invalid), ops.convert_to_tensor(layer.quota)
+    def __call__(self, scores, state, training=False):
+        select = SELECTORS[self.selector]
+        if not training:
+            mask = _mask_in_use(select)(*_tensors(scores, state))
+            return ops.reshape(mask, scores.shape), state["quota"], {}
+        mask, threshold = _mask_after_swaps(select)(*_tensors(scores, state), state["swap_rate"])
+        mask, invalid = ops.reshape(mask, scores.shape), has_nan(magnitude_bits(scores))
+        changes = {
+            "stored_mask": ops.where(invalid, state["stored_mask"], ops.cast(mask, "uint8")),
+            "mask_is_stored": ops.where(invalid, state["mask_is_stored"], 1),
+            "threshold": threshold,
+            "nan_steps": invalid,
+        }
+        return mask + nan_where(invalid), state["quota"], changes
 
 
-def _tensors(layer):
+def _tensors(scores, state):
     """Return scores and stored mask as rows, whether it is stored, the quota, and the last threshold."""
-    rows = (ops.reshape(variable, (-1, variable.shape[-1])) for variable in (layer.scores, layer.stored_mask))
-    return *rows, *map(ops.convert_to_tensor, (layer.mask_is_stored, layer.quota, layer.threshold))
+    rows = (ops.reshape(tensor, (-1, tensor.shape[-1])) for tensor in (scores, state["stored_mask"]))
+    return *rows, state["mask_is_stored"], state["quota"], state["threshold"]
 
 
 @functools.cache

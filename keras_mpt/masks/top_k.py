@@ -1,7 +1,6 @@
 """One threshold for each layer."""
 
 import keras
-from keras import ops
 
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import magnitude_bits, top_k_mask
@@ -29,17 +28,7 @@ class TopK(MaskRule):
 
     ranks_magnitudes = True
 
-    def __call__(self, layer, training=False):
-        """Return the layer's mask, a float32 tensor of zeros and ones (all NaN if a score is NaN), and their number.
-
-        Args:
-            layer: A built MPT layer.
-            training: Whether to remember the threshold for the next step and count the steps with NaN scores.
-        """
-        kept, last_threshold = ops.convert_to_tensor(layer.quota), ops.convert_to_tensor(layer.threshold)
-        select = SELECTORS[self.selector]
-        mask, threshold, invalid = top_k_mask(magnitude_bits(layer.scores), kept, last_threshold, select)
-        if training:
-            layer.threshold.assign(threshold)
-            layer.nan_steps.assign(ops.where(invalid, layer.nan_steps + 1, 0))
-        return mask, kept
+    def __call__(self, scores, state, training=False):
+        kept, select = state["quota"], SELECTORS[self.selector]
+        mask, threshold, invalid = top_k_mask(magnitude_bits(scores), kept, state["threshold"], select)
+        return mask, kept, {"threshold": threshold, "nan_steps": invalid}

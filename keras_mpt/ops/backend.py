@@ -20,6 +20,15 @@ def to_numpy(tensor, dtype=None):
     return np.array(ops.convert_to_numpy(tensor if dtype is None else ops.cast(tensor, dtype)))
 
 
+def as_tensor(x):
+    """Return the present value of a variable, or of an array; Keras' conversion leaves TensorFlow's variables alone."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(x)
+    return ops.convert_to_tensor(x)
+
+
 def nan_where(condition):
     """Return NaN where a boolean scalar is true, else 0, as float32.
 

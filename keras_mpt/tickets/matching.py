@@ -23,6 +23,8 @@ def owners(model):
 def variables_of(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
     kernel = {id(v) for subnet in subnets(layer) for v in subnet.variables}
+    if isinstance(layer, MPTLayer):
+        kernel.add(id(layer.kernel_epoch))
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 

@@ -8,7 +8,6 @@ import keras
 
 from keras_mpt import initializers, quantizers, tickets
 from keras_mpt.arguments import check_count, check_sparsity, did_you_mean, is_count, is_number
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.network import Network
 
@@ -134,9 +133,6 @@ def _model(function, defaults, arguments):
     settings = {**defaults, **arguments}
     del settings["weights"]
     _check(**settings)
-    rule = settings["sparsity"]
-    if isinstance(rule, GlobalTopK):  # which belongs to one model
-        settings["sparsity"] = GlobalTopK(rule.sparsity, rule.selector, rule.group)
     for name, kind in (("classes", int), ("pad_values", float), ("width", float)):  # numpy's cannot be saved
         settings[name] = kind(settings[name])
     network = Network(defaults["sparsity"], settings)
@@ -164,7 +160,7 @@ def _check(
     if len(shape) != 3 or not all(map(is_count, shape)):
         raise ValueError(f"`input_shape` must be three integers > 0, channels last. Received: {input_shape=}")
     check_count("classes", classes)
-    if not isinstance(sparsity, GlobalTopK):
+    if not getattr(sparsity, "shared", False):
         for fraction in sparsity.values() if isinstance(sparsity, dict) else [sparsity]:
             check_sparsity("sparsity", fraction)
     quantizers.get_activation(input_quantizer)

@@ -5,7 +5,6 @@ import keras
 from keras_mpt import initializers, quantizers
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers import MPTConv2D, MPTDense
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.quantizers.larq_objects import ours
 
 
@@ -91,7 +90,7 @@ class Network:
             sparsity = sparsity.get(name, self._default_sparsity)
         self._names.append(name)
         return {
-            "mask" if isinstance(sparsity, GlobalTopK) else "sparsity": sparsity,
+            "mask" if getattr(sparsity, "shared", False) else "sparsity": sparsity,
             "input_quantizer": settings["input_quantizer"] if quantized else None,
             "kernel_quantizer": settings["kernel_quantizer"],
             "kernel_initializer": settings["kernel_initializer"],

@@ -7,7 +7,6 @@ from keras import ops
 from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
 from keras_mpt.layers import MPTLayer
-from keras_mpt.masks import GlobalTopK
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -134,12 +133,12 @@ def _with_scores(mpt, masks, layout):
 
 
 def _rule(mpt):
-    rules = {id(layer.mask): layer.mask for layer in mpt.values()}
+    rules = {layer.mask if layer.mask.shared else path: layer.mask for path, layer in mpt.items()}
     (*_, last) = rules.values()
-    if isinstance(last, GlobalTopK) and len(rules) == 1:
+    if last.shared and len(rules) == 1:
         return layouts.Global(layouts.removed(last.sparsity))
     sparsities = sorted({rule.sparsity for rule in rules.values()})
-    if len(sparsities) > 1 or any(isinstance(rule, GlobalTopK) for rule in rules.values()):
+    if len(sparsities) > 1 or any(rule.shared for rule in rules.values()):
         raise ValueError(
             "`model` must have one sparsity, or one threshold, for all layers, for the published code has; or use "
             f"layout='lottery_jackpots', which has the masks themselves. Received: sparsities {sparsities}"

@@ -149,7 +149,7 @@ def find_rule(layout, checkpoint, sparsity):
             f"{checkpoint.name} has convolutions of type {checkpoint.conv_type!r}: only the masks of 'SubnetConv' and "
             f"{_GLOBAL!r} follow from the scores."
         )
-    shared = isinstance(sparsity, GlobalTopK)
+    shared = getattr(sparsity, "shared", False)
     if shared and checkpoint.conv_type not in (None, _GLOBAL):
         raise ValueError(f"`sparsity` must not be a GlobalTopK: {checkpoint.name} says {checkpoint.conv_type!r}.")
     fraction = sparsity.sparsity if shared else sparsity

@@ -7,8 +7,7 @@ import keras
 
 from keras_mpt import zoo
 from keras_mpt.convert.pytorch.reading import CheckpointError
-from keras_mpt.layers import MPTDense
-from keras_mpt.masks import share
+from keras_mpt.layers import MPTDense, share
 from keras_mpt.models import mpt_layers
 
 
@@ -211,5 +210,5 @@ def _with_logits(model, scored, bias):
     else:
         logits = keras.layers.Dense(old.units, use_bias=bias, name=old.name)
     model = keras.Model(model.input, logits(x), name=model.name)
-    share(mpt_layers(model))
+    share(model)  # without the other classifier
     return model

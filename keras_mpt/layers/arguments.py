@@ -1,0 +1,68 @@
+"""Arguments of MPT layers: those of the Keras layer and those of `MPTLayer`, shown in one signature and checked."""
+
+import inspect
+import numbers
+
+import keras
+
+from keras_mpt.arguments import check_bool, check_count, received
+
+# What Keras' layers have for a kernel that is trained.
+FOR_TRAINED_KERNELS = ("lora_rank", "lora_alpha", "gptq_unpacked_column_size", "quantization_config")
+_COUNTS = ("units", "filters", "input_dim", "output_dim", "groups", "depth_multiplier", "num_heads", "key_dim")
+_COUNTS += ("head_dim", "num_query_heads", "num_key_value_heads")
+_SIZES = ("kernel_size", "strides", "dilation_rate")
+_SWITCHES = ("use_bias", "trainable", "mask_zero", "return_sequences", "return_state", "go_backwards", "stateful")
+_SWITCHES += ("unroll", "reset_after", "unit_forget_bias", "use_gate", "zero_output_for_mask")
+
+
+def of(cls):
+    """Return the arguments of a class, without `self` and `**kwargs`, as `inspect.Parameter` by name."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return {p.name: p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def show(cls):
+    """Let `help` and `inspect.signature` show the arguments of an MPT class: Keras' own, then ours, by name."""
+    try:
+        plain = cls._plain_class()
+    except StopIteration:  # a mixin
+        return
+    ours = {}
+    for base in reversed([b for b in cls.__mro__ if b.__module__.startswith("keras_mpt.") and "__init__" in vars(b)]):
+        ours |= {p.name: p for p in of(base).values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    ours |= {name: p for name, p in _common(keras.layers.Layer).items() if name not in ours}
+    kernels = {f"{argument}_initializer" for argument in cls._kernels.values()}
+    shown = []
+    for name, parameter in of(plain).items():
+        if name in cls._meaningless_arguments() or name in ours:
+            continue
+        default = {"use_bias": False}.get(name, "signed_constant" if name in kernels else parameter.default)
+        shown.append(parameter.replace(default=default, annotation=inspect.Parameter.empty))
+    cls.__signature__ = inspect.Signature([*shown, *ours.values()])
+
+
+def _common(layer):
+    """Return the arguments that all Keras layers have, by name only."""
+    return {
+        name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in of(layer).items()
+        if name in ("name", "dtype", "trainable")
+    }
+
+
+def check(given):
+    """Raise ValueError for sizes and switches of another kind, which Keras may take for something else.
+
+    Args:
+        given: Dict of arguments by name.
+    """
+    for name, value in given.items():
+        if name in _COUNTS and not (value is None and name == "num_key_value_heads"):
+            check_count(name, value)
+        elif name in _SWITCHES:
+            check_bool(name, value)
+        elif name in _SIZES:
+            sizes = value if isinstance(value, (tuple, list)) else [value]
+            if not sizes or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in sizes):
+                raise ValueError(f"`{name}` must be an integer > 0, or a tuple of them. {received(name, value)}")

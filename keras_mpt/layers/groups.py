@@ -1,0 +1,114 @@
+"""Which kernels one threshold serves: those of one model whose shared rules are equal."""
+
+import weakref
+
+import keras
+
+from keras_mpt import _keras
+from keras_mpt.arguments import check_instance
+from keras_mpt.ops.backend import current_trace
+
+
+def share(model):
+    """Let the kernels of a model that have equal shared rules (`masks.GlobalTopK`) have one threshold, without others.
+
+    That is how it is anyway, but for models cut out of another one, or with a layer in the place of another one: Keras'
+    graph still connects them with what they lack. Compile the model afterwards.
+
+    Args:
+        model: A built model.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: A layer is not built.
+
+    Example:
+
+    >>> part = keras.Model(model.inputs, model.get_layer("conv4").output)
+    >>> keras_mpt.layers.share(part)
+    """
+    check_instance("model", model, keras.Model, "a Keras model")
+    layers = [layer for layer in _keras.layers_inside(model) if hasattr(layer, "_subnets")]
+    missing = [layer.name for layer in layers if not layer.built]
+    if missing:
+        raise ValueError(f"`model` must be built. Received: layers {missing}, which are not")
+    for layer in layers:
+        layer._model, layer._only_model = weakref.ref(model), True
+
+
+def remember_model(layer):
+    """Note the outermost layer in whose call an MPT layer is: the model it belongs to.
+
+    A call of a part of that model, or of the layer alone, changes nothing.
+    """
+    model, known = _keras.outermost_layer(), model_of(layer)
+    if model is None or model is layer or model is known:
+        return
+    if known is None or any(known is part for part in _keras.layers_inside(model)):
+        layer._model = weakref.ref(model)
+
+
+def model_of(layer):
+    """Return the outermost layer in which an MPT layer was called, None if there is none any more."""
+    return layer._model and layer._model()
+
+
+def group_of(subnet):
+    """Return the subnets that share the rule of one, a tuple in the order in which ties are kept.
+
+    They are those of the model in which the layer was called, and of all that is connected with it in a graph of Keras
+    (see also `share`). A common `Input` connects nothing.
+    """
+    model = model_of(subnet.layer)
+    if subnet.layer._only_model and model is not None:
+        return _ordered(
+            each for layer in _keras.layers_inside(model) for each in _subnets_with(subnet.layer.mask, layer)
+        )
+    todo, seen, found = [subnet.layer], set(), []
+    while todo:
+        operation = todo.pop()
+        if id(operation) in seen or isinstance(operation, keras.layers.InputLayer):
+            continue
+        seen.add(id(operation))
+        todo += _keras.calls_around(operation)
+        if not isinstance(operation, keras.layers.Layer):
+            continue
+        todo += _keras.layers_inside(operation, recursive=False)
+        subnets = _subnets_with(subnet.layer.mask, operation)
+        found += subnets
+        if subnets and (model := model_of(operation)) is not None:
+            todo.append(model)
+    return _ordered(found)
+
+
+def _subnets_with(rule, layer):
+    return layer.subnets if layer.built and hasattr(layer, "_subnets") and layer.mask == rule else ()
+
+
+def _ordered(subnets):
+    return tuple(sorted(subnets, key=lambda each: (each.layer.name, each.number)))
+
+
+def once(key, variables, find):
+    """Return what `find()` returns, which is called once in each call of a model unless the variables change.
+
+    Keras has an object for each call: a `StatelessScope`, in which a changed variable is another tensor, or else the
+    context of the outermost layer's call, in which no score changes.
+
+    Args:
+        key: What is found, a hashable value.
+        variables: List of the variables that it is made of.
+        find: Function without arguments.
+    """
+    call = _keras.call_under_way()
+    if call is None:
+        return find()
+    found_in_call = vars(call).setdefault("found_by_keras_mpt", {})
+    made_of = current_trace(), [variable.value for variable in variables]
+    if key in found_in_call:
+        found, (trace, values) = found_in_call[key]
+        if trace == made_of[0] and all(a is b for a, b in zip(values, made_of[1], strict=True)):
+            return found
+    found = find()
+    found_in_call[key] = found, made_of
+    return found

@@ -1,0 +1,311 @@
+"""A kernel of an MPT layer: frozen weights, scores over them, and the state of the rule that makes a mask of these."""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt import initializers
+from keras_mpt.layers.groups import group_of, once
+from keras_mpt.masks.rule import first_scores, smallest_kept
+from keras_mpt.ops import kept_count, straight_through, to_numpy
+from keras_mpt.ops.backend import as_tensor
+
+_KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
+_STREAMS = 8  # from those of a layer's kernel to those of its next one
+_numbers = itertools.count()
+
+
+class Subnet:
+    """One kernel of an MPT layer, of which a mask rule chooses a part. See `MPTLayer` for the formulas.
+
+    Attributes:
+        layer: The MPT layer.
+        name: What the plain Keras layer calls the kernel: `"kernel"`, `"recurrent_kernel"`, ...
+        argument: How its arguments begin: `"kernel"` of `kernel_initializer`, `"recurrent"`, ...
+        frozen_kernel: The frozen weights W, a float32 variable that is not trained.
+        scores: The scores S, a float32 variable.
+        state: Dict of the variables of the mask rule, see `MaskRule.init`.
+        number: Of all kernels of this process, in the order in which they were built.
+    """
+
+    def __init__(self, layer, name, argument, index):
+        self.layer, self.name, self.argument, self.index = layer, name, argument, index
+        self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
+        self._quantizer = None
+
+    def __repr__(self):
+        return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
+
+    @property
+    def shape(self):
+        """Shape of the kernel, a tuple."""
+        return tuple(self.frozen_kernel.shape)
+
+    @property
+    def variables(self):
+        """All variables of the kernel."""
+        return [self.frozen_kernel, *self.state.values(), self.scores]
+
+    @property
+    def kernel_quantizer(self):
+        """The layer's kernel quantizer, or what was assigned for this kernel, such as its own fixed alpha."""
+        return self.layer.kernel_quantizer if self._quantizer is None else self._quantizer
+
+    @kernel_quantizer.setter
+    def kernel_quantizer(self, quantizer):
+        if len(self.layer.subnets) > 1:
+            self._quantizer = quantizer
+        else:
+            self.layer.kernel_quantizer = quantizer
+
+    @property
+    def initializer(self):
+        """The initializer of the frozen weights."""
+        return getattr(self.layer, f"{self.argument}_initializer")
+
+    @property
+    def stream(self):
+        """Which stream of the layer's seed the frozen weights come from; the scores' is the one two further on."""
+        return _KERNEL_STREAM + _STREAMS * self.index
+
+    def freeze(self, add_weight, name, shape):
+        """Make the variable of the frozen weights and return it."""
+        if not math.prod(shape):
+            raise ValueError(f"Layer {self.layer.name!r} must have weights. Received: a kernel of shape {shape}")
+        self.frozen_kernel = add_weight(
+            name=name,
+            shape=shape,
+            initializer=self._seeded(self.initializer, self.stream),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
+        return self.frozen_kernel
+
+    def add_state(self, add_weight, prefix):
+        """Make the variables of the mask rule, and return them by their names."""
+        for name, value in self.layer.mask.init(self.shape).items():
+            value = np.asarray(value)
+            self.state[name] = add_weight(
+                name=prefix + name,
+                shape=value.shape,
+                dtype=str(value.dtype),
+                initializer="zeros" if value.ndim else keras.initializers.Constant(value.item()),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+            )
+            if value.any() and value.ndim:
+                self.state[name].assign(value)
+        return self.state
+
+    def add_scores(self, add_weight, prefix):
+        """Make the variable of the scores."""
+        self.scores = add_weight(
+            name=f"{prefix}scores",
+            shape=self.shape,
+            initializer=self._seeded(self.layer.scores_initializer, self.stream + _SCORES_STREAM),
+            regularizer=self.layer.scores_regularizer,
+            dtype="float32",
+            autocast=False,
+        )
+
+    def _seeded(self, initializer, stream):
+        if not isinstance(initializer, initializers.SeededInitializer):
+            return initializers.seeded(initializer, self.layer.seed, stream)
+        return lambda shape, dtype=None: initializer(shape, dtype, **self._settings(initializer, stream, shape))
+
+    def _settings(self, initializer, stream, shape):
+        seed = self.layer.seed if initializer.seed is None else initializer.seed
+        fan_in = self.layer._fan_in(tuple(shape), self.name)
+        return {"seed": seed, "stream": stream, "fan_in": fan_in, "kept": 1 - self.layer.sparsity}
+
+    def draw(self):
+        """Return the initializer of the weights, and the settings its `draw` got (None if it is not one of ours)."""
+        if not isinstance(self.initializer, initializers.SeededInitializer):
+            return self.initializer, None
+        return self.initializer, self._settings(self.initializer, self.stream, self.shape)
+
+    @property
+    def group(self):
+        """The subnets that share one threshold with this one, itself included, in the order in which ties are kept."""
+        return group_of(self) if self.layer.mask.shared else (self,)
+
+    @property
+    def is_trained(self):
+        """Whether training changes the mask: that of a shared rule changes if one of the layers is trained."""
+        return self.layer.trainable or any(other.layer.trainable for other in self.group)
+
+    @property
+    def mask(self):
+        """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
+        return self.find()[0]
+
+    @property
+    def kept(self):
+        """How many weights stay, an int32 scalar: of a rule that is not shared, the variable `quota`."""
+        return self._values()["kept"] if self.layer.mask.shared else self.state["quota"]
+
+    def find(self, training=False):
+        """Return the mask and the number of its ones.
+
+        Args:
+            training: Whether to store what changes in the state: the threshold for the next step, counts of steps
+                with NaN scores, the mask of a rule that stores it.
+        """
+        if training and self.layer.mask.stores_mask:
+            return once(("mask", self.number), [self.scores], lambda: self._find(training))
+        return self._find(training)
+
+    def _find(self, training):
+        mask, kept, changes = self.layer.mask(as_tensor(self.scores), self._values(), training)
+        if training:
+            self._store(changes)
+        return mask, kept
+
+    def _values(self):
+        """Return the state as tensors, of a shared rule with what it finds out of all kernels that share it."""
+        state = _tensors(self.state)
+        if not self.layer.mask.shared:
+            return state
+        group = once(("group", self.number), [], lambda: self.group)
+
+        def find():
+            return self.layer.mask.together(
+                [as_tensor(each.scores) for each in group], [_tensors(each.state) for each in group]
+            )
+
+        together = once(tuple(each.number for each in group), [each.scores for each in group], find)
+        return {**state, **together[group.index(self)]}
+
+    def _store(self, changes):
+        for name, value in changes.items():
+            variable = self.state[name]
+            variable.assign(ops.where(value, variable + 1, 0) if name.endswith("_steps") else value)
+
+    def settle(self):
+        """Bring up to date what goes into a file, so that a load costs no search.
+
+        Raises:
+            ValueError: A score is NaN.
+        """
+        nan = bool(np.isnan(to_numpy(self.scores)).any())
+        self.state["nan_steps"].assign(int(nan))
+        if nan:
+            raise ValueError(f"The scores of layer {self.layer.name!r} must be numbers to be saved. Received: NaN")
+        group = self.group
+        if any(int(ops.convert_to_numpy(other.state["quota"])) < 0 for other in group):
+            share_quota(group, self.layer.sparsity)
+        _, _, changes = self.layer.mask(as_tensor(self.scores), self._values())
+        if "threshold" in changes:
+            threshold = int(ops.convert_to_numpy(changes["threshold"]))
+            for other in group:  # not one buffer for all, which JAX would free twice
+                other.state["threshold"].assign(threshold)
+
+    def set_sparsity(self, sparsity):
+        """Let the kernel keep another number of weights from now on; of a shared rule, all that share it together.
+
+        Args:
+            sparsity: Fraction of the weights removed, in `[0, 1)`.
+
+        Raises:
+            ValueError: The sparsity is out of its range, or the rule makes no such mask; nothing is changed then.
+        """
+        kept = kept_count(math.prod(self.shape), sparsity)
+        if self.layer.mask.shared:
+            share_quota(self.group, sparsity)
+            return
+        try:
+            changes = self.layer.mask.resized(as_tensor(self.scores), self._values(), kept)
+        except ValueError as error:
+            raise ValueError(f"Layer {self.layer.name!r} cannot have another sparsity. {error}") from error
+        self._store(changes)
+
+    def assign(self, mask, scores=None):
+        """Give the kernel a mask to start or go on from.
+
+        Args:
+            mask: Array of zeros and ones, or booleans, of the kernel's shape. Of a shared rule it may be all zeros.
+            scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
+                The rule must make the mask of them, unless it stores masks. (That of a shared rule depends on the
+                other kernels and is not checked.)
+
+        Raises:
+            ValueError: Shapes or values are not as described; the kernel is untouched.
+        """
+        name, rule = self.layer.name, self.layer.mask
+        mask = _checked_mask(mask, self.shape, name)
+        scores = first_scores(mask) if scores is None else np.asarray(scores, np.float32)
+        if scores.shape != self.shape or np.isnan(scores).any():
+            raise ValueError(
+                f"`scores` must be numbers of shape {self.shape} for layer {name!r}. Received: shape {scores.shape}, "
+                f"{np.count_nonzero(np.isnan(scores))} NaN"
+            )
+        kept = np.count_nonzero(mask)
+        changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
+        if not rule.shared:
+            if not kept:
+                raise ValueError(f"`mask` must keep a weight of layer {name!r}. Received: zeros only")
+            made = to_numpy(rule(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
+            if not np.array_equal(made, mask):
+                raise ValueError(
+                    f"`scores` must make the mask: the rule {rule!r} of layer {name!r} does not make its mask of them. "
+                    f"Received: scores whose mask differs in {np.count_nonzero(made != mask)} of {mask.size} weights"
+                )
+        self.scores.assign(scores)
+        self._store(changes)
+
+    def effective(self, training=False):
+        """Return the kernel that the layer computes with, in float32: what the kernel quantizer makes of the mask."""
+        mask, kept = self.find(training)
+        scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
+        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
+        return straight_through(
+            lambda scores, frozen, quantized: quantized,
+            lambda scores, frozen, quantized: frozen * self.layer.mask.slope(scores),
+            scores,
+            frozen,
+            quantized,
+        )
+
+    @property
+    def kernel(self):
+        """The kernel that the layer computes with, in the layer's compute dtype; within a call, that of the call."""
+        return self.layer._kernel_in_use(self)
+
+
+def named_subnets(path, layer):
+    """Return `(path, subnet)` of the kernels of a built MPT layer: where there are several, their names are added."""
+    several = len(layer.subnets) > 1
+    return [(f"{path}/{subnet.name}" if several else path, subnet) for subnet in layer.subnets]
+
+
+def share_quota(group, sparsity):
+    """Give each subnet of a group a part of the number of ones that all have together.
+
+    Args:
+        group: Subnets that share a rule.
+        sparsity: Fraction of all their weights removed, in `[0, 1)`.
+    """
+    before = 0
+    for subnet in group:
+        size = before + math.prod(subnet.shape)
+        subnet.state["quota"].assign(kept_count(size, sparsity) - (kept_count(before, sparsity) if before else 0))
+        before = size
+
+
+def _tensors(values):
+    return {name: as_tensor(value) for name, value in values.items()}
+
+
+def _checked_mask(mask, shape, name):
+    mask = np.asarray(mask)
+    if mask.shape != shape or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape "
+            f"{mask.shape}, values {np.unique(mask)[:4]}"
+        )
+    return mask != 0
