@@ -128,3 +128,22 @@ class NotesCalls:
     def _clear_losses(self):
         super()._clear_losses()
         self._note_call()
+
+
+def replace_layer(layer, attribute, part):
+    """Put another layer in the place of one inside a layer."""
+    layer._tracker.unlock()
+    layer._tracker.untrack(getattr(layer, attribute))
+    setattr(layer, attribute, part)
+
+
+def put_into_call(key, value):
+    """Keep a value while the call under way lasts."""
+    if (call := call_under_way()) is not None:
+        vars(call).setdefault("kept_by_keras_mpt", {})[key] = value
+
+
+def kept_in_call(key, remove=False):
+    """Return what `put_into_call` has kept in the call under way, None if nothing."""
+    kept = getattr(call_under_way(), "kept_by_keras_mpt", {})
+    return kept.pop(key, None) if remove else kept.get(key)

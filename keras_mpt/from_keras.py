@@ -8,13 +8,25 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.cloning import check_model, clone, copied, copy_state
-from keras_mpt.layers.base import DEFAULT_SPARSITY
+from keras_mpt.layers.twins import DEFAULT_SPARSITY
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import kept_count, to_numpy
 from keras_mpt.traversal import check_is_model, walk
 
-_TWINS = layers.TWINS
+_TWINS = {
+    plain: cls
+    for plain, cls in layers.TWINS.items()
+    if cls
+    in (
+        layers.MPTDense,
+        layers.MPTConv1D,
+        layers.MPTConv2D,
+        layers.MPTConv3D,
+        layers.MPTDepthwiseConv2D,
+        layers.MPTConv2DTranspose,
+    )
+}
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
