@@ -182,7 +182,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     check_bool("trainable", trainable)
-    return _build(_ticket(path), kernels.content_table(base), trainable, _objects(custom_objects))
+    custom_objects = _objects(custom_objects)
+    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
 
 
 def _ticket(source):
