@@ -65,13 +65,13 @@ def test_weights_of_nothing_take_little_more_than_the_model(tmp_path):
     model = keras.Sequential([keras.Input((3000,))] + [MPTDense(3000, seed=i) for i in range(5)])
     save_ticket(model, tmp_path / "a.mpt")
     content, blobs = opened((tmp_path / "a.mpt").read_bytes())
-    nothing = zlib.compress(bytes(3000 * 3000 // 8), 9)
+    nothing = zlib.compress(b"\1" + bytes(3000 * 3000 // 8 - 1), 9)
     for layer in content["layers"]:
         kernel = layer["kernel"]
         blobs[kernel["mask"]["blob"]] = nothing
-        kernel |= {"kept": 0, "source": {"from": "nothing"}}
+        kernel |= {"kept": 1, "source": {"from": "nothing"}, "by": "signs", "changes": None}
         kernel["mask"] |= {"coding": "bits", "inverted": False}
-        kernel["sha256"] = kernels._sha256([np.zeros(3000 * 3000, np.float32)])
+        kernel["sha256"] = kernels._sha256([np.eye(1, 3000 * 3000, dtype=np.float32) * np.float32(kernel["scale"])])
     blobs["padding"] = bytes(80_000)
     (tmp_path / "b.mpt").write_bytes(sealed(content, blobs))
     assert (tmp_path / "b.mpt").stat().st_size < 100_000

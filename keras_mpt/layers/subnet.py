@@ -34,6 +34,7 @@ class Subnet:
     def __init__(self, layer, name, argument, index):
         self.layer, self.name, self.argument, self.index = layer, name, argument, index
         self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
+        self._quantizer = None
 
     def __repr__(self):
         return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
@@ -47,6 +48,18 @@ class Subnet:
     def variables(self):
         """All variables of the kernel."""
         return [self.frozen_kernel, *self.state.values(), self.scores]
+
+    @property
+    def kernel_quantizer(self):
+        """The layer's kernel quantizer, or what was assigned for this kernel, such as its own fixed alpha."""
+        return self.layer.kernel_quantizer if self._quantizer is None else self._quantizer
+
+    @kernel_quantizer.setter
+    def kernel_quantizer(self, quantizer):
+        if len(self.layer.subnets) > 1:
+            self._quantizer = quantizer
+        else:
+            self.layer.kernel_quantizer = quantizer
 
     @property
     def initializer(self):
@@ -249,7 +262,7 @@ class Subnet:
         """Return the kernel that the layer computes with, in float32: what the kernel quantizer makes of the mask."""
         mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
-        quantized = ops.stop_gradient(self.layer.kernel_quantizer(frozen, mask, kept))
+        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
         return straight_through(
             lambda scores, frozen, quantized: quantized,
             lambda scores, frozen, quantized: frozen * self.layer.mask.slope(scores),
