@@ -15,6 +15,7 @@ from keras_mpt.layers.subnet import Subnet
 
 _CLASSES = (MPTDense, MPTConv1D, MPTConv2D, MPTConv3D, MPTDepthwiseConv2D, MPTConv2DTranspose)
 TWINS = {cls._plain_class(): cls for cls in _CLASSES}
+"""The MPT layer of each of Keras' layers that has one: a dict from class to class."""
 
 __all__ = [
     "MPTConv",
