@@ -81,7 +81,7 @@ bench: $(VENV)/.dev
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
 docs: $(VENV)/.docs browser
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
-	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m mkdocs build --strict
 
 # LiteRT.js and converted tickets, for the page that runs them. Without npm the site is built without these.
 browser: $(VENV)/.docs

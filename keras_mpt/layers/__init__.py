@@ -29,6 +29,7 @@ _CLASSES = (MPTDense, MPTConv1D, MPTConv2D, MPTConv3D, MPTDepthwiseConv1D, MPTDe
 _CLASSES += (MPTConv2DTranspose, MPTConv3DTranspose, MPTSeparableConv1D, MPTSeparableConv2D, MPTEinsumDense)
 _CLASSES += (MPTEmbedding, MPTMultiHeadAttention, MPTGroupQueryAttention, MPTSimpleRNN, MPTLSTM, MPTGRU)
 TWINS = {cls._plain_class(): cls for cls in _CLASSES}
+"""The MPT layer of each of Keras' layers that has one: a dict from class to class."""
 
 __all__ = [
     "MPTComposite",
