@@ -5,6 +5,7 @@ from keras_mpt.convert.lce import to_lce
 from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.tflite import to_tflite
+from keras_mpt.convert.tflm import to_tflm
 
 __all__ = [
     "CheckpointError",
@@ -16,4 +17,5 @@ __all__ = [
     "to_lce",
     "to_pytorch_state_dict",
     "to_tflite",
+    "to_tflm",
 ]

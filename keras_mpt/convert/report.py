@@ -76,6 +76,7 @@ class Report(Tabular):
             zero than twice the largest error of such a piece (see below).
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
             largest output; None without signs.
+        notes: What else there is to know, a list of `(heading, text)`.
     """
 
     path: pathlib.Path
@@ -94,6 +95,7 @@ class Report(Tabular):
     agreement: float = 1.0
     flips: int = 0
     piece_error: float | None = None
+    notes: list = dataclasses.field(default_factory=list)
 
     def _table(self):
         header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
@@ -108,6 +110,7 @@ class Report(Tabular):
             ("Operations", kinds),
             *self._checks(),
         ]
+        facts += self.notes
         facts += [(f"{layer.name}: ", layer.why) for layer in self.layers if layer.why]
         return Table(f"Conversion to {self.engine}", header, rows, facts)
 
