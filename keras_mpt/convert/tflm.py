@@ -1,4 +1,4 @@
-"""Conversion for TensorFlow Lite Micro (microcontrollers): integers, or floats; nothing that runs there but is wrong."""
+"""Conversion for TensorFlow Lite Micro, which runs on microcontrollers: integers, or floats."""
 
 import os
 import pathlib
@@ -132,7 +132,7 @@ class Micro(TensorFlowLite):
             return MicroSession(content, self._micro)
 
     def _compressed(self, content):
-        """Return a file with the int8 kernels as look-up tables, one for each channel: with a common one it is wrong."""
+        """Return a file with the int8 kernels as look-up tables, one a channel: a common one gives other values."""
         spec, file, tensors, int8 = (
             self._micro.compression.spec,
             File(content),
