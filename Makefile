@@ -55,7 +55,7 @@ test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 
 # Converted files on an emulated 64-bit ARM: Debian, and apt for qemu-user-static.
 test-arm: $(VENV)/.dev
-	bash tests/arm/run.sh
+	bash tests/arm/run.sh $(VENV_PYTHON)
 
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .

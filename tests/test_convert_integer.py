@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 
 from keras_mpt import convert, quantizers
-from keras_mpt.convert import integer
+from keras_mpt.convert import integer, tflite
 from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.integer_form import integer_writer
+from keras_mpt.convert.integer_tflite import decoded
+from keras_mpt.convert.plan import Plan
+from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D
 
 pytestmark = pytest.mark.tensorflow_only
@@ -168,8 +172,8 @@ def test_pooling_commutes_with_signs_of_channels_that_rise_and_fall(tmp_path, pa
     assert report.operations["DEPTHWISE_CONV_2D"] == 3  # which turn signs: not where pooling follows normalization
 
 
-def test_a_sequential_network_has_no_float_between_stem_and_logits(tmp_path):
-    model = settled(
+def sequential():
+    return settled(
         keras.Sequential(
             [
                 keras.Input((8, 8, 3)),
@@ -186,6 +190,10 @@ def test_a_sequential_network_has_no_float_between_stem_and_logits(tmp_path):
             ]
         )
     )
+
+
+def test_a_sequential_network_has_no_float_between_stem_and_logits(tmp_path):
+    model = sequential()
     x = samples((8, 8, 3), 16)
     report, (found,) = outputs(model, tmp_path / "model.tflite", x, weights="integer")
     forms = {entry.name: (entry.form, entry.why) for entry in report.layers}
@@ -201,6 +209,22 @@ def test_a_sequential_network_has_no_float_between_stem_and_logits(tmp_path):
 
 def _gives_floats(file, operator):
     return file.graph.tensors[operator.outputs[0]].type == 0
+
+
+def test_the_signs_inside_are_those_of_numpys_integers():
+    model, x = sequential(), samples((8, 8, 3), 16)
+    target = tflite.TensorFlowLite("integer")
+    plan = Plan(model)
+    for kernel in plan.kernels:
+        target.choose(kernel)
+    writer = integer_writer(target, plan.graph(1))
+    writer.sign_outputs()
+    found = outputs_of(target.session(writer.file.content()), [x], 1)
+    points = writer.program.coded
+    expected = writer.program.signs({points[0]: decoded(found[0])})
+    assert len(points) == 3
+    for point, codes in zip(points, found, strict=True):
+        np.testing.assert_array_equal(decoded(codes), expected[point])
 
 
 def residual(pad):

@@ -112,8 +112,18 @@ def compile_integers(target, graph):
     """
     kernels = [kernel for kernel in graph.kernels if isinstance(kernel.format, Integer)]
     before = [(kernel.format, kernel.why) for kernel in kernels]
+    writer = integer_writer(target, graph)
+    if not graph.cuts:
+        for kernel, (form, why) in zip(kernels, before, strict=True):
+            kernel.format, kernel.why = form, why
+    return writer.file.content()
+
+
+def integer_writer(target, graph):
+    """Return the finished `IntegerWriter` of a graph, see `compile_integers`, with its `program`."""
+    form = next(kernel.format for kernel in graph.kernels if isinstance(kernel.format, Integer))
     program = Program(graph)
-    layout = lay_out(program, kernels[0].format)
+    layout = lay_out(program, form)
     for call in program.calls:
         if call in layout.floats:
             call.kernel.format = _other_format(target, call.kernel)
@@ -121,12 +131,9 @@ def compile_integers(target, graph):
             call.kernel.format = layout.stored(call)
         call.kernel.why = call.why
     left, inputs, outputs = program.float_graph(layout.floats)
-    content = None if left is None else target.compile(left)
-    content = IntegerWriter(program, content, layout, layout.form.sums).finish(inputs, outputs)
-    if not graph.cuts:
-        for kernel, (form, why) in zip(kernels, before, strict=True):
-            kernel.format, kernel.why = form, why
-    return content
+    writer = IntegerWriter(program, None if left is None else target.compile(left), layout, form.sums)
+    writer.finish(inputs, outputs)
+    return writer
 
 
 def _other_format(target, kernel):

@@ -93,7 +93,7 @@ class IntegerWriter:
         self._sums, self._coded, self._counter = sums, {}, itertools.count()
 
     def finish(self, inputs, outputs):
-        """Append everything; return the bytes of the file.
+        """Append everything.
 
         Args:
             inputs, outputs: As `float_graph` returned them.
@@ -122,7 +122,17 @@ class IntegerWriter:
         file.connect(
             {graph.inputs[i]: given[i] for i in range(count[0])}, {graph.outputs[i]: made[i] for i in range(count[1])}
         )
-        return file.content()
+
+    def sign_outputs(self):
+        """Make the coded signs of the program's points, in the order of `program.coded`, the outputs of the file.
+
+        See `decoded`. It is for looking inside: no tensor that is no output can be read once a file has run.
+        """
+        tensors = [self._coded[point] for point in self.program.coded]
+        inputs = {
+            name: int(tensor) for name, tensor in zip(self.program.graph.inputs, self.file.graph.inputs, strict=True)
+        }
+        self.file.connect(inputs, {f"signs_{i}": tensor for i, tensor in enumerate(tensors)})
 
     def _floats_of(self, entry, result):
         """Append what makes floats of a point's signs or of a call's sums; return `result`."""

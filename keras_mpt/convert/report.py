@@ -77,6 +77,7 @@ class Report(Tabular):
             zero than twice the largest error of such a piece (see below).
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
             largest output; None without signs.
+        notes: What else there is to know, a list of `(heading, text)`.
     """
 
     path: pathlib.Path
@@ -96,6 +97,7 @@ class Report(Tabular):
     agreement: float = 1.0
     flips: int = 0
     piece_error: float | None = None
+    notes: list = dataclasses.field(default_factory=list)
 
     def _table(self):
         header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
@@ -109,6 +111,7 @@ class Report(Tabular):
             ("Outputs", "; ".join(map(str, self.outputs))),
             ("Operations", kinds),
             *self._checks(),
+            *self.notes,
         ]
         floats = [layer for layer in self.layers if layer.form == "float32"]
         if 0 < len(floats) < len(self.layers):

@@ -73,7 +73,10 @@ def to_tflite(model, path, *, weights="auto", batch=1, samples=None):
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     if batch is not None:
         check_count("batch", batch)
-    return convert(model, path, TensorFlowLite(weights, batch), samples)
+    report = convert(model, path, TensorFlowLite(weights, batch), samples)
+    if any("int8" in layer.form for layer in report.layers):
+        report.notes.append(("Not for", "TensorFlow Lite Micro, which reads int8 kernels otherwise: see `to_tflm`"))
+    return report
 
 
 class Float(Format):
