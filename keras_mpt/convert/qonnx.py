@@ -15,6 +15,7 @@ from keras_mpt.convert.qonnx_layers import Emitter, Padding, Signs
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket, load_ticket
 
 DATA_FORMATS = ("channels_first", "channels_last")
@@ -164,11 +165,9 @@ class Qonnx(Target):
     formats = (_Binary(), _Ternary(), _Exported())
 
     def __init__(self, data_format="channels_first", input_precision=None, activation_precision=None):
-        try:
+        with extra("qonnx", "Conversion to QONNX"):
             import onnxruntime
             import qonnx.core.modelwrapper  # noqa: F401
-        except ImportError as error:
-            raise ImportError('qonnx is missing: pip install "keras-mpt[qonnx]".') from error
         onnxruntime.set_default_logger_severity(3)  # qonnx runs each node alone, of an old operation set
         self._channels_last = data_format == "channels_last"
         self._input_precision, self._activation_precision = input_precision, activation_precision

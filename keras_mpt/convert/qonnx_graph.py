@@ -285,6 +285,8 @@ class Graph:
             if turned and (direction < 0).any():
                 done = done.linked(scaled(direction))
             done = self._behind(done, x.after)
+            if any(getattr(function, "pads", False) for function in x.after):  # with what is no sign
+                done = self.bipolar(done, f"{name}_sign")
         if inside:
             done = self.bipolar(self.padded(done, widths, min(value, 0.0), f"{name}_pad"), f"{name}_sign")
         elif widths is not None:

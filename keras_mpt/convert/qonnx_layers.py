@@ -276,6 +276,7 @@ class _Pad:
     name: str
     widths: list
     value: float
+    pads = True
 
     def __call__(self, x):
         return self.graph.padded(self.graph.settled(x, self.name), self.widths, self.value, self.name)
