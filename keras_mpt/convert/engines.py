@@ -6,10 +6,11 @@ import time
 import numpy as np
 
 from keras_mpt.convert.lce import LarqComputeEngine
+from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.tensors import arrays_for, outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
 
-TARGETS = {target.name: target for target in (LarqComputeEngine, TensorFlowLite)}
+TARGETS = {target.name: target for target in (LarqComputeEngine, Qonnx, TensorFlowLite)}
 _SECONDS = 2.0
 
 
