@@ -63,7 +63,7 @@ def test_a_preset_by_its_name(capsys, tmp_path, monkeypatch):
     assert main(["inspect", PRESET]) == 0
     assert f'Ticket "{PRESET}.mpt"' in capsys.readouterr().out
     assert main(["inspect", PRESET[:-1]]) == 1
-    assert f"Did you mean '{PRESET}'? Received: {PRESET[:-1]}" in capsys.readouterr().err
+    assert f"Did you mean '{PRESET}'? Received: '{PRESET[:-1]}'" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     pathlib.Path(PRESET).write_bytes(b"a file of this name comes first")
     assert main(["inspect", PRESET]) == 1

@@ -84,7 +84,7 @@ def run(options):
                 raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
             if value is not None:
                 given[name] = tuple(value) if isinstance(value, list) else value
-    samples = sources.array("--samples", options.samples) if options.samples else None
+    samples = convert.tensors.from_file(options.samples) if options.samples else None
     path, _ = sources.find(options.ticket)
     report = getattr(convert, f"to_{options.target}")(path, options.out, samples=samples, **given)
     print(report)

@@ -6,11 +6,12 @@ import time
 import numpy as np
 
 from keras_mpt.convert.lce import LarqComputeEngine
+from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.tensors import arrays_for, outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
 from keras_mpt.convert.tflm import Micro
 
-TARGETS = {target.name: target for target in (LarqComputeEngine, TensorFlowLite, Micro)}
+TARGETS = {target.name: target for target in (LarqComputeEngine, Micro, Qonnx, TensorFlowLite)}
 _SECONDS = 2.0
 
 

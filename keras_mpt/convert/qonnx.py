@@ -1,0 +1,270 @@
+"""Conversion to QONNX, which FINN and hls4ml bring to FPGAs."""
+
+import collections
+import dataclasses
+import os
+
+import numpy as np
+
+from keras_mpt.arguments import is_count
+from keras_mpt.convert import conversion, tensors
+from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_twin
+from keras_mpt.convert.plan import Plan
+from keras_mpt.convert.qonnx_graph import CHANNELS_LAST, Graph
+from keras_mpt.convert.qonnx_layers import Emitter, Padding, Signs
+from keras_mpt.convert.report import ConversionError, Report
+from keras_mpt.convert.target import Session, Target
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.tickets import Ticket, load_ticket
+
+DATA_FORMATS = ("channels_first", "channels_last")
+_SUPPORTED = (MPTConv2D, MPTDepthwiseConv2D, MPTDense)
+
+
+def to_qonnx(
+    model, path, *, data_format="channels_first", input_precision=None, activation_precision=None, samples=None
+):
+    """Convert a model to QONNX, ONNX with quantizers, which FINN and hls4ml bring to FPGAs.
+
+    Signs become `BipolarQuant`, +1 of 0 as everywhere here, and ternary kernels `Quant` of 2 bits, narrow, with scale
+    1: alpha goes into what follows. Where that meets a sign, alpha, bias and batch normalization become one threshold
+    for each channel, half-way between two of the integers that are possible there, so that no runtime can decide
+    otherwise than Keras' float32 does. A threshold is a `BatchNormalization` of scale 1 or -1, mean 0 and variance 1.
+    Elsewhere batch normalization stays one of floats.
+
+    The file is run beside the Keras model before it is written, as `to_lce` does, here by qonnx, and its data types
+    are checked to be FINN's BIPOLAR and TERNARY.
+
+    Args:
+        model: A built functional or Sequential model of images or features, a `Ticket`, or a ticket's path.
+        path: Where the file goes; `.onnx` is the usual ending.
+        data_format: `"channels_first"`, what FINN takes, or `"channels_last"`, what hls4ml takes without a further
+            step. The flattened order of features follows.
+        input_precision: `(bits, integer_bits)` that inputs are rounded to, with a sign, as `ap_fixed<bits,
+            integer_bits>`; None: floats. The file is compared with the model on inputs that were rounded. Signs of the
+            first layer's outputs are thresholds of integers then, too.
+        activation_precision: The same of what comes out of ReLU, without a sign. The report says how far that is from
+            the model; nothing is refused for it.
+        samples: Inputs to check with, see `to_tflite`; default: 16 of standard normal numbers.
+
+    Returns:
+        A `QonnxReport`.
+
+    Raises:
+        ConversionError: A layer has no form in QONNX here, or the file does not compute what the model does. There is
+            no new file then. It is a ValueError.
+        ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or an argument is
+            none of these; or `samples` do not fit.
+        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
+        ImportError: qonnx is not installed.
+        RuntimeError: Keras does not run on TensorFlow.
+
+    Example:
+
+    >>> report = keras_mpt.convert.to_qonnx("conv2.mpt", "conv2.onnx", input_precision=(8, 3), samples=images[:100])
+    """
+    if data_format not in DATA_FORMATS:
+        raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")
+    _check_precision("input_precision", input_precision)
+    _check_precision("activation_precision", activation_precision)
+    target = Qonnx(data_format, input_precision, activation_precision)
+    if input_precision is not None:
+        if isinstance(model, (str, os.PathLike, Ticket)):
+            conversion.check_another(path, model.path if isinstance(model, Ticket) else model)
+            model = load_ticket(model)
+        samples = [rounded(array, input_precision) for array in conversion.samples_for(Plan(model), samples)]
+    report = conversion.convert(model, path, target, samples)
+    return QonnxReport(**{**vars(report), **target.sizes}, cost=target.cost)
+
+
+def rounded(array, precision):
+    """Return an array rounded to `(bits, integer_bits)`, to even at half, within range, as the file's first node does.
+
+    Raises:
+        ValueError: `precision` is not of this kind.
+    """
+    _check_precision("precision", precision)
+    bits, integers = precision
+    step, most = 2.0 ** (integers - bits), 2 ** (bits - 1)
+    return (np.clip(np.round(np.asarray(array, np.float64) / step), -most, most - 1) * step).astype(np.float32)
+
+
+def _check_precision(name, value):
+    if value is None:
+        return
+    if not (isinstance(value, (tuple, list)) and len(value) == 2 and is_count(value[0]) and value[0] <= 16):
+        raise ValueError(f"`{name}` must be (bits, integer_bits), of at most 16 bits. Received: {name}={value!r}")
+    if isinstance(value[1], bool) or not isinstance(value[1], int) or abs(value[1]) > 32:
+        raise ValueError(f"`{name}` must be (bits, integer_bits), two integers. Received: {name}={value!r}")
+
+
+@dataclasses.dataclass
+class QonnxReport(Report):
+    """A `Report` with what the file costs on an FPGA.
+
+    Attributes:
+        cost: What `qonnx.util.inference_cost` counts: `total_bops`, bit operations, kept weights only; `total_macs`,
+            `total_mem_w_bits`, and more.
+    """
+
+    cost: dict = dataclasses.field(default_factory=dict)
+
+    def _checks(self):
+        yield from super()._checks()
+        macs, bops, bits = (int(self.cost[f"total_{what}"]) for what in ("macs", "bops", "mem_w_bits"))
+        yield "Cost", f"of kept weights: {macs:,} MACs, {bops:,} bit operations, {bits:,} bits of weights"
+
+
+class _Exported(Format):
+    """A kernel in QONNX; qonnx keeps ternary ones as float32, too, in front of what quantizes them."""
+
+    def call(self, kernel, x):
+        layer = kernel.layer
+        if not isinstance(layer, _SUPPORTED):
+            names = ", ".join(kind.__name__ for kind in _SUPPORTED)
+            _refuse(layer, f"{type(layer).__name__} is not one of {names}")
+        if layer.input_quantizer is not None and not kernel.takes_signs:
+            _refuse(layer, f"its {type(layer.input_quantizer).__name__} does not give -1 or +1")
+        widths, value = [(0, 0)], 0.0
+        if not isinstance(layer, MPTDense):
+            if layer.data_format != "channels_last":
+                _refuse(layer, "its channels come first")
+            if layer.plain().padding == "valid":
+                widths, value = layer.pad_widths(x.shape), float(layer.pad_values)
+        pads = bool(np.any(widths))
+        if kernel.takes_signs:
+            x = Signs(widths if pads and value else None, value)(x)
+        if pads and not (kernel.takes_signs and value):
+            x = Padding(widths, value)(x)
+        return call_twin(kernel, x)
+
+
+def _refuse(layer, why):
+    raise ConversionError(f"Layer {layer.name!r} cannot be exported to QONNX: {why}.")
+
+
+class _Ternary(_Exported):
+    name = "ternary"
+
+    def unfit(self, kernel):
+        return NOT_TERNARY if kernel.split is None else None
+
+
+class _Binary(_Ternary):
+    name, binary = "binary", True
+
+    def unfit(self, kernel):
+        return super().unfit(kernel) or (None if kernel.takes_signs else "float input")
+
+
+class Qonnx(Target):
+    """See `to_qonnx`."""
+
+    name, engine, batch = "qonnx", "qonnx", 1
+    formats = (_Binary(), _Ternary(), _Exported())
+
+    def __init__(self, data_format="channels_first", input_precision=None, activation_precision=None):
+        try:
+            import onnxruntime
+            import qonnx.core.modelwrapper  # noqa: F401
+        except ImportError as error:
+            raise ImportError('qonnx is missing: pip install "keras-mpt[qonnx]".') from error
+        onnxruntime.set_default_logger_severity(3)  # qonnx runs each node alone, of an old operation set
+        self._channels_last = data_format == "channels_last"
+        self._input_precision, self._activation_precision = input_precision, activation_precision
+        self.lossy = activation_precision is not None
+        self.sizes, self.cost = {}, None
+
+    def compile(self, graph):
+        whole = self.cost is None  # it is compiled before its pieces
+        model = self._model(graph, self._channels_last, whole)
+        content = model.SerializeToString()
+        if whole:
+            _check_types(content)
+            self.cost = _cost(self._model(graph, False).SerializeToString())  # which counts channels first
+            self.sizes = {kind: [_tensor(x) for x in getattr(model.graph, kind[:-1])] for kind in ("inputs", "outputs")}
+        return content
+
+    def _model(self, graph, channels_last, whole=True):
+        made = Graph(graph.model.inputs[0].shape[0] or 1, channels_last)
+        emitter = Emitter(made, self._input_precision if whole else None, self._activation_precision)
+        return emitter.run(graph.model, graph.inputs, graph.outputs)
+
+    def operations(self, content):
+        return dict(collections.Counter(node.op_type for node in _loaded(content).graph.node))
+
+    def session(self, content, runtime=None, threads=2):
+        return _Session(content)
+
+
+def _loaded(content):
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ValueError("The file is not an ONNX model.") from error
+
+
+def _wrapped(content):
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    return ModelWrapper(_loaded(content))
+
+
+def _check_types(content):
+    """Raise ConversionError unless qonnx infers FINN's types: signs of 1 bit, ternary kernels that 2 bits hold."""
+    from qonnx.transformation.infer_datatypes import InferDataTypes
+
+    model = _wrapped(content).transform(InferDataTypes())
+    kernels, wanted = {x.name for x in model.graph.initializer}, {}
+    for node in model.graph.node:
+        if node.op_type == "BipolarQuant":
+            wanted[node.output[0]] = "BIPOLAR"
+        elif node.op_type == "Quant" and node.input[0] in kernels:
+            wanted |= {node.input[0]: "TERNARY", node.output[0]: "INT2"}
+    for name, kind in wanted.items():
+        if (found := model.get_tensor_datatype(name).name) != kind:
+            raise ConversionError(f"{name!r} must be of FINN's type {kind}. Received: {found}")
+
+
+def _cost(content):
+    from qonnx.util.inference_cost import inference_cost
+
+    return inference_cost(_wrapped(content))["total_cost"]
+
+
+def _tensor(info):
+    return tensors.Tensor(info.name, tuple(d.dim_value for d in info.type.tensor_type.shape.dim), "float32")
+
+
+class _Session(Session):
+    """A QONNX file that qonnx runs, on batches of any size; images are as Keras has them, their channels last."""
+
+    def __init__(self, content):
+        self._model = _wrapped(content)
+        graph = self._model.graph
+        last = any(opset.domain == CHANNELS_LAST for opset in self._model.model.opset_import)
+        self._first = [len(_tensor(x).shape) == 4 and not last for x in (*graph.input, *graph.output)]
+        found = [_tensor(x) for x in (*graph.input, *graph.output)]
+        for i, first in enumerate(self._first):
+            shape = np.roll(found[i].shape[1:], -1).tolist() if first else found[i].shape[1:]
+            found[i] = dataclasses.replace(found[i], shape=(None, *shape))
+        self.inputs, self.outputs = found[: len(graph.input)], found[len(graph.input) :]
+
+    def __call__(self, arrays):
+        from qonnx.core.onnx_exec import execute_onnx
+
+        arrays = [np.asarray(array, np.float32) for array in arrays]
+        graph, count = self._model.graph, len(arrays)
+        constants = {x.name for x in graph.initializer}
+        constants |= {node.output[0] for node in graph.node if node.input[0] in constants}
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            dims = info.type.tensor_type.shape.dim
+            if info.name not in constants:
+                dims[0].dim_value = len(arrays[0])
+        arrays = [np.moveaxis(x, -1, 1) if first else x for x, first in zip(arrays, self._first, strict=False)]
+        found = execute_onnx(self._model, dict(zip((x.name for x in graph.input), arrays, strict=True)))
+        outputs = [found[x.name] for x in graph.output]
+        return [np.moveaxis(y, 1, -1) if first else y for y, first in zip(outputs, self._first[count:], strict=True)]

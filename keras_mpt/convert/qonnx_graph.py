@@ -1,0 +1,345 @@
+"""The nodes of a QONNX graph, and the tensors between them, which know what integers they are made of."""
+
+import dataclasses
+import re
+
+import numpy as np
+from keras import ops
+
+OPSET = 13
+GENERAL = "qonnx.custom_op.general"
+CHANNELS_LAST = "qonnx.custom_op.channels_last"
+_LAID_OUT = ("Conv", "MaxPool", "BatchNormalization")  # operations that QONNX has for channels last
+_EXACT = 2**24  # up to which float32 holds all integers
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All values of a tensor are `step` times an integer of at most `bound` in magnitude."""
+
+    step: float
+    bound: int
+
+    def times(self, count):
+        """Return the grid of sums of `count` values; None if float32 does not hold them exactly."""
+        grid = Grid(self.step, self.bound * int(count))
+        return grid if grid.bound < _EXACT else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """`scale * x + offset` for each channel; `evaluate` computes it in float32 as Keras does."""
+
+    scale: np.ndarray
+    offset: np.ndarray
+    evaluate: object
+
+    @property
+    def turns(self):
+        """Whether it only changes signs."""
+        return bool((np.abs(self.scale) == 1).all() and not self.offset.any())
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a graph, and what is still to be done with it: that may become a threshold.
+
+    Attributes:
+        name: In the graph.
+        shape: Keras' shape without the batch: channels last. That of `name`, before `after`.
+        grid: The `Grid` of its values, None if they are any floats.
+        chain: Of each channel's values are still to be made: `Affine` or None for ReLU, from first to last.
+        after: Functions from tensor to tensor, to be called behind the chain, such as of a pooling.
+        result: Shape behind all that; None if it is `shape`.
+        order: If features are not in Keras' order: of each, its index there.
+    """
+
+    name: str
+    shape: tuple
+    grid: Grid | None = None
+    chain: tuple = ()
+    after: tuple = ()
+    result: tuple | None = None
+    order: np.ndarray | None = None
+
+    @property
+    def seen(self):
+        """The shape that the next layer sees."""
+        return self.shape if self.result is None else self.result
+
+    @property
+    def increasing(self):
+        """Whether a larger value never becomes a smaller one in the chain."""
+        return all(link is None or (link.scale >= 0).all() for link in self.chain)
+
+    @property
+    def turns(self):
+        """-1 for each channel whose signs are turned, else 1, if nothing else is left to be done; None if it is."""
+        if len(self.chain) != 1 or self.after or self.chain[0] is None or not self.chain[0].turns:
+            return None
+        return self.chain[0].scale
+
+    def linked(self, link):
+        """Return the tensor with one more link in its chain."""
+        return dataclasses.replace(self, chain=(*self.chain, link))
+
+    def followed(self, function, shape):
+        """Return the tensor with one more function behind its chain."""
+        return dataclasses.replace(self, after=(*self.after, function), result=tuple(shape))
+
+    def evaluate(self, values):
+        """Return what the chain makes of values `(number, channels)`, in float32."""
+        x = ops.convert_to_tensor(np.asarray(values, np.float32))
+        for link in self.chain:
+            x = ops.relu(x) if link is None else link.evaluate(x)
+        return ops.convert_to_numpy(x)
+
+
+def scaled(scale):
+    scale = np.asarray(scale, np.float32)
+    return Affine(scale.astype(np.float64), np.zeros(scale.shape), lambda x: x * scale)
+
+
+def shifted(offset):
+    offset = np.asarray(offset, np.float32)
+    return Affine(np.ones(offset.shape), offset.astype(np.float64), lambda x: x + offset)
+
+
+def normalized(layer):
+    """Return what batch normalization does in inference."""
+    mean, variance = (ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance))
+    gamma = ops.convert_to_numpy(layer.gamma) if layer.scale else None
+    beta = ops.convert_to_numpy(layer.beta) if layer.center else None
+    scale = (1.0 if gamma is None else gamma.astype(np.float64)) / np.sqrt(variance.astype(np.float64) + layer.epsilon)
+    offset = (0.0 if beta is None else beta.astype(np.float64)) - mean * scale
+    how = {"axis": -1, "offset": beta, "scale": gamma, "epsilon": layer.epsilon}
+    return Affine(scale, offset, lambda x: ops.batch_normalization(x, mean, variance, **how))
+
+
+def thresholds(tensor):
+    """Return where the signs change that are taken of a tensor with a grid, once its chain is done.
+
+    Keras' own float32 arithmetic decides for each integer, by bisection: a chain is monotonic.
+
+    Returns:
+        `(direction, threshold)`, for each channel: the sign is that of `direction * (n - threshold)`, n being the
+        integer. `direction` is 1 or -1, `threshold` lies half-way between integers, so no n is at zero.
+    """
+    channels, bound = tensor.shape[-1], tensor.grid.bound
+
+    def decided(n):
+        return tensor.evaluate(np.float32(tensor.grid.step) * n.astype(np.float32)[None])[0] >= 0
+
+    low, high = np.full(channels, -bound - 1), np.full(channels, bound + 1)
+    first, last = decided(low + 1), decided(high - 1)
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        below = decided(middle) == first
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    constant = first == last
+    threshold = np.where(constant, -bound - 0.5, low + 0.5)
+    return np.where(constant, np.where(first, 1, -1), np.where(last, 1, -1)), threshold
+
+
+class Graph:
+    """Nodes of one batch size and data format.
+
+    Args:
+        batch: Size of the batch.
+        channels_last: Whether images have their channels last, as hls4ml wants them; else first, as FINN does.
+    """
+
+    def __init__(self, batch=1, channels_last=False):
+        self.batch, self.channels_last = batch, channels_last
+        self._nodes, self._constants, self._values, self._names, self._settled = [], [], [], set(), {}
+        self._ternary = []
+
+    def dims(self, shape):
+        """Return a Keras shape without batch as this graph has it, with batch."""
+        if len(shape) < 2 or self.channels_last:
+            return [self.batch, *shape]
+        return [self.batch, shape[-1], *shape[:-1]]
+
+    def unique(self, name):
+        """Return a name that is one in C++ and not taken yet."""
+        name = re.sub(r"\W", "_", name, flags=re.ASCII)
+        name = name if re.match("[A-Za-z]", name) else f"n{name}"
+        number, found = 1, name
+        while found in self._names:
+            number, found = number + 1, f"{name}_{number}"
+        self._names.add(found)
+        return found
+
+    def constant(self, name, array, dtype=np.float32):
+        """Add a constant and return its name."""
+        from onnx import numpy_helper
+
+        name = self.unique(name)
+        self._constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        self._values.append(self._info(name, self._constants[-1].dims, self._constants[-1].data_type))
+        return name
+
+    def node(self, operation, inputs, shape, name, domain="", dims=None, **attributes):
+        """Add a node that gives one tensor of a Keras shape, or of these `dims`, and return the name of the tensor."""
+        from onnx import helper
+
+        if self.channels_last and operation in _LAID_OUT and shape and len(shape) == 3:
+            domain = CHANNELS_LAST
+        name = self.unique(name)
+        output = self.unique(f"{name}_out")
+        self._nodes.append(helper.make_node(operation, inputs, [output], name=name, domain=domain, **attributes))
+        self._values.append(self._info(output, self.dims(shape) if dims is None else dims))
+        return output
+
+    def quantized(self, source, shape, name, bits, step=1.0, signed=True, narrow=False, dims=None):
+        """Add a Quant node behind a tensor or constant and return the name of what it gives."""
+        constants = [
+            self.constant(f"{name}_{what}", value)
+            for what, value in (("scale", step), ("zero", 0.0), ("bits", float(bits)))
+        ]
+        how = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+        return self.node("Quant", [source, *constants], shape, name, GENERAL, dims, **how)
+
+    def ternary(self, kernel, name):
+        """Add a kernel of -1, 0 and 1 and return the name of what quantizes it to 2 bits."""
+        source = self.constant(f"{name}_kernel", kernel)
+        self._ternary.append(source)
+        return self.quantized(source, (), f"{name}_ternary", 2, narrow=True, dims=kernel.shape)
+
+    def bipolar(self, x, name):
+        """Return the signs of a tensor without chain: 1 where it is not negative, else -1."""
+        inputs = [x.name, self.constant(f"{name}_one", 1.0)]
+        output = self.node("BipolarQuant", inputs, x.shape, name, GENERAL)
+        return dataclasses.replace(x, name=output, grid=Grid(1.0, 1))
+
+    def with_zero(self, x, name):
+        """Return a tensor that can be padded with 0: of signs, 2 bits, as runtimes with 1 bit for -1 have no zero."""
+        if x.grid != Grid(1.0, 1):
+            return x
+        return dataclasses.replace(x, name=self.quantized(x.name, x.shape, f"{name}_with_zero", 2, narrow=True))
+
+    def affine(self, x, scale, offset, name):
+        """Return `scale * x + offset` for each channel, as batch normalization of mean 0 and variance 1."""
+        if x.order is not None:
+            scale, offset = scale[x.order], offset[x.order]
+        values = {"scale": scale, "offset": offset, "mean": np.zeros(len(scale)), "variance": np.ones(len(scale))}
+        inputs = [x.name, *(self.constant(f"{name}_{what}", value) for what, value in values.items())]
+        output = self.node("BatchNormalization", inputs, x.shape, name, epsilon=0.0)
+        return Tensor(output, x.shape, order=x.order)
+
+    def settled(self, x, name):
+        """Return a tensor of which nothing is left to be done: floats, unless that was so before."""
+        if not x.chain and not x.after:
+            return x
+        if id(x) not in self._settled:
+            self._settled[id(x)] = x, self._behind(self._floats(x, name), x.after)
+        return self._settled[id(x)][1]
+
+    def _floats(self, x, name):
+        done = dataclasses.replace(x, chain=(), after=(), result=None)
+        channels = np.ones(x.shape[-1])
+        scale, offset, pending = channels, 0 * channels, False
+        for link in (*x.chain, ...):
+            if isinstance(link, Affine):
+                scale, offset, pending = link.scale * scale, link.scale * offset + link.offset, True
+                continue
+            if pending:
+                done = self.affine(done, scale, offset, f"{name}_norm")
+                scale, offset, pending = channels, 0 * channels, False
+            if link is None:
+                output = self.node("Relu", [done.name], x.shape, f"{name}_relu")
+                done = Tensor(output, x.shape, order=x.order)
+        return done
+
+    def _behind(self, x, after):
+        for function in after:
+            x = function(x)
+        return x
+
+    def signs(self, x, name, widths=None, value=0.0):
+        """Return the signs of a tensor, padded.
+
+        What is padded with ones is so before the sign: that of 0 is 1, and zeros are what runtimes can pad with. Where
+        more than the threshold is smaller than 1, the sign is turned: the next kernel turns it back.
+
+        Args:
+            x: The `Tensor`.
+            name: Of the nodes.
+            widths: (before, after) for height and width, None for no padding.
+            value: What is padded with, but not 0.
+        """
+        inside = widths is not None and value in (-1.0, 1.0)
+        turned = not inside and all(getattr(function, "keeps_turns", False) for function in x.after)
+        direction = np.ones(x.shape[-1])
+        if x.chain and x.grid is not None:
+            direction, threshold = thresholds(x)
+            bare = dataclasses.replace(x, chain=(), after=(), result=None)
+            scale = np.abs(direction) if turned else direction
+            done = self.affine(bare, scale, -scale * threshold * x.grid.step, f"{name}_threshold")
+            if self.channels_last and not inside and (scale < 0).any():  # hls4ml would forget the scale in one step
+                done = self.padded(done, [(0, 0), (0, 0)], 0.0, f"{name}_apart")
+        else:
+            done = self._floats(x, name)
+        if x.after or not inside:
+            done = self.bipolar(done, f"{name}_sign")
+            if turned and (direction < 0).any():
+                done = done.linked(scaled(direction))
+            done = self._behind(done, x.after)
+        if inside:
+            done = self.bipolar(self.padded(done, widths, min(value, 0.0), f"{name}_pad"), f"{name}_sign")
+        elif widths is not None:
+            done = self.padded(self.settled(done, name), widths, value, f"{name}_pad")
+        return done
+
+    def padded(self, x, widths, value, name):
+        """Return a tensor without chain, padded with a value."""
+        x = self.with_zero(x, name) if value == 0 else x
+        height, width, channels = x.shape
+        shape = height + sum(widths[0]), width + sum(widths[1]), channels
+        before, after = ([0, *(w[end] for w in widths)] for end in (0, 1))
+        if self.channels_last:
+            pads = [*before, 0, *after, 0]
+        else:
+            pads = [0, *before, 0, *after]
+        inputs = [x.name, self.constant(f"{name}_widths", pads, np.int64)]
+        inputs += [self.constant(f"{name}_value", value)] if value else []
+        grid = x.grid if x.grid and value == 0 else None
+        return Tensor(self.node("Pad", inputs, shape, name, mode="constant"), shape, grid)
+
+    def finished(self, x, name):
+        """Return a tensor of which nothing is left to be done, in Keras' order: fit to be an output."""
+        x = self.settled(x, name)
+        if x.order is None:
+            return x
+        inputs = [x.name, self.constant(f"{name}_order", np.argsort(x.order), np.int64)]
+        return Tensor(self.node("Gather", inputs, x.shape, f"{name}_in_order", axis=1), x.shape)
+
+    def model(self, name, inputs, outputs):
+        """Return the ModelProto from tensors to tensors, a dict by the names that they get."""
+        from onnx import StringStringEntryProto, TensorAnnotation, helper
+
+        names = {x.name: x.name for x in inputs}
+        for output, x in outputs.items():
+            if x.name in names:  # of an input, or of another output
+                x = Tensor(self.node("Identity", [x.name], x.shape, f"{output}_same"), x.shape)
+            names[x.name] = output
+        for node in self._nodes:
+            for tensors in (node.input, node.output):
+                tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+        ends = [self._info(x, self.dims(y.shape)) for x, y in [*((x.name, x) for x in inputs), *outputs.items()]]
+        values = [value for value in self._values if value.name not in names]
+        count = len(inputs)
+        graph = helper.make_graph(self._nodes, name, ends[:count], ends[count:], self._constants, value_info=values)
+        for kernel in self._ternary:  # qonnx infers 2 bits for it, not that -2 is none of its values
+            kind = StringStringEntryProto(key="finn_datatype", value="TERNARY")
+            graph.quantization_annotation.append(
+                TensorAnnotation(tensor_name=kernel, quant_parameter_tensor_names=[kind])
+            )
+        domains = {"": OPSET, GENERAL: 1, **({CHANNELS_LAST: OPSET} if self.channels_last else {})}
+        opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="keras_mpt")
+
+    def _info(self, name, dims, kind=1):
+        from onnx import helper
+
+        return helper.make_tensor_value_info(name, kind, dims)
