@@ -55,7 +55,7 @@ test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 
 # Converted files on an emulated 64-bit ARM: Debian, and apt for qemu-user-static.
 test-arm: $(VENV)/.dev
-	bash tests/arm/run.sh
+	bash tests/arm/run.sh $(VENV_PYTHON)
 
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .
@@ -81,7 +81,7 @@ bench: $(VENV)/.dev
 # Warnings are errors, and so are public names without a docstring (docs/hooks.py, tests/test_docs.py).
 docs: $(VENV)/.docs browser
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m pytest tests/test_docs.py -k "documented or reference or navigation or table or links"
-	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m mkdocs build --strict
 
 # LiteRT.js and converted tickets, for the page that runs them. Without npm the site is built without these.
 browser: $(VENV)/.docs

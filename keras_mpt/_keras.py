@@ -157,3 +157,22 @@ def forget_last_call(operation):
 def has_keras_mask(tensor):
     """Return whether a tensor has a mask, such as `Masking` makes."""
     return getattr(tensor, "_keras_mask", None) is not None
+
+
+def replace_layer(layer, attribute, part):
+    """Put another layer in the place of one inside a layer."""
+    layer._tracker.unlock()
+    layer._tracker.untrack(getattr(layer, attribute))
+    setattr(layer, attribute, part)
+
+
+def put_into_call(key, value):
+    """Keep a value while the call under way lasts."""
+    if (call := call_under_way()) is not None:
+        vars(call).setdefault("kept_by_keras_mpt", {})[key] = value
+
+
+def kept_in_call(key, remove=False):
+    """Return what `put_into_call` has kept in the call under way, None if nothing."""
+    kept = getattr(call_under_way(), "kept_by_keras_mpt", {})
+    return kept.pop(key, None) if remove else kept.get(key)

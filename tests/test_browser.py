@@ -13,6 +13,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_mpt
 
@@ -60,6 +61,10 @@ try {
   const seven = strokes(c => { c.moveTo(60, 40); c.lineTo(190, 40); c.lineTo(110, 220); });
   for (const drawn of [zero, one, seven]) found.drawn.push([...await ticket.logits(digits, drawn, known.digits.shape)]);
   found.table = [...document.querySelectorAll('#ticket-sizes tr')].map(row => [...row.cells].map(c => c.textContent));
+  document.querySelector('img[src="ship.png"]').click();
+  await new Promise(later => setTimeout(later, 1500));
+  const picture = document.getElementById('ticket-picture');
+  found.sample = [...picture.getContext('2d', {willReadFrequently: true}).getImageData(0, 0, 32, 32).data];
   found.shown = document.getElementById('ticket-class').textContent;
   await post('/result', found);
 } catch (error) {
@@ -138,4 +143,7 @@ def test_the_page_computes_what_keras_does(tmp_path):
     assert np.argmax(found["drawn"], axis=1).tolist() == [0, 1, 7]
     assert [row[0] for row in found["table"]] == ["digits", preset.name]
     assert all("KB" in row[1] and row[3].endswith(" ms") and row[5].endswith(" ms") for row in found["table"])
+    image = Image.open(folder / "ship.png").convert("RGB").resize((32, 32), Image.Resampling.BOX)
+    sample = np.reshape(found["sample"], (32, 32, 4))[..., :3]
+    assert np.abs(sample - np.asarray(image, float)).mean() < 8  # the whole picture, not a corner of it
     assert any(name in found["shown"] for name in preset.classes)

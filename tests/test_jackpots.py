@@ -161,6 +161,27 @@ def test_pretrained_masks_start_at_magnitudes_under_every_rule(trained):
         assert kept == [size - int(np.floor(0.7 * size + 1e-9)) for size in sizes]
 
 
+def test_no_layer_is_emptied_by_one_threshold():
+    """A small layer of small weights keeps a tenth of its part; what it takes the others lack."""
+    random = np.random.default_rng(0)
+    arrays = {"small": random.normal(size=(5, 10)) / 100, "large": random.normal(size=(30, 15))}
+    arrays = {path: array.astype("f4") for path, array in arrays.items()}
+    with pytest.raises(ValueError, match='(?s)rates="uniform".*keeps none of small'):
+        magnitude_sparsity(0.8)(arrays)
+    found = magnitude_sparsity(0.8, least=0.1)(arrays)
+    kept = {path: array.size - int(np.floor(found[path] * array.size + 1e-9)) for path, array in arrays.items()}
+    assert kept == {"small": 1, "large": 99}
+    model = keras.Sequential([keras.Input((5,)), *(keras.layers.Dense(n, name=f"d{n}") for n in (10, 30, 15, 3))])
+    for layer in model.layers:
+        layer.kernel.assign(random.normal(size=layer.kernel.shape))
+        layer.bias.assign(random.normal(size=layer.bias.shape))
+    model.get_layer("d10").kernel.assign(arrays["small"])
+    layers = mpt_layers_by_path(to_jackpot(model, 0.8))
+    assert int(layers["d10"].kept) == 1 and sum(int(layer.kept) for layer in layers.values()) == (50 + 300 + 450) // 5
+    with pytest.raises(ValueError, match="`skip` must be given .* is 'top', which is taken for the classifier"):
+        to_jackpot(keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, name="top")]))
+
+
 def test_criteria_are_their_formulas():
     """On linear layers with squared error, where the gradient is known; normalization acts as in inference."""
     random = np.random.default_rng(3)

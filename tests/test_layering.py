@@ -60,6 +60,18 @@ def test_imports_run_one_way(path):
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
 
 
+# `"keras.src.ops..."` in quotes is a name in files, which tickets compare.
+INSIDES = re.compile(
+    r"^\s*(from|import) keras\.src|\._(keras_history|keras_mask|flatten_layers|run_through_graph|inbound_nodes)\b",
+    re.MULTILINE,
+)
+
+
+def test_what_keras_hides_is_used_in_one_file():
+    found = {str(path.relative_to(ROOT)) for path in SOURCES if INSIDES.search(path.read_text(encoding="utf-8"))}
+    assert found == {"keras_mpt/_keras.py"}
+
+
 OUTSIDE = [path for folder in ("benchmarks", "docs", "examples") for path in (ROOT / folder).rglob("*.py")]
 
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -19,11 +20,16 @@ from layer_contract import assert_reference_kernel, check_layer, inputs, numpy, 
 from keras_mpt.callbacks import CheckScores
 from keras_mpt.layers import (
     MPTConv1D,
+    MPTConv1DTranspose,
     MPTConv2D,
     MPTConv2DTranspose,
     MPTConv3D,
+    MPTConv3DTranspose,
     MPTDense,
+    MPTDepthwiseConv1D,
     MPTDepthwiseConv2D,
+    MPTEinsumDense,
+    MPTEmbedding,
 )
 from keras_mpt.masks import GlobalTopK, Restricted, TopK
 
@@ -44,6 +50,11 @@ CASES = [
     (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": "same", "pad_values": 1.0, "strides": 2}, (5, 6, 3), 27),
     (MPTConv1D, {"filters": 4, "kernel_size": 3, "padding": 2, "strides": 2}, (6, 3), 9),
     (MPTConv2D, {"filters": 4, "kernel_size": 3, "padding": (1, 0), "pad_values": -1.0}, (5, 6, 3), 27),
+    (MPTDepthwiseConv1D, {"kernel_size": 3, "depth_multiplier": 2, "padding": "same", "pad_values": 1.0}, (6, 3), 3),
+    (MPTConv1DTranspose, {"filters": 4, "kernel_size": 3, "strides": 2}, (4, 2), 6),
+    (MPTConv3DTranspose, {"filters": 3, "kernel_size": 2, "use_bias": True}, (2, 3, 2, 2), 16),
+    (MPTEinsumDense, {"equation": "abc,cde->abde", "output_shape": (3, 3, 4), "bias_axes": "e"}, (3, 6), 6),
+    (MPTEinsumDense, {"equation": "...bc,bcd->...d", "output_shape": 4, "activation": "relu"}, (3, 2), 6),
 ]
 
 
@@ -607,3 +618,73 @@ def test_masks_that_cannot_be_are_refused():
         np.testing.assert_array_equal(numpy(weight), value)
     layer.assign_mask(mask, -np.arange(12)[::-1].reshape(4, 3))
     np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
+
+
+def test_embeddings_are_rows_of_the_masked_table(tmp_path):
+    ids = np.array([[1, 2, 8], [2, 0, 2]])
+    layer = MPTEmbedding(9, 4, sparsity=0.6, seed=1)
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), layer])
+    randomize_scores(layer)
+    table = reference.KERNELS["scaled_sign"](numpy(layer.frozen_kernel), reference.mask(numpy(layer.scores), 15))
+    np.testing.assert_allclose(numpy(model(ids)), table[ids], rtol=1e-6)
+    np.testing.assert_allclose(np.abs(numpy(layer.frozen_kernel)), np.sqrt(2 / 4), rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(keras.models.load_model(tmp_path / "model.keras")(ids)), numpy(model(ids)))
+    twin = layer.plain()
+    twin(ids)
+    layer.fill_plain(twin)
+    np.testing.assert_allclose(numpy(twin(ids)), table[ids], rtol=1e-6)
+
+    scores, frozen = numpy(layer.scores), numpy(layer.frozen_kernel)
+    model.compile(keras.optimizers.SGD(1.0), keras.losses.MeanSquaredError("sum"))
+    target = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    model.train_on_batch(ids, target)
+    upstream = np.zeros((9, 4), np.float32)
+    np.add.at(upstream, ids, 2 * (table[ids] - target) / 4)  # Keras averages over the last axis
+    np.testing.assert_allclose(scores - numpy(layer.scores), upstream * frozen * np.sign(scores), atol=1e-5)
+
+
+def suspicious(change=None, rate=0.1, epochs=1, **settings):
+    """What CheckScores warns of in a network of two layers, after a change to it."""
+    layers = [MPTDense(4, seed=1, name="one"), MPTDense(4, name="two", **{"seed": 2, **settings})]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    if change is not None:
+        change(*layers)
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+        model.fit(x, x, verbose=0, epochs=epochs, callbacks=[CheckScores()])
+    return [str(w.message) for w in caught if "After epoch" in str(w.message)]
+
+
+def test_check_scores_tells_what_is_suspicious():
+    def infinite(one, two):
+        scores = numpy(one.scores)
+        scores[0, 0] = np.inf
+        one.scores.assign(scores)
+
+    assert suspicious() == []
+    assert suspicious(rate=0.0) == []
+    assert suspicious(lambda one, two: one.scores.assign(np.zeros((4, 4))), epochs=2) == [
+        "After epoch 1 all scores have the same magnitude in layers 'one'.",
+        "After epoch 1 the scores did not change in an epoch in layers 'one'.",
+    ]
+    assert suspicious(infinite) == ["After epoch 1 the scores are infinite in layers 'one'."]
+    flat = suspicious(lambda one, two: two.scores.assign(np.ones((4, 4))), rate=0.0)
+    assert flat[0] == "After epoch 1 all scores have the same magnitude in layers 'two'."
+    assert suspicious(seed=1) == [
+        "After epoch 1 the kernel is that of another layer, of the same seed in layers 'two'."
+    ]
+
+
+def test_kernels_that_are_not_finite_are_not_saved(tmp_path):
+    layer = MPTDense(4, seed=1, name="huge")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    layer.frozen_kernel.assign(np.full((4, 4), 3e38, "float32"))  # whose sum is beyond float32
+    callback = CheckScores()
+    callback.set_model(model)
+    with pytest.warns(UserWarning, match="After epoch 1 the kernel is not finite in layers 'huge'"):
+        callback.on_epoch_end(0)
+    with pytest.raises(ValueError, match="The kernel of layer 'huge' must be finite to be saved. Received: infinity"):
+        model.save(tmp_path / "model.keras")

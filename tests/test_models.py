@@ -114,6 +114,20 @@ for name in sys.argv[1:]:
     assert process.returncode == 0, process.stderr
 
 
+def test_time_steps_are_stripped_together(rng):
+    conv = layers.MPTConv2D(3, 3, padding="same", pad_values=1.0, input_quantizer="ste_sign", use_bias=True, seed=1)
+    inner = [keras.layers.TimeDistributed(conv), keras.layers.TimeDistributed(keras.layers.Flatten())]
+    inner += [keras.layers.TimeDistributed(layers.MPTDense(2, activation="tanh", seed=2))]
+    model, x = keras.Sequential([keras.Input((5, 4, 4, 2)), *inner]), rng.normal(size=(3, 5, 4, 4, 2))
+    conv.bias.assign([0.5, 1.0, 1.5])
+    np.testing.assert_allclose(numpy(strip(model)(x)), numpy(model(x)), rtol=1e-5, atol=1e-6)
+    assert mpt_layers(strip(model)) == [] and dense_twin(model_of_floats(2)).output_shape == (None, 5, 2)
+
+
+def model_of_floats(units):
+    return keras.Sequential([keras.Input((5, 4)), keras.layers.TimeDistributed(layers.MPTDense(units, seed=1))])
+
+
 @keras.saving.register_keras_serializable(package="test_models")
 class Hiding(keras.layers.Layer):
     def __init__(self, **kwargs):
@@ -135,8 +149,8 @@ def test_refusals(transform):
         transform(subclassed)
     with pytest.raises(ValueError, match="`model` must be a built"):
         transform(keras.Sequential([layers.MPTDense(3)]))
-    wrapped = keras.layers.TimeDistributed(layers.MPTDense(3, seed=0))
-    for hiding, shape in ((Hiding(), (4,)), (wrapped, (2, 4))):
+    wrapped = keras.layers.TimeDistributed(layers.MPTDense(3, seed=0))  # over any number of steps
+    for hiding, shape in ((Hiding(), (4,)), (wrapped, (None, 4))):
         with pytest.raises(ValueError, match="`model` must hold its MPT layers in functional or Sequential models"):
             transform(keras.Sequential([keras.Input(shape), hiding]))
 

@@ -148,6 +148,12 @@ DEFAULTS = {
     "resnet50_mpt": {"sparsity": 0.8, **IMAGENET},
     "wide_resnet34_mpt": {"sparsity": 0.6, **IMAGENET},
     "wide_resnet50_mpt": {"sparsity": 0.8, **IMAGENET},
+    "whitened_conv6_mpt": {
+        "sparsity": 0.5,
+        "kernel_initializer": "signed_constant",
+        "batch_norm_affine": True,
+        "float_stem": True,
+    },
 }
 
 
@@ -213,9 +219,14 @@ def test_settings_reach_the_layers(name):
 
 def test_masks():
     shared = keras_mpt.masks.GlobalTopK(0.8, group="all")
-    built = mpt_layers(zoo.conv2_mpt(mask=shared, **SMALL))
-    assert len({id(layer.mask) for layer in built}) == 1 and built[0].mask is not shared
-    assert built[0].mask.get_config() == {**shared.get_config(), "size": built[0].mask.size}
+    first, second = (zoo.conv2_mpt(mask=shared, **{**SMALL, "seed": seed}) for seed in (1, 2))
+    for model in (first, second):  # of which neither knows the other
+        built = mpt_layers(model)
+        scores = np.concatenate([np.abs(numpy(layer.scores)).ravel() for layer in built])
+        mask = np.concatenate([numpy(layer.subnet_mask).ravel() for layer in built])
+        assert mask.sum() == mask.size - mask.size * 8 // 10
+        assert scores[mask == 1].min() >= scores[mask == 0].max()
+        assert {layer.mask.group for layer in built} == {"all"}
     made = mpt_layers(zoo.conv2_mpt(mask=keras_mpt.masks.Restricted, sparsity={"logits": 0.0}, **SMALL))
     assert {type(layer.mask) for layer in made} == {keras_mpt.masks.Restricted}
     assert [layer.sparsity for layer in made] == [0.5, 0.5, 0.5, 0.5, 0.0]
@@ -377,10 +388,12 @@ def test_all_but_the_stem_have_binary_inputs(name):
     model = ARCHITECTURES[name](**settings)
     assert model.name == name
     *found, classifier = mpt_layers(model)
-    assert classifier.name == "logits" and (classifier.input_quantizer is None) == (not name.startswith("conv"))
-    assert {layer.name for layer in found if layer.input_quantizer is None} == {"conv1"}
-    assert {layer.name for layer in found if getattr(layer, "pad_values", 1.0) != 1.0} == {"conv1"}
+    assert classifier.name == "logits" and (classifier.input_quantizer is None) == ("conv" not in name)
+    stem = set() if name.startswith("whitened") else {"conv1"}
+    assert {layer.name for layer in found if layer.input_quantizer is None} == stem
+    assert {layer.name for layer in found if getattr(layer, "pad_values", 1.0) != 1.0} == stem
     assert all(layer.bias is None for layer in found)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            assert (layer.momentum, layer.epsilon, layer.center, layer.scale) == (0.9, 1e-5, False, False)
+            assert (layer.momentum, layer.epsilon, layer.scale) == (0.9, 1e-5, False)
+            assert layer.center == name.startswith("whitened")

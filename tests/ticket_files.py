@@ -34,10 +34,10 @@ def seal(text, blobs, version=1):
     return start + hashlib.sha256(start + stored).digest() + stored + b"".join(blobs.values())
 
 
-def sealed(header, blobs):
+def sealed(header, blobs, version=1):
     """Return the bytes of a file with this header (a dict without "blobs") and these blobs."""
     listed = [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in blobs.items()]
-    return seal(json.dumps({**header, "blobs": listed}).encode(), blobs)
+    return seal(json.dumps({**header, "blobs": listed}).encode(), blobs, version)
 
 
 def opened(content):

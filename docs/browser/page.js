@@ -67,10 +67,11 @@ async function start() {
 
   const canvas = element('ticket-picture');
   const show = async image => {
-    const side = Math.min(image.width, image.height);
+    const [width, height] = [image.naturalWidth ?? image.width, image.naturalHeight ?? image.height];
+    const side = Math.min(width, height);
     const context = canvas.getContext('2d', {willReadFrequently: true});
     context.imageSmoothingQuality = 'high';
-    context.drawImage(image, (image.width - side) / 2, (image.height - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
+    context.drawImage(image, (width - side) / 2, (height - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
     const values = await ticket.logits(models.pictures, ticket.normalized(canvas, known.pictures), known.pictures.shape);
     bars('ticket-class', known.pictures.classes, ticket.softmax(values));
   };

@@ -49,20 +49,19 @@ def automobile():
     return image
 
 
-def frog():
-    image, draw = scene("#8a7a52", "#6f5f3c", 300)
-    draw.ellipse((100, 220, 420, 420), fill="#5f8a3a")
-    draw.ellipse((150, 160, 370, 310), fill="#6d9a44")
-    for x in (165, 295):
-        draw.ellipse((x, 130, x + 65, 200), fill="#86b35a")
-        draw.ellipse((x + 18, 150, x + 47, 182), fill="#1c1c16")
-    draw.ellipse((60, 330, 190, 440), fill="#527a32")
-    draw.ellipse((330, 330, 460, 440), fill="#527a32")
+def truck():
+    image, draw = scene("#b9c7d2", "#77797c", 350)
+    draw.rectangle((40, 130, 330, 350), fill="#e9e6dd")
+    draw.polygon([(335, 190), (420, 190), (470, 265), (470, 350), (335, 350)], fill="#2f62a8")
+    draw.polygon([(350, 205), (412, 205), (448, 262), (350, 262)], fill="#263038")
+    for x in (75, 170, 370):
+        draw.ellipse((x, 315, x + 85, 400), fill="#17181a")
+        draw.ellipse((x + 25, 340, x + 60, 375), fill="#9aa0a6")
     return image
 
 
 def main():
-    for make in (airplane, ship, automobile, frog):
+    for make in (airplane, ship, automobile, truck):
         image = make().filter(ImageFilter.GaussianBlur(3)).resize((128, 128), Image.Resampling.LANCZOS)
         image.save(HERE / f"{make.__name__}.png", optimize=True)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._keras import layers_inside
 from keras_mpt.analysis.sources import masks
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
@@ -83,7 +84,7 @@ def _products(model, batches, loss):
                 "`model` must have the rule masks.Restricted in all its MPT layers, whose scores have the gradient "
                 f"W * g. Received: layer {path!r} with {layer.mask!r}"
             )
-    for layer in copy._flatten_layers():
+    for layer in layers_inside(copy):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     for layer in layers.values():

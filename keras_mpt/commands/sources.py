@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from keras_mpt import remote, zoo
-from keras_mpt.arguments import did_you_mean
+from keras_mpt import zoo
+from keras_mpt.tickets import published
 
 TICKET = (
     "a file that save_ticket wrote, the name of a preset (see `keras-mpt list`), an address such as hf://owner/name or "
@@ -14,20 +14,16 @@ TICKET = (
 
 
 def find(ticket):
-    """Return the path of a ticket, and its `Preset` if it is one by name.
+    """Return the path of a ticket, and its `Preset` if it is one by name; a file of that name comes first.
 
     Raises:
         FileNotFoundError: There is neither a file nor a preset of this name.
         TicketError: The file of a preset is not the one that was published.
     """
-    presets = {preset.name: preset for preset in zoo.list_presets()}
-    if ticket in presets and not os.path.exists(ticket):
-        return presets[ticket].published(), presets[ticket]
-    path = remote.locate(ticket)
-    if not os.path.exists(path):
-        hint = did_you_mean(ticket, presets)
-        raise FileNotFoundError(f"There is neither a file nor a preset of this name.{hint} Received: {ticket}")
-    return path, None
+    preset = {preset.name: preset for preset in zoo.list_presets()}.get(ticket)
+    if preset is not None and not os.path.exists(ticket):
+        return preset.published(), preset
+    return published.find(ticket), None
 
 
 def array(option, file):

@@ -6,6 +6,7 @@ from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_
 from keras_mpt.convert.qonnx import QonnxReport, rounded, to_qonnx
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.tflite import to_tflite
+from keras_mpt.convert.tflm import to_tflm
 
 __all__ = [
     "CheckpointError",
@@ -20,4 +21,5 @@ __all__ = [
     "to_pytorch_state_dict",
     "to_qonnx",
     "to_tflite",
+    "to_tflm",
 ]

@@ -35,7 +35,7 @@ def convert(model, path, target, samples=None):
     plan = Plan(model)
     for kernel in plan.kernels:
         target.choose(kernel)
-    samples = samples_for(plan, samples)
+    random, samples = samples is None, samples_for(plan, samples)
 
     graph = plan.graph(target.batch)
     content = target.compile(graph)
@@ -52,6 +52,7 @@ def convert(model, path, target, samples=None):
         inputs=list(session.inputs),
         outputs=list(session.outputs),
         runtimes=target.runtimes(),
+        random=random,
     )
     verify.check(report, target, plan, content, samples)
     with replacing(path) as unfinished:

@@ -9,8 +9,9 @@ from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.tensors import arrays_for, outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
+from keras_mpt.convert.tflm import Micro
 
-TARGETS = {target.name: target for target in (LarqComputeEngine, Qonnx, TensorFlowLite)}
+TARGETS = {target.name: target for target in (LarqComputeEngine, Micro, Qonnx, TensorFlowLite)}
 _SECONDS = 2.0
 
 
@@ -19,7 +20,7 @@ def run(path, target, samples):
 
     Args:
         path: Of the file.
-        target: `"tflite"` or `"lce"`, what runs it.
+        target: `"tflite"`, `"tflm"` or `"lce"`, what runs it.
         samples: An array `(number, ...)`, where the file has one input; a list of arrays in the order of the inputs,
             or a dict by their names; or batches of these, as for `to_tflite`.
 
@@ -45,7 +46,7 @@ def latency(path, target, threads=1):
 
     Args:
         path: Of a converted file.
-        target: `"tflite"` or `"lce"`.
+        target: `"tflite"`, `"tflm"` or `"lce"`.
         threads: Number of threads.
 
     Returns:

@@ -180,7 +180,7 @@ class File:
                 return kind == "CAST" and self.graph.tensors[operator.inputs[0]].type == self._schema.TensorType.BOOL
         return False
 
-    def kernels_to_int8(self, sparse=False):
+    def kernels_to_int8(self, sparse=False, one_scale=False):
         """Store each float kernel that is ternary in each output channel as int8 with a scale for each channel.
 
         A DEQUANTIZE operation makes the same float32 kernel of it, bit for bit: -1, 0 or 1 times a float.
@@ -188,11 +188,17 @@ class File:
         Args:
             sparse: Whether to store only what is not zero, and where, if that is smaller; a DENSIFY operation then
                 comes before.
+            one_scale: Whether to store one scale only, and only kernels that have one.
         """
         for operator, _, kernel, axis in self.kernels():
             split = ternary(np.moveaxis(kernel, axis, -1))
             if split is None:
                 continue
+            if one_scale:
+                kept = np.unique(np.abs(kernel[kernel != 0]))
+                if len(kept) != 1:
+                    continue
+                split = split[0], kept
             signs, index = np.moveaxis(split[0], -1, axis), operator.inputs[1]
             position, small = self._users(index)[0], self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)

@@ -134,7 +134,8 @@ def finished(kernel, y):
         return y if activation is keras.activations.linear else activation(y)
     twin = copied(activation, dtype="float32")
     y = twin(y)
-    copy_state(activation, twin)
+    if activation.built:
+        copy_state(activation, twin)
     return y
 
 

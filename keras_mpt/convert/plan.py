@@ -11,7 +11,7 @@ from keras_mpt._keras import functional_graph
 from keras_mpt.convert.kernels import Kernel, Quantize, call_plain
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models.copies import copied, copy_state, first_input
-from keras_mpt.models.functional import check_opened
+from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional
 from keras_mpt.models.plain import quantizes
 from keras_mpt.models.rewrite import rewrite
@@ -121,6 +121,8 @@ class Plan:
                 return mpt(path, operation, first_input(args, kwargs))
             if not isinstance(operation, keras.layers.Layer):
                 return operation(*args, **kwargs)
+            if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
+                return outputs
             if quantizes(operation):
                 x = first_input(args, kwargs)
                 return Quantize(operation.activation)(cut(path, x) if quantizers.is_sign(operation.activation) else x)

@@ -68,7 +68,8 @@ class Report(Tabular):
         gzip: Its size compressed.
         inputs, outputs: Of the file, in the order of the model: objects with `name`, `shape` and `dtype`.
         runtimes: Names of what the file was run in: those that are installed.
-        samples: How many samples it was run on.
+        random: Whether the samples that it was run on were random numbers.
+        samples: How many there were.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
         agreement: Fraction of the samples with the same largest output, up to rounding.
@@ -76,6 +77,7 @@ class Report(Tabular):
             zero than twice the largest error of such a piece (see below).
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
             largest output; None without signs.
+        notes: What else there is to know, a list of `(heading, text)`.
     """
 
     path: pathlib.Path
@@ -88,12 +90,14 @@ class Report(Tabular):
     inputs: list = dataclasses.field(default_factory=list)
     outputs: list = dataclasses.field(default_factory=list)
     runtimes: list = dataclasses.field(default_factory=list)
+    random: bool = False
     samples: int = 0
     max_error: float = 0.0
     scale: float = 0.0
     agreement: float = 1.0
     flips: int = 0
     piece_error: float | None = None
+    notes: list = dataclasses.field(default_factory=list)
 
     def _table(self):
         header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
@@ -107,15 +111,31 @@ class Report(Tabular):
             ("Outputs", "; ".join(map(str, self.outputs))),
             ("Operations", kinds),
             *self._checks(),
+            *self.notes,
         ]
-        facts += [(f"{layer.name}: ", layer.why) for layer in self.layers if layer.why]
+        floats = [layer for layer in self.layers if layer.form == "float32"]
+        if 0 < len(floats) < len(self.layers):
+            weights, size = sum(layer.weights for layer in floats), sum(layer.bytes for layer in floats)
+            shares = f"{weights / totals[0]:.2%} of these weights, {size / totals[1]:.2%} of their bytes"
+            facts.append(("Floats", f"{shares} ({', '.join(dict.fromkeys(layer.type for layer in floats))})"))
+        reasons = {}
+        for layer in self.layers:
+            reasons.setdefault(layer.why, []).append(layer.name)
+        for why, names in reasons.items():
+            if why and len(names) == len(self.layers) > 1:
+                facts.append(("Forms", f"all layers: {why}" + ", so no binary form" * (why == "float input")))
+            elif why:
+                facts += [(f"{name}: ", why) for name in names]
         return Table(f"Conversion to {self.engine}", header, rows, facts)
 
     def _checks(self):
-        yield "Checked", f"on {self.samples} samples in {', '.join(self.runtimes)}"
+        whose = f"{self.samples} random samples" if self.random else f"{self.samples} samples of yours"
+        yield "Checked", f"on {whose} in {', '.join(self.runtimes)}"
         yield "", f"max error {self.max_error:.2g} (outputs up to {self.scale:.3g})"
-        yield "", f"same largest output in {self.agreement:.2%}, {self.flips} with an activation at zero flipped"
-        if self.piece_error is not None:
+        if self.piece_error is None:
+            yield "", f"same largest output in {self.agreement:.2%}"
+        else:
+            yield "", f"same largest output in {self.agreement:.2%}, {self.flips} with an activation at zero flipped"
             yield "", f"from signs to signs, given the model's own: relative error {self.piece_error:.2g}"
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -73,6 +74,21 @@ def arrays_for(inputs, samples):
     if not len(arrays[0]):
         raise ValueError("`samples` must be at least one. Received: none")
     return arrays
+
+
+def from_file(path):
+    """Return the samples in a file of numpy: an array, or a dict by the inputs' names of an archive.
+
+    Raises:
+        ValueError: The file is of another kind.
+    """
+    try:
+        samples = np.load(path, allow_pickle=False)
+        return samples if isinstance(samples, np.ndarray) else dict(samples)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"`samples` must be a file of numpy.save, or of numpy.savez with the inputs' names. Received: {path}"
+        ) from error
 
 
 def check_finite(arrays):

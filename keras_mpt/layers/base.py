@@ -8,15 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import _keras, initializers, quantizers
-from keras_mpt.layers import arguments
+from keras_mpt import _keras, quantizers
 from keras_mpt.layers.groups import remember_model
 from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
-from keras_mpt.masks import MaskRule, TopK
 from keras_mpt.ops import to_numpy
 
-DEFAULT_SPARSITY = 0.5
 # Of the calls under way in this thread, by the numbers of the subnets: another may be tracing the same layer.
 _kernels_of_calls = contextvars.ContextVar("kernels_of_calls", default=types.MappingProxyType({}))
 
@@ -70,54 +67,11 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         for name in cls._kernels:
             if not any(name in vars(base) for base in cls.__mro__ if issubclass(base, MPTLayer)):
                 setattr(cls, name, _kernel_property(name))
-        arguments.show(cls)
 
-    def __init__(
-        self,
-        *args,
-        sparsity=None,
-        kernel_quantizer="scaled_sign",
-        input_quantizer=None,
-        mask=None,
-        scores_initializer="kaiming_uniform",
-        scores_regularizer=None,
-        seed=None,
-        **kwargs,
-    ):
-        kwargs = self._by_name(args, kwargs)
-        plain = self._plain_arguments()
-        if "use_bias" in plain:
-            kwargs.setdefault("use_bias", False)
-        for argument in self._kernels.values():
-            initializer = f"{argument}_initializer"
-            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
-        for argument in self._meaningless_arguments():
-            if kwargs.pop(argument, None) is not None:
-                raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
-        seed = initializers.check_seed(seed)
-        if "seed" in plain:
-            kwargs["seed"] = keras_seed(seed)
-        super().__init__(**kwargs)
-        self._check_policy()
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seed = self._seed
         self._model, self._only_model, self._subnets = None, False, ()
-        self.mask = _mask_rule(sparsity, mask)
-        self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
-        self.input_quantizer = quantizers.get_activation(input_quantizer)
-        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(self.input_quantizer):
-            raise ValueError(
-                "`input_quantizer` with a scale for each channel needs channels last. Received: "
-                f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
-            )
-        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
-        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
-        self.seed = seed
-
-    def _check_policy(self):
-        if self.quantization_mode is not None:
-            raise ValueError(
-                "`dtype` must not quantize: the kernel is quantized already, see `kernel_quantizer`. "
-                f"Received: a policy of {self.quantization_mode!r} for layer {self.name!r}"
-            )
 
     def build(self, input_shape):
         self._check_policy()  # of a `DTypePolicyMap`, which goes by the path that a layer has from here on
@@ -164,34 +118,6 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
     def _fan_in(self, shape, kernel="kernel"):
         """Return how many inputs one output has, for a kernel of this shape and name."""
         return int(np.prod(shape[:-1]))
-
-    @property
-    def mask(self):
-        """The mask rule."""
-        return self._mask
-
-    @mask.setter
-    def mask(self, rule):
-        if self.built:
-            raise AttributeError(
-                f"`mask` of layer {self.name!r} cannot be assigned to once the layer is built. How many weights stay "
-                f"is changed by `layer.set_sparsity(sparsity)`. Received: {rule!r}"
-            )
-        if not isinstance(rule, MaskRule):
-            raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
-        self._mask = rule
-
-    @property
-    def sparsity(self):
-        """The fraction of the weights that the mask rule was made to remove."""
-        return self.mask.sparsity
-
-    @sparsity.setter
-    def sparsity(self, value):
-        raise AttributeError(
-            f"`sparsity` of layer {self.name!r} cannot be assigned to. How many weights stay is changed by "
-            f"`layer.set_sparsity(sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
-        )
 
     def set_sparsity(self, sparsity):
         """Let each kernel keep another number of weights from now on; `sparsity` of the mask rule stays.
@@ -283,12 +209,11 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
     @contextlib.contextmanager
     def _fixed_kernels(self, training):
         """Compute the kernels once for a call, and only here with side effects on the mask rule's variables."""
-        kernels = {**_kernels_of_calls.get(), **self._found_kernels(training)}
-        outside = _kernels_of_calls.set(kernels)
-        try:
+        with kernels_of_call(self._found_kernels(training)):
             yield
-        finally:
-            _kernels_of_calls.reset(outside)
+
+    def _is_in_call(self):
+        return any(subnet.number in _kernels_of_calls.get() for subnet in self._subnets)
 
     def _found_kernels(self, training):
         return {
@@ -336,7 +261,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
 
         Raises:
-            ValueError: A score is NaN.
+            ValueError: A score is NaN, or an effective kernel is not finite.
         """
         for subnet in self._subnets if self.built else ():
             subnet.settle()
@@ -362,23 +287,6 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """
         raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
 
-    def _keras_config(self):
-        config = super().get_config()
-        config = {name: value for name, value in config.items() if name not in self._meaningless_arguments()}
-        return {**config, "seed": keras_seed(self.seed)} if "seed" in config else config
-
-    def get_config(self):
-        return {
-            **self._keras_config(),
-            "sparsity": self.sparsity,
-            "mask": keras.saving.serialize_keras_object(self.mask),
-            "kernel_quantizer": quantizers.serialize(self.kernel_quantizer),
-            "input_quantizer": quantizers.serialize(self.input_quantizer),
-            "scores_initializer": keras.initializers.serialize(self.scores_initializer),
-            "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
-            "seed": self.seed,
-        }
-
     def _check_built(self, attribute, error=ValueError):
         if not self.built:
             raise error(
@@ -387,27 +295,25 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
             )
 
 
-def keras_seed(seed):
-    """Return 31 bits of a layer's seed, for what Keras draws while it trains, such as dropout."""
-    return seed & 0x7FFFFFFF
+@contextlib.contextmanager
+def kernels_of_call(kernels):
+    """Let layers use these kernels, by the numbers of the subnets, within this context and thread."""
+    outside = _kernels_of_calls.set({**_kernels_of_calls.get(), **kernels})
+    try:
+        yield
+    finally:
+        _kernels_of_calls.reset(outside)
 
 
 def _kernel_property(name):
     def found(layer):
-        layer._check_built(name, AttributeError)  # frameworks probe for it while a layer is being built
-        return next(subnet.kernel for subnet in layer._subnets if subnet.name == name)
+        layer._check_built(name, AttributeError)
+        subnet = next((subnet for subnet in layer._subnets if subnet.name == name), None)
+        if subnet is None or subnet.scores is None:  # frameworks probe for it while a layer is being built
+            raise AttributeError(f"`{name}` of {type(layer).__name__} {layer.name!r} exists once the layer is built")
+        return subnet.kernel
 
     def ignore(layer, variable):
         """Keras' layers assign what `add_weight` returned, which the subnet has."""
 
     return property(found, ignore, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")
-
-
-def _mask_rule(sparsity, mask):
-    if mask is None:
-        return TopK(DEFAULT_SPARSITY if sparsity is None else sparsity)
-    if isinstance(mask, dict):
-        mask = keras.saving.deserialize_keras_object(mask)
-    if isinstance(mask, MaskRule) and sparsity not in (None, mask.sparsity):
-        raise ValueError(f"`sparsity` must be left out or that of `mask`. Received: {sparsity=}, {mask=}")
-    return mask

@@ -191,19 +191,22 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
-class MPTConv2DTranspose(MPTLayer, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` over a frozen random kernel.
+class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
+    """`keras.layers.DepthwiseConv1D` over a frozen random kernel. The initializer's name is `depthwise_initializer`.
 
     Args:
         *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
+            `pad_values`, and more of `padding`, of `MPTConv`.
 
     Raises:
-        ValueError: See `MPTLayer`.
+        ValueError: See `MPTConv` and `MPTLayer`.
 
-    Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
-    `(height, width, filters, channels)`; `fan_in` counts height, width and channels.
+    Input shape: `(batch, steps, channels)`. Output shape: `(batch, new_steps, channels * depth_multiplier)`. Kernel:
+    `(size, channels, depth_multiplier)`.
     """
 
+    _kernels = types.MappingProxyType({"kernel": "depthwise"})
+
     def _fan_in(self, shape, kernel="kernel"):
-        return math.prod(shape[:-2]) * shape[-1]
+        return math.prod(shape[:-2])

@@ -34,6 +34,7 @@ class Subnet:
     def __init__(self, layer, name, argument, index):
         self.layer, self.name, self.argument, self.index = layer, name, argument, index
         self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
+        self._quantizer = None
 
     def __repr__(self):
         return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
@@ -47,6 +48,18 @@ class Subnet:
     def variables(self):
         """All variables of the kernel."""
         return [self.frozen_kernel, *self.state.values(), self.scores]
+
+    @property
+    def kernel_quantizer(self):
+        """The layer's kernel quantizer, or what was assigned for this kernel, such as its own fixed alpha."""
+        return self.layer.kernel_quantizer if self._quantizer is None else self._quantizer
+
+    @kernel_quantizer.setter
+    def kernel_quantizer(self, quantizer):
+        if len(self.layer.subnets) > 1:
+            self._quantizer = quantizer
+        else:
+            self.layer.kernel_quantizer = quantizer
 
     @property
     def initializer(self):
@@ -177,7 +190,7 @@ class Subnet:
         """Bring up to date what goes into a file, so that a load costs no search.
 
         Raises:
-            ValueError: A score is NaN.
+            ValueError: A score is NaN, or the effective kernel is not finite.
         """
         nan = bool(np.isnan(to_numpy(self.scores)).any())
         self.state["nan_steps"].assign(int(nan))
@@ -186,6 +199,10 @@ class Subnet:
         group = self.group
         if any(int(ops.convert_to_numpy(other.state["quota"])) < 0 for other in group):
             share_quota(group, self.layer.sparsity)
+        if not np.isfinite(to_numpy(self.effective())).all():
+            raise ValueError(
+                f"The kernel of layer {self.layer.name!r} must be finite to be saved. Received: infinity or NaN"
+            )
         _, _, changes = self.layer.mask(as_tensor(self.scores), self._values())
         if "threshold" in changes:
             threshold = int(ops.convert_to_numpy(changes["threshold"]))
@@ -249,7 +266,7 @@ class Subnet:
         """Return the kernel that the layer computes with, in float32: what the kernel quantizer makes of the mask."""
         mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
-        quantized = ops.stop_gradient(self.layer.kernel_quantizer(frozen, mask, kept))
+        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
         return straight_through(
             lambda scores, frozen, quantized: quantized,
             lambda scores, frozen, quantized: frozen * self.layer.mask.slope(scores),

@@ -1,16 +1,98 @@
-"""From MPT layers to the plain Keras layers they are made of, and back."""
+"""The arguments of MPT layers, and the plain Keras layers that they are made of."""
 
 import inspect
 
 import keras
 
+from keras_mpt import initializers, quantizers
 from keras_mpt.layers import arguments
+from keras_mpt.masks import MaskRule, TopK
+
+DEFAULT_SPARSITY = 0.5
 
 
 class PlainTwin:
-    """What an MPT layer knows of its plain Keras class."""
+    """What MPT layers, and layers made of them, have in common: arguments, config, and a plain Keras class."""
 
     _kernels = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        arguments.show(cls)
+
+    def __init__(
+        self,
+        *args,
+        sparsity=None,
+        kernel_quantizer="scaled_sign",
+        input_quantizer=None,
+        mask=None,
+        scores_initializer="kaiming_uniform",
+        scores_regularizer=None,
+        seed=None,
+        **kwargs,
+    ):
+        kwargs = self._by_name(args, kwargs)
+        plain = self._plain_arguments()
+        if "use_bias" in plain:
+            kwargs.setdefault("use_bias", False)
+        for argument in self._kernels.values():
+            initializer = f"{argument}_initializer"
+            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+        for argument in self._meaningless_arguments():
+            if kwargs.pop(argument, None) is not None:
+                raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
+        seed = initializers.check_seed(seed)
+        if "seed" in plain:
+            kwargs["seed"] = keras_seed(seed)
+        super().__init__(**kwargs)
+        self._check_policy()
+        self.mask = _mask_rule(sparsity, mask)
+        self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
+        self.input_quantizer = quantizers.get_activation(input_quantizer)
+        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(self.input_quantizer):
+            raise ValueError(
+                "`input_quantizer` with a scale for each channel needs channels last. Received: "
+                f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
+            )
+        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
+        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        self._seed = seed
+
+    def _check_policy(self):
+        if self.quantization_mode is not None:
+            raise ValueError(
+                "`dtype` must not quantize: the kernel is quantized already, see `kernel_quantizer`. "
+                f"Received: a policy of {self.quantization_mode!r} for layer {self.name!r}"
+            )
+
+    @property
+    def mask(self):
+        """The mask rule."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, rule):
+        if self.built:
+            raise AttributeError(
+                f"`mask` of layer {self.name!r} cannot be assigned to once the layer is built. How many weights stay "
+                f"is changed by `layer.set_sparsity(sparsity)`. Received: {rule!r}"
+            )
+        if not isinstance(rule, MaskRule):
+            raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
+        self._mask = rule
+
+    @property
+    def sparsity(self):
+        """The fraction of the weights that the mask rule was made to remove."""
+        return self.mask.sparsity
+
+    @sparsity.setter
+    def sparsity(self, value):
+        raise AttributeError(
+            f"`sparsity` of layer {self.name!r} cannot be assigned to. How many weights stay is changed by "
+            f"`layer.set_sparsity(sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
+        )
 
     @classmethod
     def _plain_class(cls):
@@ -49,8 +131,8 @@ class PlainTwin:
                 f"Layer {self.name!r} must compute what {ours.__name__} does to become a plain Keras layer. Received: "
                 f"a {type(self).__name__} with a `call` of its own"
             )
-        initializers = {f"{argument}_initializer": kernel_initializer for argument in self._kernels.values()}
-        return self._plain_class().from_config({**self._keras_config(), **initializers})
+        of_kernels = {f"{argument}_initializer": kernel_initializer for argument in self._kernels.values()}
+        return self._plain_class().from_config({**self._keras_config(), **of_kernels})
 
     @classmethod
     def from_plain(cls, layer, kernel_initializer=None, **settings):
@@ -65,4 +147,47 @@ class PlainTwin:
         config = {name: value for name, value in layer.get_config().items() if name not in left_out}
         for argument in cls._kernels.values():
             config[f"{argument}_initializer"] = kernel_initializer
-        return cls(**config, **settings)
+        return cls(**{**config, **settings})
+
+    def _settings(self, seed):
+        """Return our arguments for a layer inside, with a seed of its own."""
+        return {
+            "mask": self.mask,
+            "kernel_quantizer": self.kernel_quantizer,
+            "input_quantizer": self.input_quantizer,
+            "scores_initializer": self.scores_initializer,
+            "scores_regularizer": self.scores_regularizer,
+            "seed": seed,
+        }
+
+    def _keras_config(self):
+        config = super().get_config()
+        config = {name: value for name, value in config.items() if name not in self._meaningless_arguments()}
+        return {**config, "seed": keras_seed(self._seed)} if "seed" in config else config
+
+    def get_config(self):
+        return {
+            **self._keras_config(),
+            "sparsity": self.sparsity,
+            "mask": keras.saving.serialize_keras_object(self.mask),
+            "kernel_quantizer": quantizers.serialize(self.kernel_quantizer),
+            "input_quantizer": quantizers.serialize(self.input_quantizer),
+            "scores_initializer": keras.initializers.serialize(self.scores_initializer),
+            "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
+            "seed": self._seed,
+        }
+
+
+def keras_seed(seed):
+    """Return 31 bits of a layer's seed, for what Keras draws while it trains, such as dropout."""
+    return seed & 0x7FFFFFFF
+
+
+def _mask_rule(sparsity, mask):
+    if mask is None:
+        return TopK(DEFAULT_SPARSITY if sparsity is None else sparsity)
+    if isinstance(mask, dict):
+        mask = keras.saving.deserialize_keras_object(mask)
+    if isinstance(mask, MaskRule) and sparsity not in (None, mask.sparsity):
+        raise ValueError(f"`sparsity` must be left out or that of `mask`. Received: {sparsity=}, {mask=}")
+    return mask

@@ -10,14 +10,24 @@ from keras_mpt._keras import layers_inside
 
 def copied(layer, **changes):
     """Return a layer of the same config but for changes, its weights its own and yet to be copied."""
-    config = {**layer.get_config(), **changes}
-    if isinstance(layer, keras.layers.Lambda):
-        return keras.layers.Lambda.from_config(config, safe_mode=False)  # the function is there already, in the model
-    return type(layer).from_config(config)
+    if isinstance(layer, keras.layers.Lambda):  # its function is there already, in the model
+        return keras.layers.Lambda.from_config({**layer.get_config(), **changes}, safe_mode=False)
+    cls = type(layer)
+    try:
+        return cls.from_config({**layer.get_config(), **changes})
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"Layer {layer.name!r} of class {cls.__name__} must be made again from its config to be copied: give the "
+            "class a `get_config` that returns the arguments of `__init__`, which takes `name` and `dtype` as every "
+            "layer does. Or let the layers inside take its place, where it has no weights of its own: "
+            f"`keras_mpt.models.to_functional(model, only=[{cls.__name__}])`. Received: {reason}"
+        ) from error
 
 
 def copy_state(source, target):
     """Give a layer the weights, and the vocabulary if it has one, of another with the same config but for the dtype."""
+    _build_inside(source, target)
     weights = zip(source.get_weights(), target.weights, strict=True)
     target.set_weights([w if w.dtype.name == variable.dtype else w.astype(variable.dtype) for w, variable in weights])
     if isinstance(target, keras.layers.Normalization):
@@ -30,8 +40,17 @@ def copy_state(source, target):
 
 def copy_state_inside(source, target):
     """Give the layers inside a layer, such as an activation with weights, the state of those inside another."""
+    _build_inside(source, target)
     for inner, twin in zip(layers_inside(source, False), layers_inside(target, False), strict=True):
-        copy_state(inner, twin)
+        if inner.built:
+            copy_state(inner, twin)
+
+
+def _build_inside(source, target):
+    """Build those layers inside a layer that are built in another: Keras does not where shapes are known without."""
+    for inner, twin in zip(layers_inside(source), layers_inside(target), strict=False):
+        if inner.built and not twin.built:
+            twin.build_from_config(inner.get_build_config())
 
 
 def autocast(layer, x):

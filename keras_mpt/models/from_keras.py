@@ -9,15 +9,28 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt.arguments import did_you_mean
-from keras_mpt.layers.base import DEFAULT_SPARSITY
+from keras_mpt.layers.twins import DEFAULT_SPARSITY
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
 from keras_mpt.models.copies import copied, copy_state, copy_state_inside
 from keras_mpt.models.paths import check_is_model, walk
+from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
 from keras_mpt.ops import kept_count, to_numpy
 
-_TWINS = layers.TWINS
+_TWINS = {
+    plain: cls
+    for plain, cls in layers.TWINS.items()
+    if cls
+    in (
+        layers.MPTDense,
+        layers.MPTConv1D,
+        layers.MPTConv2D,
+        layers.MPTConv3D,
+        layers.MPTDepthwiseConv2D,
+        layers.MPTConv2DTranspose,
+    )
+}
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
@@ -45,9 +58,9 @@ def to_mpt(
     twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their scores are
     not searched. `model` itself is left as it is.
 
-    Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255. For
-    `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers, and the first layer in a call of
-    its own.
+    Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255 (a warning
+    names the layers that are seen to have such inputs). For `input_quantizer="approx_sign"`, convert a model without
+    ReLUs between its layers, and the first layer in a call of its own.
 
     Args:
         model: A built functional or Sequential model; nested ones and shared layers are fine.
@@ -103,7 +116,8 @@ def to_mpt(
     rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
     if only is None:
         skipped = _named("skip", skip, leaves)
-        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped})
+        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped}, model)
+    _warn_of_constant_signs(model, chosen, settings["input_quantizer"])
     _warn_of_losses(chosen)
     if kernel == "pretrained":
         _check_pretrained(chosen, leaves.values())
@@ -292,15 +306,33 @@ def _warn_of_losses(chosen):
         _warn(f"Frozen kernels have neither regularizers nor constraints; dropped: {', '.join(lost)}")
 
 
-def _warn_of_others(leaves):
-    others = {}
+def _warn_of_others(leaves, model):
+    others, weights = {}, 0
     for path, layer in leaves.items():
         has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
         if has_matrix and not _convertible(layer) and not isinstance(layer, layers.MPTLayer):
             others.setdefault(type(layer).__name__, []).append(path)
+            weights += layer.count_params()
     if others:
+        share = weights / model.count_params()
         listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
-        _warn(f"These layers have no MPT twin and stay as they are (name them in `skip` to be silent): {listed}")
+        _warn(
+            f"These layers have no MPT twin and stay as they are, floats with {share:.2%} of the model's weights (name "
+            f"them in `skip` to be silent): {listed}"
+        )
+
+
+def _warn_of_constant_signs(model, chosen, quantizer):
+    if quantizer is None or not quantizers.is_activation_quantizer(quantizer) or not quantizers.is_sign(quantizer):
+        return
+    found = never_negative(model)
+    constant = [path for path in chosen if path in found]
+    if constant:
+        _warn(
+            "The inputs of these layers are never negative, so that all their signs are +1 and nothing can be learned "
+            "from them; leave out the ReLU before a layer, or convert the layer in a call of `to_mpt` without "
+            f"`input_quantizer`: {', '.join(constant)}"
+        )
 
 
 def _compile(result, model):

@@ -3,11 +3,12 @@
 import inspect
 
 import keras
+from keras import ops
 
 from keras_mpt._keras import functional_graph, has_keras_mask, layers_inside
 from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import autocast
-from keras_mpt.models.paths import check_is_model, own_variables
+from keras_mpt.models.copies import autocast, first_input
+from keras_mpt.models.paths import check_is_model, joined, own_variables
 from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
 
 
@@ -64,6 +65,21 @@ def check_opened(layer, what):
             f"`model` must hold its MPT layers in functional or Sequential models to be {what}{hint}. "
             f"Received: an MPT layer within {type(layer).__name__} {layer.name!r}"
         )
+
+
+def all_steps(path, operation, args, kwargs, step):
+    """Return the outputs of a `TimeDistributed` MPT layer, which `step` calls once on all time steps together.
+
+    None for other layers, and where the number of steps is not known or a Keras mask says which count.
+    """
+    if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, MPTLayer):
+        return None
+    x = first_input(args, kwargs)
+    if None in x.shape[1:] or has_keras_mask(x):
+        return None
+    together = ops.reshape(x, (-1, *x.shape[2:]))
+    outputs = step(joined(path, operation.layer.name), operation.layer, (together,), {})
+    return ops.reshape(outputs, (-1, x.shape[1], *outputs.shape[1:]))
 
 
 class _Opening:

@@ -8,7 +8,7 @@ from keras_mpt import initializers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models.copies import autocast, copied, copy_state, copy_state_inside, first_input
-from keras_mpt.models.functional import check_opened
+from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional, walk
 from keras_mpt.models.rewrite import rewrite
 from keras_mpt.ops import to_numpy
@@ -87,7 +87,7 @@ def dense_twin(model, kernel_initializer="he_normal"):
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)
-        if hasattr(layer, "adapt"):  # not learned, but taken from data
+        if hasattr(layer, "adapt") or not layer.trainable:  # not learned, but taken from data
             copy_state(layer, twin)
         return outputs
 
@@ -107,6 +107,8 @@ def _without_mpt(model, call, kernel_initializer="zeros"):
     def step(path, operation, args, kwargs):
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
+        if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
+            return outputs
         if quantizes(operation):
             return quantizers.plain(operation.activation)(autocast(operation, first_input(args, kwargs)))
         if isinstance(operation, MPTLayer):

@@ -110,6 +110,12 @@ class Summary(Tabular):
         yield "Weights", f"{total['weights']:,}, of which {total['kept']:,} ({share:.1%}) are kept"
         yield "Trainable", f"{total['trainable']:,}"
         yield "File", f"about {file} (as float32: {float32}{factor})"
+        floats = [row for row in self.rows if row["weights"] and row["bits_per_weight"] >= 32]
+        if 0 < len(floats) < sum(row["weights"] > 0 for row in self.rows):
+            weights, bits = (sum(row[key] for row in floats) for key in ("weights", "file_bits"))
+            kinds = dict.fromkeys(row["type"] for row in sorted(floats, key=lambda row: -row["weights"]))
+            shares = f"{weights / total['weights']:.2%} of the weights, {bits / total['file_bits']:.2%} of the file"
+            yield "Floats", f"{shares} ({', '.join(kinds)})"
         if self.include_macs:
             yield "MACs", f"1-bit: {binary}, 32-bit: {other}; of these with kept weights: {kept}"
 

@@ -5,7 +5,6 @@ import numpy as np
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import ScaledSign
-from keras_mpt.tickets.subnets import subnets
 
 
 def forget_compiled(model):
@@ -13,31 +12,31 @@ def forget_compiled(model):
     model.train_function = model.test_function = model.predict_function = None
 
 
-def groups_that_differ(mpt, masks, scores):
-    """Return lists of the names of layers with one threshold, whose scores do not make their masks.
+def groups_that_differ(subnets, masks, scores):
+    """Return lists of the keys of kernels with one threshold, whose scores do not make their masks.
 
     Args:
-        mpt: MPT layers by name.
-        masks, scores: Arrays by name.
+        subnets: Kernels of built MPT layers, by keys such as the layers' paths.
+        masks, scores: Arrays by the same keys.
     """
     found = []
-    for names in _one_threshold(mpt):
-        mask = np.concatenate([masks[name].ravel() for name in names])
-        magnitudes = np.abs(np.concatenate([scores[name].ravel() for name in names]))
+    for keys in _one_threshold(subnets):
+        mask = np.concatenate([masks[key].ravel() for key in keys])
+        magnitudes = np.abs(np.concatenate([scores[key].ravel() for key in keys]))
         if not np.array_equal(largest(magnitudes, np.count_nonzero(mask)), mask):
-            found.append(names)
+            found.append(keys)
     return found
 
 
-def _one_threshold(mpt):
-    """Return the names of the MPT layers whose masks are those of the largest |scores|, in lists: those that share a
-    rule together, in the order in which ties are kept."""
-    together = {}
-    for name, layer in sorted(mpt.items(), key=lambda item: item[1].name):
-        if not layer.mask.ranks_magnitudes:
-            continue
-        together.setdefault(layer.mask if layer.mask.shared else name, []).append(name)
-    return list(together.values())
+def _one_threshold(subnets):
+    """Return the keys of the kernels whose masks are those of the largest |scores|, in lists: those that share a
+    threshold together, in the order in which ties are kept."""
+    keys, together = {subnet.number: key for key, subnet in subnets.items()}, []
+    for subnet in subnets.values():
+        group = [keys[other.number] for other in subnet.group if other.number in keys]
+        if subnet.layer.mask.ranks_magnitudes and group not in together:
+            together.append(group)
+    return together
 
 
 def check_rules(mpt, masks):
@@ -52,7 +51,7 @@ def check_rules(mpt, masks):
 
 def fill_kernel(layer, frozen, mask, scores, scale, trainable):
     """Give the only kernel of a built MPT layer weights and scores that make its mask: see `fill_subnet`."""
-    (subnet,) = subnets(layer)
+    (subnet,) = layer.subnets
     fill_subnet(subnet, frozen, mask, scores, scale, trainable)
 
 
@@ -73,4 +72,4 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
     subnet.assign(mask, scores)
     subnet.layer.trainable = trainable
     if scale is not None:
-        subnet.layer.kernel_quantizer = ScaledSign(None if trainable else scale)
+        subnet.kernel_quantizer = ScaledSign(None if trainable else scale)

@@ -8,7 +8,7 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import own_variables, walk
 from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets.header import kernels_of
-from keras_mpt.tickets.subnets import subnets, variables
+from keras_mpt.tickets.subnets import subnets
 
 
 def owners(model):
@@ -22,7 +22,9 @@ def owners(model):
 
 def variables_of(layer):
     """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
-    kernel = {id(variable) for variable in variables(layer)}
+    kernel = {id(v) for subnet in subnets(layer) for v in subnet.variables}
+    if isinstance(layer, MPTLayer):
+        kernel.add(id(layer.kernel_epoch))
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
-from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import config, container, header, kernels, settings
-from keras_mpt.tickets.filling import check_rules, fill_subnet, forget_compiled, groups_that_differ
+from keras_mpt.tickets.filling import fill_subnet, forget_compiled, groups_that_differ
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
 from keras_mpt.tickets.subnets import subnets
@@ -184,7 +183,8 @@ def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
     >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     check_bool("trainable", trainable)
-    return _build(_ticket(path), kernels.content_table(base), trainable, _objects(custom_objects))
+    custom_objects = _objects(custom_objects)
+    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
 
 
 def _ticket(source):
@@ -272,19 +272,18 @@ def _build(ticket, base, trainable, custom_objects):
 
 def _check_groups(model, ticket, base):
     """Raise ValueError if stored scores do not make the masks."""
-    mpt = {name: layer for name, layer in matched(model, ticket) if isinstance(layer, MPTLayer)}
-    scores = {name: ticket._scores(name) for name in mpt}
+    found = {(name, i): s for name, layer in matched(model, ticket) for i, s in enumerate(subnets(layer))}
+    scores = {key: ticket._scores(*key) for key in found}
     if any(array is not None for array in scores.values()):  # else they are made of the masks
-        masks = {name: ticket._kernel(name, base).mask for name in mpt}
-        scores = {name: first_scores(masks[name]) if scores[name] is None else scores[name] for name in mpt}
-        others = groups_that_differ(mpt, masks, scores)
+        masks = {(name, number): ticket._kernel(name, base, number).mask for name, number in found}
+        scores = {key: first_scores(masks[key]) if scores[key] is None else scores[key] for key in found}
+        others = groups_that_differ(found, masks, scores)
         if others:
-            raise ValueError(f"the scores of layer {others[0][0]!r} do not make its mask")
+            raise ValueError(f"the scores of layer {others[0][0][0]!r} do not make its mask")
 
 
 def _fill(model, ticket, base, trainable):
     """Assign everything in the ticket to the model's variables, one layer after the other to take little memory."""
-    masks = {}
     for name, layer in matched(model, ticket):
         for variable, array in zip(variables_of(layer), ticket._variables(name), strict=True):
             variable.assign(array)
@@ -293,11 +292,8 @@ def _fill(model, ticket, base, trainable):
         for number, subnet in enumerate(subnets(layer)):
             kernel, scores = ticket._kernel(name, base, number), ticket._scores(name, number)
             scores = first_scores(kernel.mask) if scores is None else scores
-            fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)
-            if not layer.mask.ranks_magnitudes:
-                masks[name] = kernel.mask
+            fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)  # checks the mask
     forget_compiled(model)
-    check_rules({name: layer for name, layer in matched(model, ticket) if name in masks}, masks)
 
 
 @contextlib.contextmanager

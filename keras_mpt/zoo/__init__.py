@@ -37,6 +37,7 @@ from keras_mpt.zoo.resnet import (
 )
 from keras_mpt.zoo.settings import Settings
 from keras_mpt.zoo.vgg import vgg19_mpt, vgg_small_mpt
+from keras_mpt.zoo.whitened_conv6 import whitened_conv6_mpt, whitening_kernel
 
 __all__ = [
     "Preset",
@@ -54,6 +55,8 @@ __all__ = [
     "resnet50_mpt",
     "vgg19_mpt",
     "vgg_small_mpt",
+    "whitened_conv6_mpt",
+    "whitening_kernel",
     "wide_resnet34_mpt",
     "wide_resnet50_mpt",
 ]

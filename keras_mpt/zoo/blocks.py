@@ -69,6 +69,10 @@ class Blocks:
         """The classifier, as much a ticket as the other layers."""
         return MPTDense(self.settings.classes, **self._ticket("logits", quantized))(x)
 
+    def pointwise_logits(self, x):
+        """The classifier as a 1x1 convolution, for outputs at each place of `x`; in MPT-1/1 of the signs of `x`."""
+        return MPTConv2D(self.settings.classes, 1, **self._ticket("logits"))(x)
+
     def norm(self, x, name):
         """Batch normalization."""
         affine = self.settings.batch_norm_affine

@@ -16,7 +16,8 @@ class Settings:
     """What the functions of `keras_mpt.zoo` have in common. Their signatures show the defaults.
 
     Args:
-        input_shape: Height, width and channels of an image.
+        input_shape: Height, width and channels of an image. Height and width may be None, for images of any size, where
+            the network does not flatten.
         classes: Number of logits.
         sparsity: Fraction of each layer's weights removed; or a dict from layer names to fractions.
         default_sparsity: The fraction for the layers that such a dict leaves out: the default of the network.
@@ -56,9 +57,10 @@ class Settings:
 
     def __post_init__(self):
         shape = self.input_shape if isinstance(self.input_shape, (tuple, list)) else ()
-        if len(shape) != 3 or not all(map(is_count, shape)):
+        if len(shape) != 3 or not all(side is None or is_count(side) for side in shape[:2]) or not is_count(shape[2]):
             raise ValueError(
-                f"`input_shape` must be three integers > 0, channels last. Received: input_shape={self.input_shape!r}"
+                "`input_shape` must be three integers > 0, channels last; height and width may be None. "
+                f"Received: input_shape={self.input_shape!r}"
             )
         check_count("classes", self.classes)
         self._check_sparsity_and_mask()

@@ -178,7 +178,7 @@ def _tickets(checkpoint, layers, values, layout, rule):
     else:
         raw = rule.masks({path: values[path].raw(layout.scores) for path in mpt})
     masks = {path: values[path].kernel(layout.stored or layout.scores, raw[path]) for path in mpt}
-    for paths in groups_that_differ(mpt, masks, scores):
+    for paths in groups_that_differ({path: layer.subnets[0] for path, layer in mpt.items()}, masks, scores):
         scores |= {path: first_scores(masks[path]) for path in paths}
     alphas = dict.fromkeys(mpt)
     if layout.scaled:

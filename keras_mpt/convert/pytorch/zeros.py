@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._keras import layers_inside
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTLayer
 from keras_mpt.quantizers import is_sign
@@ -53,7 +54,7 @@ def _watched(model, zeros):
         originals.append((layer, attribute, quantizer))
         setattr(layer, attribute, counting)
 
-    for layer in model._flatten_layers():
+    for layer in layers_inside(model):
         if isinstance(layer, MPTLayer):
             watch(layer, "input_quantizer")
         elif isinstance(layer, keras.layers.Activation):

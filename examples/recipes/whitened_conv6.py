@@ -1,0 +1,215 @@
+"""Train Whitened Conv-6 on CIFAR-10 on a CPU: small images first, full size last.
+
+    python examples/recipes/whitened_conv6.py --output_dir runs/ticket                        # MPT-1/32 at 50 %
+    python examples/recipes/whitened_conv6.py --binary_activations --output_dir runs/binary    # MPT-1/1
+    python examples/recipes/whitened_conv6.py --dense --output_dir runs/dense                  # all weights trained
+    python examples/recipes/whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --output_dir runs/jackpot
+
+`--jackpot` searches in a trained network: the kernels' signs are those of the dense network, the scores start at the
+magnitudes of its weights, and normalization is re-estimated before the first epoch. On CPUs with bfloat16 (avx512_bf16
+in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`. The output folder receives the
+flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or `model.keras`. The same command
+goes on where a training was stopped.
+"""
+
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on AMD processors without AVX-512
+
+import cifar10
+import keras
+import numpy as np
+import training
+from absl import app, flags
+
+import keras_mpt
+from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
+flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
+flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
+flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
+flags.DEFINE_float("width", 1.0, "Factor on the filters.")
+flags.DEFINE_float("learning_rate", None, "Of Adam, at the start of the linear decay. Default: by kind of network.")
+flags.DEFINE_float("label_smoothing", 0.1, "Part of a label that goes to the other classes.")
+flags.DEFINE_list("sizes", ["20:8", "24:3", "32:2"], "Image sizes and for how many epochs each, in order.")
+flags.DEFINE_integer("batch_size", 125, "Batch size.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
+flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
+flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
+flags.DEFINE_integer("held_out", None, "Validate on the last so many training images, not on the test set.")
+flags.DEFINE_integer("stop_after", None, "End the process after this epoch; --resume goes on.", lower_bound=1)
+flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
+flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
+
+STEM_IMAGES = 5000  # as many as the source takes
+PAD = 2
+
+
+def sizes():
+    """Return the image size of each epoch."""
+    pairs = [entry.split(":") for entry in FLAGS.sizes]
+    valid = pairs and all(len(pair) == 2 and all(map(str.isdigit, pair)) for pair in pairs)
+    training.check(
+        valid and all(int(size) >= 16 for size, _ in pairs), "sizes", "SIZE:EPOCHS, sizes from 16 on", FLAGS.sizes
+    )
+    return [int(size) for size, epochs in pairs for _ in range(int(epochs))]
+
+
+def resized(images, size):
+    """Return images of another size, averaged bilinearly."""
+    if images.shape[1] == size:
+        return images
+    from PIL import Image
+
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches of images shifted by up to two pixels, of the size that belongs to the epoch.
+
+    Every image is mirrored in each second epoch, which half of them in the first is random (Jordan 2024, section 3.6).
+    A batch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted one would have seen.
+    """
+
+    def __init__(self, images, labels, epoch):
+        super().__init__()
+        self.images, self.labels, self.epoch, self.small = images, labels, epoch, {}
+        self.mirrored = self._random(-1).random(len(images)) < 0.5
+        self._begin()
+
+    def __len__(self):
+        return len(self.images) // FLAGS.batch_size
+
+    def __getitem__(self, step):
+        chosen = self.order[step * FLAGS.batch_size : (step + 1) * FLAGS.batch_size]
+        images = np.pad(self.current[chosen], ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode="reflect")
+        crops = np.lib.stride_tricks.sliding_window_view(images, self.current.shape[1:3], axis=(1, 2))
+        rows, columns = self._random(self.epoch, 1 + step).integers(0, 2 * PAD + 1, (2, len(chosen)))
+        batch = crops[np.arange(len(chosen)), rows, columns].transpose(0, 2, 3, 1)
+        mirror = self.mirrored[chosen] ^ (self.epoch % 2 == 1)
+        batch = np.where(mirror[:, None, None, None], batch[:, :, ::-1], batch)
+        return cifar10.normalize(batch), one_hot(self.labels[chosen])
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._begin()
+
+    def _begin(self):
+        size = (sizes() + sizes()[-1:])[min(self.epoch, len(sizes()))]
+        if size not in self.small:
+            self.small = {size: resized(self.images, size)}
+        self.current = self.small[size]
+        self.order = self._random(self.epoch, 0).permutation(len(self.images))
+
+    @staticmethod
+    def _random(*place):
+        return np.random.default_rng([FLAGS.seed, *(part + 1 for part in place)])
+
+
+def one_hot(labels):
+    return keras.utils.to_categorical(labels, 10)
+
+
+def arguments():
+    """Return what the function of keras_mpt.zoo is called with, as JSON data."""
+    return {
+        "sparsity": FLAGS.sparsity,
+        "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
+        "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
+        "width": FLAGS.width,
+        "seed": FLAGS.seed,
+    }
+
+
+def network(input_shape=(32, 32, 3), dtype="float32"):
+    model = whitened_conv6_mpt(**arguments(), input_shape=input_shape, dtype=dtype)
+    return keras_mpt.models.dense_twin(model, "he_normal") if FLAGS.dense else model
+
+
+def start(images):
+    """Return the network before its training, for images of any size."""
+    model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
+    if FLAGS.jackpot:
+        take_weights(model, keras.models.load_model(FLAGS.jackpot))
+        estimate_normalization(model, cifar10.normalize(resized(images[:STEM_IMAGES], sizes()[0])))
+    else:
+        model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
+    return model
+
+
+def take_weights(ticket, trained):
+    """Give a ticket the kernels of a trained network, and scores that are their magnitudes."""
+    for layer in ticket.layers:
+        if not isinstance(layer, keras_mpt.layers.MPTLayer):
+            layer.set_weights(trained.get_layer(layer.name).get_weights())
+            continue
+        kernel = keras.ops.convert_to_numpy(trained.get_layer(layer.name).kernel)
+        layer.frozen_kernel.assign(kernel)
+        # As large as scores are that are drawn, on average, so that one learning rate suits both.
+        scale = np.sqrt(1 / 3 / np.prod(kernel.shape[:-1])) / np.sqrt(np.mean(kernel**2))
+        layer.scores.assign(np.abs(kernel) * scale)
+
+
+def estimate_normalization(model, images):
+    """Let each batch normalization, from the first to the last, have the mean and variance of its inputs."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            values = keras.Model(model.inputs, layer.input).predict(images, batch_size=500, verbose=0)
+            layer.moving_mean.assign(values.astype("float32").mean(axis=(0, 1, 2)))
+            layer.moving_variance.assign(values.astype("float32").var(axis=(0, 1, 2)))
+
+
+def train(folder):
+    """Return the model after the last epoch."""
+    keras.utils.set_random_seed(FLAGS.seed)
+    data = cifar10.load(FLAGS.data_dir)
+    if FLAGS.held_out:
+        data = cifar10.hold_out(data, FLAGS.held_out)
+    images, labels = (part[: FLAGS.train_examples] for part in data["train"])
+    test_images, test_labels = data["test"]
+    training.check_batch_size(FLAGS.batch_size, len(images))
+
+    def make(steps):
+        model = start(images)
+        rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot else 0.001)
+        decay = keras.optimizers.schedules.PolynomialDecay(rate, len(sizes()) * steps, 0.0)
+        training.compile_for(model, keras.optimizers.Adam(decay), FLAGS.label_smoothing)
+        return model
+
+    return training.fit(
+        make,
+        lambda epoch: Batches(images, labels, epoch),
+        folder,
+        epochs=len(sizes()),
+        stop_after=FLAGS.stop_after,
+        validation_data=(cifar10.normalize(test_images), one_hot(test_labels)),
+        validation_batch_size=500,
+    )
+
+
+def main(_):
+    sizes()  # complains about bad ones
+    folder, start_time = pathlib.Path(FLAGS.output_dir), time.perf_counter()
+    with training.in_folder(folder):
+        model = train(folder)
+        print(f"{keras.backend.backend()}, {(time.perf_counter() - start_time) / 60:.0f} minutes in this process")
+        if not training.is_finished(folder, len(sizes())):
+            return
+        if FLAGS.dense:
+            result = network()
+            result.set_weights(model.get_weights())
+            result.save(folder / "model.keras")
+            return
+        recipe = training.command("whitened_conv6.py")
+        about = {"arguments": arguments(), "data": "CIFAR-10", "recipe": recipe, "epochs": len(sizes())}
+        about["accuracy"] = float(training.read_log(folder)[-1]["val_accuracy"])
+        training.save_ticket(model, network, folder, **about)
+
+
+if __name__ == "__main__":
+    app.run(main)

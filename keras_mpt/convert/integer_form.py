@@ -1,0 +1,141 @@
+"""Kernels as integers in files for TensorFlow Lite: which layers, and the file of them and of what is left."""
+
+import dataclasses
+
+from keras_mpt.convert.integer_graph import Program, signed, why_not_integer
+from keras_mpt.convert.integer_tflite import IntegerWriter, coding_of, float_sums
+from keras_mpt.convert.kernels import Format
+
+_WORTH = 0.02  # of a network's weights: a layer with less saves too little in two bits for the time that it takes
+
+
+class Integer(Format):
+    """Ternary kernels of layers that take signs, from signs to signs or sums, without a float.
+
+    Args:
+        two_bits: Whether kernels that hold at least a fiftieth of the weights are stored in two bits.
+        sums: What appends the layers whose sums are needed as numbers, see `IntegerWriter`.
+    """
+
+    name = "integer"
+
+    def __init__(self, two_bits=False, sums=float_sums):
+        self.two_bits, self.sums = two_bits, sums
+
+    def unfit(self, kernel):
+        return why_not_integer(kernel)
+
+    def call(self, kernel, x):
+        return signed(kernel, x)
+
+    def size(self, kernel):
+        return kernel.array.size + 4 * kernel.array.shape[-1]
+
+
+class Stored(Integer):
+    """What became of a kernel of the format `Integer` in a file."""
+
+    def __init__(self, form, name, bits):
+        super().__init__(form.two_bits, form.sums)
+        self.name, self.bits = name, bits
+
+    def size(self, kernel):
+        return -(-kernel.array.size * self.bits // 8) + 4 * kernel.array.shape[-1]
+
+
+@dataclasses.dataclass
+class Layout:
+    """Which form each call of a `Program` takes.
+
+    Attributes:
+        form: The `Integer`.
+        codings: By `Point`, how its signs are stored.
+        floats: List of the calls that are left to the float graph.
+        two_bits: List of the calls whose kernels are stored in two bits.
+    """
+
+    form: Integer
+    codings: dict
+    floats: list
+    two_bits: list
+
+    def stored(self, call):
+        """Return what became of the kernel of a call that is not left to the float graph."""
+        two_bits = call in self.two_bits
+        kind = "integer" if call.layer.thresholds is not None else "exact int8" if not two_bits else "exact"
+        return Stored(self.form, f"{kind}, 2 bits" if two_bits else kind, 2 if two_bits else 8)
+
+
+def lay_out(program, form):
+    """Return the `Layout` of a `Program` whose kernels have the format `form`, an `Integer`."""
+    pads = {point: set() for point in program.points}
+    for call in program.calls:
+        if call.layer.padded:
+            pads[call.point].add(call.layer.pad_value)
+    codings = {point: coding_of(values) for point, values in pads.items()}
+    sizes = [size for point in program.points for size in point.x.shape]
+    if None in sizes:
+        for call in program.calls:
+            call.why = "the batch or input size is not known"
+    floats = [c for c in program.calls if None in sizes or not _is_operation(c, codings[c.point], form.sums)]
+    shared = {id(call.kernel) for call in floats}  # a kernel has one form
+    floats = [call for call in program.calls if id(call.kernel) in shared]
+    for point in program.points:
+        if point.call in floats:  # what it becomes is float then
+            point.call, point.steps = None, []
+    least = _WORTH * sum(call.kernel.array.size for call in program.calls)
+    small = [call for call in program.calls if form.two_bits and call not in floats and _fits_two_bits(call, least)]
+    return Layout(form, codings, floats, small)
+
+
+def _is_operation(call, coding, sums):
+    """Return whether a call's layer becomes one operation of integers.
+
+    Of what gives sums, the float inputs are rounded to 8 bits: 0 and one other value survive that, not three.
+    """
+    if call.layer.thresholds is not None or sums is not float_sums:
+        return True
+    return coding != 0 and not call.layer.depthwise
+
+
+def _fits_two_bits(call, least):
+    inputs, outputs = call.layer.rows.shape
+    return not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
+
+
+def compile_integers(target, graph):
+    """Return the bytes of a file of a graph in which kernels have the format `Integer`.
+
+    Args:
+        target: The target, whose `compile` is called for what is left.
+        graph: The `Graph`. If it is a whole one, so has cuts, its kernels' formats become what they are stored as.
+    """
+    kernels = [kernel for kernel in graph.kernels if isinstance(kernel.format, Integer)]
+    before = [(kernel.format, kernel.why) for kernel in kernels]
+    writer = integer_writer(target, graph)
+    if not graph.cuts:
+        for kernel, (form, why) in zip(kernels, before, strict=True):
+            kernel.format, kernel.why = form, why
+    return writer.file.content()
+
+
+def integer_writer(target, graph):
+    """Return the finished `IntegerWriter` of a graph, see `compile_integers`, with its `program`."""
+    form = next(kernel.format for kernel in graph.kernels if isinstance(kernel.format, Integer))
+    program = Program(graph)
+    layout = lay_out(program, form)
+    for call in program.calls:
+        if call in layout.floats:
+            call.kernel.format = _other_format(target, call.kernel)
+        else:
+            call.kernel.format = layout.stored(call)
+        call.kernel.why = call.why
+    left, inputs, outputs = program.float_graph(layout.floats)
+    writer = IntegerWriter(program, None if left is None else target.compile(left), layout, form.sums)
+    writer.finish(inputs, outputs)
+    return writer
+
+
+def _other_format(target, kernel):
+    """Return the first format of a target that fits a kernel and is not `Integer`."""
+    return next(f for f in target.formats if not isinstance(f, Integer) and f.unfit(kernel) is None)

@@ -1,0 +1,363 @@
+"""The pieces of a graph from signs to signs, found and taken out of it."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt import quantizers
+from keras_mpt._keras import call_of
+from keras_mpt.convert import integer
+from keras_mpt.convert.kernels import _IDLE, NOT_TERNARY, Quantize, finished, ternary
+from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.models.rewrite import run
+from keras_mpt.ops import to_numpy
+
+_ELEMENTWISE = ("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "hard_sigmoid", "hard_tanh")
+_ELEMENTWISE += ("softplus", "softsign", "hard_shrink", "soft_shrink", "celu", "log_sigmoid")
+_RESHAPES = (keras.layers.Flatten, keras.layers.Reshape)
+_POOLS = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)
+_GLOBAL_POOLS = (keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D)
+
+
+class Signed(keras.layers.Layer):
+    """An MPT layer on signs, in a graph in which it has an integer form: one operation to be found again.
+
+    Args:
+        kernel: Its `Kernel`.
+    """
+
+    def __init__(self, kernel, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.kernel = kernel
+
+    def compute_output_spec(self, signs):
+        return keras.KerasTensor(self.kernel.layer.compute_output_shape(signs.shape), "float32")
+
+    def call(self, signs):
+        raise NotImplementedError("The integer form is taken out of the graph before it is called.")
+
+
+def signed(kernel, x):
+    """Return the outputs of a kernel's layer on `x`, in a graph that a `Program` is made of."""
+    return Signed(kernel)(Quantize(kernel.layer.input_quantizer)(x))
+
+
+@dataclasses.dataclass(eq=False)
+class Point:
+    """A tensor that signs are taken of.
+
+    Attributes:
+        x: The symbolic tensor.
+        signs: The symbolic tensor that stands for its signs.
+        call: The `Call` that it follows from in integers; None: it is float.
+        steps: What leads there from the call's signs: `MaxPool`, `Flip`, `Reshape`.
+    """
+
+    x: keras.KerasTensor
+    signs: keras.KerasTensor
+    call: "Call | None" = None
+    steps: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """A call of an MPT layer that takes signs.
+
+    Attributes:
+        kernel: The layer's `Kernel`.
+        point: What it takes signs of.
+        sums: The symbolic tensor that stands for its scaled sums, before bias and activation.
+        layer: Its `IntegerLayer`, with thresholds if its outputs become signs in integers.
+        why: Why they do not; empty if they do.
+    """
+
+    kernel: object
+    point: Point
+    sums: keras.KerasTensor
+    layer: integer.IntegerLayer
+    why: str = ""
+
+
+class Program:
+    """A graph taken apart: points, where signs are taken, and calls of layers from signs.
+
+    Args:
+        graph: A `Graph` in which integer layers are called by `signed`.
+
+    Attributes:
+        points: List of `Point`.
+        calls: List of `Call`.
+    """
+
+    def __init__(self, graph):
+        self.graph, self._points, self._calls = graph, {}, {}
+        self._inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in graph.model.inputs]
+        self._outputs = keras.tree.flatten(run(graph.model, self._inputs, self._taken_apart))
+        self.points, self.calls = list(dict.fromkeys(self._points.values())), list(self._calls.values())
+        self._connect()
+
+    def float_graph(self, floats):
+        """Return what is left of the graph, as a functional model.
+
+        Args:
+            floats: The calls that are left to it. Their kernels' formats say how.
+
+        Returns:
+            `(graph, inputs, outputs)`: a `Graph`; for each of its inputs the index of the whole graph's, a `Point` for
+            its signs as -1 and +1, or a `Call` for its scaled sums; for each of its outputs a number or a `Point`: what
+            signs are taken of. What needs no operation is not there: see `passed`.
+        """
+        xs, integer_users = {}, {call.point for call in self.calls if call not in floats}
+        self.coded = [point for point in self.points if point.call is not None or point in integer_users]
+
+        def step(path, operation, args, kwargs):
+            if id(operation) in self._points:
+                point = self._points[id(operation)]
+                xs.setdefault(point, args[0])
+                return point.signs if point in self.coded else operation(*args, **kwargs)
+            if id(operation) not in self._calls:
+                return operation(*args, **kwargs)
+            call = self._calls[id(operation)]
+            if call not in floats:
+                return finished(call.kernel, call.sums)
+            return call.kernel.format.call(call.kernel, args[0] if call.point.call is not None else xs[call.point])
+
+        outputs = keras.tree.flatten(run(self.graph.model, self._inputs, step))
+        ends = dict(enumerate(outputs)) | {point: xs[point] for point in self.coded if point.call is None}
+        stand_ins = dict(enumerate(self._inputs)) | {p: p.signs for p in self.points} | {c: c.sums for c in self.calls}
+        entries = {id(x): entry for entry, x in stand_ins.items()}
+        self.passed = {entry: entries[id(x)] for entry, x in ends.items() if id(x) in entries}
+        ends = {entry: x for entry, x in ends.items() if entry not in self.passed}
+        used = _sources(ends.values())
+        inputs = {entry: x for entry, x in stand_ins.items() if id(x) in used}
+        if not ends:
+            return None, [], []
+        graph = dataclasses.replace(
+            self.graph,
+            model=keras.Model(list(inputs.values()), list(ends.values()), name=self.graph.model.name),
+            kernels=[kernel for kernel in self.graph.kernels if kernel not in self._taken(floats)],
+            inputs=_names(inputs, self.graph.inputs),
+            outputs=_names(ends, self.graph.outputs),
+            cuts=[],
+        )
+        return graph, list(inputs), list(ends)
+
+    def _taken(self, floats):
+        """Return the kernels that are not left to the float graph."""
+        return [call.kernel for call in self.calls if call not in floats]
+
+    def signs(self, float_signs):
+        """Return the signs of all points, int8 arrays by `Point`, from those of the points that are float."""
+        found = dict(float_signs)
+        for point in self.points:
+            if point.call is not None:
+                signs = point.call.layer(found[point.call.point])
+                for step in point.steps:
+                    signs = step(signs)
+                found[point] = signs
+        return found
+
+    def _taken_apart(self, path, operation, args, kwargs):
+        if isinstance(operation, Quantize) and operation.takes_signs:
+            (x,) = args
+            known = {id(point.x): point for point in self._points.values()}
+            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape))
+            self._points[id(operation)] = point
+            return point.signs
+        if not isinstance(operation, Signed):
+            return operation(*args, **kwargs)
+        (signs,), kernel = args, operation.kernel
+        sums = keras.Input(batch_shape=kernel.layer.compute_output_shape(signs.shape))
+        point = next(point for point in self._points.values() if point.signs is signs)
+        self._calls[id(operation)] = Call(kernel, point, sums, integer_layer(kernel, signs.shape))
+        return sums
+
+    def _connect(self):
+        """Find the points that follow from calls in integers; say of the other calls why their sums stay numbers."""
+        ends = {id(call.sums): call for call in self.calls}
+        chains = {id(point): chain for point in self.points if (chain := _chain(point.x, ends)) is not None}
+        while True:
+            floats = [point.x for point in self.points if id(point) not in chains]
+            needed, users = _sources([*self._outputs, *floats]), [call for call, _ in chains.values()]
+            lost = [key for key, (call, _) in chains.items() if id(call.sums) in needed or users.count(call) > 1]
+            if not lost:
+                break
+            for key in lost:
+                del chains[key]
+        for point in self.points:
+            if id(point) in chains:
+                call, operations = chains[id(point)]
+                try:
+                    call.layer, point.steps = _decided(call, operations)
+                    point.call = call
+                except ValueError as error:
+                    call.why = str(error)
+        connected = [point.call for point in self.points]
+        for call in self.calls:
+            if call not in connected:
+                call.why = call.why or "its results are needed as numbers, not only as signs"
+
+
+def _names(entries, own):
+    """Return names of inputs or outputs: the graph's own ones, and others."""
+    return [own[entry] if isinstance(entry, int) else f"keras_mpt_{i}" for i, entry in enumerate(entries)]
+
+
+def why_not_integer(kernel):
+    """Return why a layer has no integer form, None if it has."""
+    layer = kernel.layer
+    if not isinstance(layer, (MPTDense, MPTConv1D, MPTConv2D, MPTDepthwiseConv2D)):
+        return f"{type(layer).__name__} has no integer form"
+    if layer.input_quantizer is None:
+        return "float input"
+    if not quantizers.is_sign(layer.input_quantizer):
+        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
+    if _split(kernel) is None:
+        return NOT_TERNARY
+    if not isinstance(layer, MPTDense):
+        if layer.data_format != "channels_last":
+            return "channels first"
+        if not isinstance(layer, MPTDepthwiseConv2D) and layer.groups > 1:
+            return f"{layer.groups} groups"
+        if layer.pad_values not in (-1, 0, 1):
+            return f"padded with {layer.pad_values:g}"
+    return None
+
+
+def _split(kernel):
+    """Return a kernel as signs and scales of its outputs; those of a depthwise one are its two last axes."""
+    if not isinstance(kernel.layer, MPTDepthwiseConv2D):
+        return kernel.split
+    return ternary(kernel.array.reshape(*kernel.array.shape[:-2], -1))
+
+
+def integer_layer(kernel, shape):
+    """Return the `IntegerLayer` of a kernel, without thresholds, for inputs of a shape.
+
+    Raises:
+        ValueError: A size is not known that the padding depends on.
+    """
+    layer, (signs, scales) = kernel.layer, _split(kernel)
+    signs = signs.reshape(kernel.array.shape)
+    if isinstance(layer, MPTDense):
+        return integer.IntegerLayer(layer.name, signs, scales=scales)
+    axes = layer.rank
+    widths, ones = layer.pad_widths(shape)[1 : 1 + axes], (1,) * (2 - axes)
+    return integer.IntegerLayer(
+        layer.name,
+        signs[:, None] if axes == 1 else signs,
+        scales=scales,
+        strides=(*_pair(layer.strides, axes), *ones),
+        dilation=(*_pair(layer.dilation_rate, axes), *ones),
+        widths=(*widths, *(((0, 0),) * (2 - axes))),
+        pad_value=int(layer.pad_values),
+        depthwise=isinstance(layer, MPTDepthwiseConv2D),
+        axes=axes,
+    )
+
+
+def _pair(value, axes):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+
+
+def _sources(ends):
+    """Return the ids of all symbolic tensors that others are made of, and of these."""
+    waiting, found = list(ends), set()
+    while waiting:
+        x = waiting.pop()
+        if id(x) not in found:
+            found.add(id(x))
+            waiting += call_of(x)[1]
+    return found
+
+
+def _chain(x, ends):
+    """Return `(call, operations)` if a tensor is a function of a call's sums, each on its own, else None.
+
+    The operations are `(operation, shape of its input, shape of its output)`.
+    """
+    operations = []
+    while id(x) not in ends:
+        operation, arguments = call_of(x)
+        if len(arguments) != 1 or not _keeps_apart(operation, x.shape):
+            return None
+        operations.insert(0, (operation, arguments[0].shape, x.shape))
+        x = arguments[0]
+    reshaped = False
+    for operation, _, _ in operations:
+        reshaped = reshaped or isinstance(operation, _RESHAPES)
+        if reshaped and not isinstance(operation, (*_RESHAPES, *_IDLE)):
+            return None  # the last axis is not the layer's outputs any more
+    return ends[id(x)], operations
+
+
+def _keeps_apart(operation, shape):
+    """Return whether an operation computes with each value or channel alone, takes maxima, or only reshapes."""
+    if isinstance(operation, keras.layers.BatchNormalization):
+        return operation.axis in (-1, len(shape) - 1)
+    if isinstance(operation, keras.layers.Activation):
+        return getattr(operation.activation, "__name__", "") in _ELEMENTWISE
+    if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
+        return operation.data_format == "channels_last"
+    return isinstance(operation, (keras.layers.ReLU, keras.layers.LeakyReLU, *_IDLE, *_RESHAPES))
+
+
+def _decided(call, operations):
+    """Return a call's `IntegerLayer` with thresholds, and the steps behind it."""
+    layer, functions, steps, pooled = call.layer, [_finish(call.kernel.layer)], [], []
+    for operation, before, after in operations:
+        if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
+            pooled.append(len(functions))
+            steps.append(_pool(operation, before))
+            if isinstance(operation, _GLOBAL_POOLS):
+                steps.append(integer.Reshape(tuple(after[1:])))
+        elif isinstance(operation, _RESHAPES):
+            steps.append(integer.Reshape(tuple(after[1:])))
+        elif not isinstance(operation, _IDLE):
+            functions.append(_function(operation, len(before)))
+    turns, thresholds, directions = integer.thresholds(layer.rows, layer.scales, functions)
+    directions.append(np.ones_like(turns))  # behind all functions
+    flips = {directions[index].tobytes() for index in pooled}
+    if len(flips) > 1:
+        raise ValueError("it is pooled before and after batch normalization that turns channels")
+    if pooled and (directions[pooled[0]] < 0).any():
+        flip = directions[pooled[0]]
+        turns, thresholds = turns * flip, np.where(flip < 0, 1 - thresholds, thresholds).astype(np.int32)
+        last = max(i for i, step in enumerate(steps) if isinstance(step, integer.MaxPool))
+        steps.insert(last + 1, integer.Flip(flip))
+    shaped = turns.reshape(layer.kernel.shape[2:]) if layer.depthwise else turns
+    return dataclasses.replace(layer, kernel=layer.kernel * shaped, thresholds=thresholds), steps
+
+
+def _finish(layer):
+    """Return the function of an MPT layer's sums that its bias and activation are."""
+    if layer.activation is not keras.activations.linear:
+        if getattr(layer.activation, "__name__", "") not in _ELEMENTWISE:
+            raise ValueError("its activation is not one of a value alone")
+
+    def finish(values):
+        bias = 0 if layer.bias is None else to_numpy(layer.bias, "float32")
+        return to_numpy(layer.activation(ops.convert_to_tensor(values + bias)))
+
+    return finish
+
+
+def _function(operation, rank):
+    def function(values):
+        shaped = values.reshape(len(values), *(1,) * (rank - 2), values.shape[-1])
+        return to_numpy(operation(ops.convert_to_tensor(shaped))).reshape(values.shape)
+
+    return function
+
+
+def _pool(operation, shape):
+    axes = len(shape) - 2
+    if isinstance(operation, _GLOBAL_POOLS):
+        size, strides, same = shape[1:-1], (1,) * axes, False
+    else:
+        size, strides = _pair(operation.pool_size, axes), _pair(operation.strides, axes)
+        same = operation.padding == "same"
+    one = (1,) * (2 - axes)
+    return integer.MaxPool((*size, *one), (*strides, *one), same, axes)

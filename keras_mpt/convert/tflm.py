@@ -1,0 +1,248 @@
+"""Conversion for TensorFlow Lite Micro, which runs on microcontrollers: integers, or floats."""
+
+import os
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+
+from keras_mpt.arguments import check_bool, check_choice
+from keras_mpt.convert.conversion import convert
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.convert.integer_form import Integer
+from keras_mpt.convert.integer_writer import Writer
+from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
+from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.target import Session
+from keras_mpt.convert.tflite import TensorFlowLite
+from keras_mpt.files import replacing
+from keras_mpt.requirements import extra
+
+WEIGHTS = ("integer", "float32", "int8")
+_ALIGNMENT = 16
+_MOST = 32767  # of int16
+
+
+def to_tflm(model, path, *, weights="integer", compress=False, samples=None):
+    """Convert a model for TensorFlow Lite Micro, which runs on microcontrollers.
+
+    The files of `to_tflite` must not go there: its operations of floats by int8 are refused, and what stores int8 with
+    a scale for each channel is silently wrong. Here
+
+    - `"integer"`, for MPT-1/1: layers that take signs are operations of integers, see `to_tflite`; those whose sums are
+      added or put out give them as 16-bit integers. The other kernels, such as the stem's, are float32.
+    - `"float32"`, for any model.
+    - `"int8"`, for ternary kernels: one byte a weight and one scale a layer, from which floats are made in the arena
+      each time. Takes flash from the file and gives it to the arena.
+
+    The file is run in TensorFlow Lite Micro's own interpreter beside the Keras model before it is written. The report
+    says how large the arena must be on this machine, where pointers are larger than on a microcontroller, and which
+    operations to register.
+
+    Args:
+        model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
+        path: Where the file goes. Of an ending `.cc`, it is a C array to compile in; else a file as for `to_tflite`.
+        weights: See above.
+        compress: Whether to store integer kernels as look-up tables of two bits, which needs a TensorFlow Lite Micro
+            that was built with compression.
+        samples: See `to_tflite`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        ConversionError: A layer cannot be stored so, the runtime lacks an operation, or the file does not compute what
+            the model does. There is no new file then. It is a ValueError.
+        ValueError: `weights` is none of these, or see `to_tflite`.
+        ImportError: tflite-micro is not installed.
+
+    Example:
+
+    >>> print(keras_mpt.convert.to_tflm("digits.mpt", "digits.cc", samples=images[:100]))
+    """
+    check_choice("weights", weights, WEIGHTS)
+    check_bool("compress", compress)
+    path = pathlib.Path(path)
+    target = Micro(weights, compress)
+    report = convert(model, path, target, samples)
+    content = path.read_bytes()
+    report.notes = _notes(content)
+    if path.suffix == ".cc":
+        with replacing(path) as unfinished:
+            unfinished.write_text(c_array(content, _identifier(path.stem)))
+    return report
+
+
+class OneScale(Format):
+    """Ternary kernels as one byte for each weight and one scale; batch normalization stays an operation of its own."""
+
+    name = "int8"
+    int8 = True
+
+    def unfit(self, kernel):
+        if kernel.split is None:
+            return NOT_TERNARY
+        kept = kernel.array != 0
+        return None if len(np.unique(np.abs(kernel.array[kept]))) <= 1 else "kernels of its outputs differ in scale"
+
+    def call(self, kernel, x):
+        return unmerged(call_plain(kernel, x))
+
+    def size(self, kernel):
+        return kernel.array.size + 4
+
+    def store(self, file, kernels):
+        file.kernels_to_int8(one_scale=True)
+
+
+class Micro(TensorFlowLite):
+    """See `to_tflm`."""
+
+    name, engine = "tflm", "TensorFlow Lite Micro"
+
+    def __init__(self, weights="integer", compress=False):
+        with extra("tflm", "Conversion for TensorFlow Lite Micro"):
+            import tflite_micro
+        self._micro = tflite_micro
+        super().__init__("float32", 1)
+        self._compress, self._wanted = compress, weights == "integer"
+        self.formats = {
+            "integer": (Integer(sums=int16_sums), Format()),
+            "float32": (Format(),),
+            "int8": (OneScale(),),
+        }[weights]
+
+    def compile(self, graph):
+        integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
+        if self._wanted and not integers:
+            reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
+            raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
+        self._wanted = False  # of what is left, and of pieces
+        content = super().compile(graph)
+        if integers and self._compress:
+            content = self._compressed(content)
+        return content
+
+    def runtimes(self):
+        return [self.engine]
+
+    def session(self, content, runtime=None, threads=1):
+        with errors_of(self.engine, "run"):
+            return MicroSession(content, self._micro)
+
+    def _compressed(self, content):
+        """Return a file with the int8 kernels as look-up tables, one a channel: a common one gives other values."""
+        spec, file, tensors, int8 = (
+            self._micro.compression.spec,
+            File(content),
+            [],
+            Writer(content).schema.TensorType.INT8,
+        )
+        for operator in file.graph.operators:
+            if file.kind(operator) in ("CONV_2D", "FULLY_CONNECTED"):
+                index = int(operator.inputs[1])
+                if file.graph.tensors[index].type == int8:
+                    lookup = spec.LookUpTableCompression(index_bitwidth=2, mode=spec.PerChannel(axis=0))
+                    tensors.append(spec.Tensor(subgraph=0, tensor=index, compression=[lookup]))
+        with errors_of(self.engine, "compress"):
+            return bytes(self._micro.compression.compress(content, tensors))
+
+
+class MicroSession(Session):
+    """A file in TensorFlow Lite Micro's interpreter."""
+
+    def __init__(self, content, micro):
+        file = File(content)
+        self.inputs, self.outputs = file.inputs(), file.outputs()
+        self.interpreter = micro.runtime.Interpreter.from_bytes(content, arena_size=_arena(file, content))
+
+    def __call__(self, arrays):
+        for index, array in enumerate(arrays):
+            self.interpreter.set_input(array, index)
+        self.interpreter.invoke()
+        return [self.interpreter.get_output(index) for index in range(len(self.outputs))]
+
+
+def _arena(file, content):
+    """Return bytes that are more than enough."""
+    tensors = sum(4 * int(np.prod(tensor.shape)) for tensor in file.graph.tensors if tensor.shape is not None)
+    return 2 * (tensors + len(content)) + (1 << 20)
+
+
+def int16_sums(writer, call, x, key, result):
+    """Append what computes a call's scaled sums with 16-bit integers: `T * s = 2 * T * v + key * sum(T)`, v being 0 or
+    -1 where signs are padded with +1, 0 or 1 where they are with -1, and `T * s` where they are with 0.
+    """
+    layer, file = call.layer, writer.file
+    most = int((layer.rows != 0).sum(axis=0).max(initial=0))
+    if most > _MOST:
+        raise ConversionError(f"Layer {layer.name!r} has sums of {most} weights, more than 16-bit integers hold.")
+    scale = 1.0 if key == 0 else 0.5
+    unit = float(layer.scales[0]) if (layer.scales == layer.scales[0]).all() else 1.0
+    x, shape, padding = writer.padded(layer, x, call.point.x.shape, key)
+    wide = file.tensor(f"{layer.name}/wide", shape, "int16", scale=scale)
+    file.operation("QUANTIZE", [x], wide)
+    total = key * layer.rows.sum(axis=0, dtype=np.int64)
+    bias = file.tensor(f"{layer.name}/bias", [layer.outputs], "int64", total, scale=unit)
+    after = writer.output_shape(layer, shape, padding)
+    sums = file.tensor(f"{layer.name}/sums", after, "int16", scale=unit)
+    writer.apply(layer, wide, shape, padding, bias, sums, np.full(1, unit / scale, np.float32), 0, False, key)
+    floats = sums
+    if layer.axes == 1 and layer.kernel.ndim == 4:
+        after = (*after[:2], after[3])
+        size = file.tensor("shape", [3], "int32", after)
+        floats = file.tensor(f"{layer.name}/sequence", after, "int16", scale=unit)
+        file.operation("RESHAPE", [sums, size], floats, newShape=list(after))
+    if unit != 1.0 or (layer.scales == 1).all():
+        file.operation("DEQUANTIZE", [floats], result)
+        return
+    units = writer.floats(f"{layer.name}/units", after)
+    file.operation("DEQUANTIZE", [floats], units)
+    file.operation("MUL", [units, writer.number("scales", layer.scales)], result, 1)
+
+
+def c_array(content, name):
+    """Return C++ source with a file's bytes as an array."""
+    rows = [content[begin : begin + 12] for begin in range(0, len(content), 12)]
+    lines = ",\n    ".join(", ".join(f"0x{byte:02x}" for byte in row) for row in rows)
+    return (
+        f"#include <cstdint>\n\nalignas({_ALIGNMENT}) extern const uint8_t {name}[] = {{\n    {lines}\n}};\n"
+        f"extern const unsigned int {name}_len = {len(content)};\n"
+    )
+
+
+def resolver(operations):
+    """Return the C++ lines that register a file's operations, and no others."""
+    names = ["".join(part.capitalize() for part in name.split("_")) for name in sorted(operations)]
+    names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
+    adds = " ".join(f"resolver.Add{name}();" for name in names)
+    return f"tflite::MicroMutableOpResolver<{len(names)}> resolver; {adds}"
+
+
+def arena_bytes(content):
+    """Return how many bytes of arena a file uses on this machine."""
+    import tflite_micro
+
+    session = MicroSession(content, tflite_micro)
+    session([np.zeros(tensor.shape, tensor.dtype) for tensor in session.inputs])
+    with tempfile.TemporaryFile() as log:
+        saved = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            session.interpreter.print_allocations()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        log.seek(0)
+        found = re.search(rb"Arena allocation total (\d+)", log.read())
+    return int(found.group(1))
+
+
+def _notes(content):
+    operations = File(content).operations()
+    return [("Arena", f"{arena_bytes(content):,} bytes on this machine"), ("Register", resolver(operations))]
+
+
+def _identifier(stem):
+    return re.sub(r"\W", "_", stem, flags=re.ASCII)

@@ -1,0 +1,48 @@
+"""Embeddings from a frozen random table."""
+
+import keras
+
+from keras_mpt.layers.base import MPTLayer
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class MPTEmbedding(MPTLayer, keras.layers.Embedding):
+    """`keras.layers.Embedding` whose table is a chosen part of a frozen random one.
+
+    Forward: the rows of `q(W, M)` at the inputs. Gradient: that of `MPTLayer`, zero in rows that were not looked up.
+
+    Args:
+        *args, **kwargs: Those of the Keras layer but `weights`; `sparsity`, `kernel_quantizer`, `mask`,
+            `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+
+    Raises:
+        ValueError: `input_quantizer` or `weights` is given, which have no meaning here; or see `MPTLayer`.
+
+    Input shape: `(...)`, integers. Output shape: `(..., output_dim)`. Kernel, called `embeddings`: `(input_dim,
+    output_dim)`; `fan_in` is `output_dim`, so that the length of a row does not depend on it.
+
+    Example:
+
+    >>> layer = keras_mpt.layers.MPTEmbedding(1000, 64, seed=1)
+    >>> layer(np.zeros((2, 7), "int32")).shape
+    (2, 7, 64)
+    """
+
+    _kernels = {"embeddings": "embeddings"}
+
+    def __init__(self, *args, **kwargs):
+        for name in ("input_quantizer", "weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` has no meaning for embeddings. Received: {name}={kwargs[name]!r}")
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def _meaningless_arguments(cls):
+        return (*super()._meaningless_arguments(), "weights")
+
+    def build(self, input_shape=None):
+        if not self.built:
+            super().build(input_shape)
+
+    def _fan_in(self, shape, kernel="embeddings"):
+        return shape[-1]

@@ -1,0 +1,71 @@
+"""What is known of the values in a model without running it: which layers never get a negative input."""
+
+import keras
+import numpy as np
+from keras import activations, layers
+
+from keras_mpt._keras import functional_graph
+from keras_mpt.models.copies import first_input
+from keras_mpt.models.rewrite import run
+
+_NEVER_NEGATIVE = (activations.relu, activations.relu6, activations.sigmoid, activations.hard_sigmoid)
+_NEVER_NEGATIVE += (activations.softmax, activations.softplus, activations.exponential)
+_OPERATIONS = {"Relu", "Relu6", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Absolute", "Square", "Sqrt"}
+# of inputs that are not negative they make none that are
+_KEEPING = """
+MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D
+GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
+Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Flatten Reshape Permute RepeatVector Identity
+ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D UpSampling2D UpSampling3D
+Add Average Concatenate Maximum Minimum Multiply GetItem Transpose Cast
+""".split()
+_PIXELS = 1 / 200  # a scale as small as that is for pixels from 0 to 255
+
+
+def never_negative(model):
+    """Return the paths of the layers in a functional or Sequential model that are seen to get no negative input.
+
+    They come behind a ReLU or the like, with nothing between that could make its values negative, or get pixels: the
+    model's input of unsigned integers, or one that is divided by 255.
+    """
+    known = {id(x): x for x in model.inputs if x.dtype.startswith("uint")}
+    seen, others = {}, set()
+
+    def step(path, operation, args, kwargs):
+        if functional_graph(operation) is not None:
+            return run(operation, first_input(args, kwargs), step, path)
+        given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        rest = [x for x in keras.tree.flatten((args, kwargs)) if not isinstance(x, keras.KerasTensor)]
+        numbers = [x for x in rest if isinstance(x, float) or hasattr(x, "__array__")]
+        positive = all(id(x) in known for x in given) and all(np.min(x) >= 0 for x in numbers)
+        if positive:
+            seen[path] = operation
+        else:
+            others.add(path)
+        if _is_never_negative(operation, positive):
+            known.update((id(x), x) for x in keras.tree.flatten(outputs))
+        return outputs
+
+    run(model, model.inputs, step)
+    return [path for path in seen if path not in others]
+
+
+def _is_never_negative(operation, positive):
+    """Return whether the outputs of an operation are never negative, where its inputs are known to be (`positive`)."""
+    if isinstance(operation, layers.ReLU):
+        return operation.negative_slope == 0 and operation.threshold >= 0
+    if isinstance(operation, layers.Rescaling):
+        scale, offset = (keras.ops.convert_to_numpy(value) for value in (operation.scale, operation.offset))
+        return bool(((scale > 0) & (offset >= 0)).all() and (positive or (scale <= _PIXELS).all()))
+    if isinstance(operation, layers.Layer) and getattr(operation, "activation", None) in _NEVER_NEGATIVE:
+        return isinstance(operation, (layers.Activation, layers.Dense, *_CONVOLUTIONS))
+    if not type(operation).__module__.startswith("keras."):
+        return False
+    name = type(operation).__name__
+    return isinstance(operation, layers.Softmax) or name in _OPERATIONS or positive and name in _KEEPING
+
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_CONVOLUTIONS += (layers.SeparableConv1D, layers.SeparableConv2D, layers.Conv2DTranspose)

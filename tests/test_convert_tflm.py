@@ -1,0 +1,132 @@
+"""Files for microcontrollers, in TensorFlow Lite Micro's own interpreter."""
+
+import re
+import shutil
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mpt import convert
+from keras_mpt.convert import tflm
+from keras_mpt.convert.flatbuffer import File
+from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense
+
+pytestmark = pytest.mark.tensorflow_only
+SIGN = {"input_quantizer": "approx_sign"}
+
+
+@pytest.fixture(autouse=True)
+def extras():
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("tflite_micro")
+
+
+def settled(model):
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for variable in layer.weights:
+                spread = random.normal(0, 0.3, variable.shape)
+                variable.assign(np.abs(spread) + 0.5 if "variance" in variable.name else spread)
+    return model
+
+
+def network(pad=1.0, **sign):
+    """A stem, convolutions with and without strides, pooling, a residual sum, dense layers."""
+    norm = keras.layers.BatchNormalization
+    image = keras.Input((8, 8, 3), name="image")
+    x = norm()(MPTConv2D(8, 3, padding="same", name="stem", seed=1)(image))
+    y = norm()(MPTConv2D(8, 3, padding="same", pad_values=pad, name="conv1", seed=2, **sign)(x))
+    y = norm()(MPTConv2D(8, 3, padding="same", pad_values=pad, name="conv2", seed=3, **sign)(y))
+    x = keras.layers.Add()([x, y])
+    x = keras.layers.MaxPooling2D()(MPTConv2D(8, 3, padding="same", pad_values=pad, name="conv3", seed=4, **sign)(x))
+    x = keras.layers.Flatten()(norm()(x))
+    x = norm()(MPTDense(16, name="dense", seed=5, **sign)(x))
+    return settled(keras.Model(image, MPTDense(5, name="logits", seed=6, **sign)(x)))
+
+
+def samples(shape=(8, 8, 3), number=8):
+    return np.random.default_rng(1).normal(size=(number, *shape)).astype("float32")
+
+
+@pytest.mark.parametrize(("pad", "compress"), [(1.0, True), pytest.param(0.0, False, marks=pytest.mark.slow)])
+def test_integers_run_there_and_give_what_keras_gives(tmp_path, pad, compress):
+    model, x = network(pad, **SIGN), samples()
+    report = convert.to_tflm(model, tmp_path / "model.tflite", compress=compress, samples=x)
+    forms = {layer.name: layer.form for layer in report.layers}
+    assert forms == {
+        "stem": "float32",
+        "conv1": "integer",
+        "conv2": "exact int8",
+        "conv3": "integer",
+        "dense": "integer",
+        "logits": "exact int8",
+    }
+    assert report.runtimes == ["TensorFlow Lite Micro"] and report.flips == 0
+    notes = dict(report.notes)
+    assert int(re.match(r"[\d,]+", notes["Arena"]).group().replace(",", "")) > 8 * 8 * 8 * 4
+    assert "AddConv2D();" in notes["Register"]
+    found = convert.run(tmp_path / "model.tflite", "tflm", x)
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sequences_run_there(tmp_path):
+    model = settled(
+        keras.Sequential(
+            [
+                keras.Input((16, 4)),
+                MPTConv1D(8, 3, seed=1),
+                keras.layers.BatchNormalization(),
+                MPTConv1D(8, 3, seed=2, **SIGN),
+                keras.layers.MaxPooling1D(2),
+                keras.layers.BatchNormalization(),
+                MPTConv1D(4, 3, seed=3, **SIGN),
+            ]
+        )
+    )
+    x = samples((16, 4))
+    convert.to_tflm(model, tmp_path / "model.tflite", samples=x)
+    found = convert.run(tmp_path / "model.tflite", "tflm", x)
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
+def test_float_activations(tmp_path, weights):
+    model, x = network(), samples()
+    report = convert.to_tflm(model, tmp_path / "model.tflite", weights=weights, samples=x)
+    assert {layer.form for layer in report.layers} == {weights}
+    file = File((tmp_path / "model.tflite").read_bytes())
+    quantized = [tensor.quantization for tensor in file.graph.tensors if tensor.quantization is not None]
+    scales = [len(entry.scale) for entry in quantized if entry.scale is not None]
+    assert scales == ([] if weights == "float32" else [1] * 6)
+    found = convert.run(tmp_path / "model.tflite", "tflm", x)
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-4)
+
+
+def test_what_cannot_be_integers_is_refused_by_name(tmp_path):
+    with pytest.raises(convert.ConversionError, match="'stem': float input"):
+        convert.to_tflm(network(), tmp_path / "model.tflite")
+    model = keras.Sequential(
+        [keras.Input((4,)), MPTDense(3, kernel_quantizer=None, kernel_initializer="he_normal", name="values")]
+    )
+    with pytest.raises(convert.ConversionError, match="'values'.*magnitude"):
+        convert.to_tflm(model, tmp_path / "model.tflite", weights="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1)])
+    report = convert.to_tflite(model, tmp_path / "model.tflite", weights="int8")
+    assert "to_tflm" in dict(report.notes)["Not for"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_the_c_array_holds_the_file(tmp_path):
+    content = bytes(range(256))
+    source = "#include <cstdio>\nint main() { for (unsigned i = 0; i < model_len; i++) putchar(model[i]); }\n"
+    (tmp_path / "main.cc").write_text(tflm.c_array(content, "model") + source)
+    subprocess.run(["g++", "-o", tmp_path / "main", tmp_path / "main.cc"], check=True)
+    assert subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout == content
