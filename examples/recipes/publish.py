@@ -220,6 +220,26 @@ def draw(log, image, title):
     figure.savefig(image, dpi=120)
 
 
+def metadata(preset):
+    """Return the block that a card begins with, in the words of the Hugging Face hub."""
+    task = "image-classification"
+    result = {
+        "task": {"type": task},
+        "dataset": {"type": preset["dataset"], "name": preset["data"]},
+        "metrics": [{"type": "accuracy", "value": preset["accuracy"]}],
+    }
+    return keras_mpt.hub.metadata_block(
+        {
+            "library_name": "keras_mpt",
+            "license": "apache-2.0",
+            "tags": ["keras", "pruning", "lottery-ticket"],
+            "pipeline_tag": task,
+            "datasets": [preset["dataset"]],
+            "model-index": [{"name": preset["name"], "results": [result]}],
+        }
+    )
+
+
 def card(preset, draft):
     """Return the text of a preset's model card, and its row of the table."""
     ticket = keras_mpt.tickets.Ticket.read(newest(f"{preset['name']}.mpt", draft))
@@ -261,7 +281,7 @@ def card(preset, draft):
     cells = [f"[{preset['name']}]({preset['name']}.md)", f"**{preset['accuracy']:.2%}**"]
     cells += [f"{dense['accuracy']:.2%}" if dense else "", str(preset["epochs"]), f"{ticket.size:,}"]
     cells += [f"{weights / 1e6:.2f} M", f"{facts['density']:.0%}", *(f"{n / 1e6:,.0f} M" if n else "" for n in macs)]
-    return CARD.format(**facts), row(cells)
+    return metadata(preset) + CARD.format(**facts), row(cells)
 
 
 def row(cells):

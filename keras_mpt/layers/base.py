@@ -261,7 +261,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
 
         Raises:
-            ValueError: A score is NaN.
+            ValueError: A score is NaN, or an effective kernel is not finite.
         """
         for subnet in self._subnets if self.built else ():
             subnet.settle()
