@@ -32,6 +32,7 @@ _TWINS = {
     )
 }
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+_METRICS = ("metrics", "weighted_metrics")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
@@ -307,12 +308,21 @@ def _warn_of_losses(chosen):
 
 
 def _warn_of_others(leaves, model):
-    others, weights = {}, 0
+    others, changed, weights = {}, [], 0
     for path, layer in leaves.items():
         has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
-        if has_matrix and not _convertible(layer) and not isinstance(layer, layers.MPTLayer):
+        if not has_matrix or _convertible(layer) or isinstance(layer, layers.MPTLayer):
+            continue
+        if type(layer) in _TWINS:
+            changed.append(path)
+        else:
             others.setdefault(type(layer).__name__, []).append(path)
             weights += layer.count_params()
+    if changed:
+        _warn(
+            "These layers are quantized or have low-rank weights (LoRA), and stay as they are; for their twins, take "
+            f"the model from before that (name them in `skip` to be silent): {', '.join(changed)}"
+        )
     if others:
         share = weights / model.count_params()
         listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
@@ -338,13 +348,26 @@ def _warn_of_constant_signs(model, chosen, quantizer):
 def _compile(result, model):
     if model.compiled:
         try:
-            result.compile_from_config(model.get_compile_config())
-        except (
-            NotImplementedError,
-            TypeError,
-            ValueError,
-        ) as error:  # an object of the user's that Keras cannot make again
+            config = model.get_compile_config()
+            unusable = _unusable_metrics([(config or {}).get(name) for name in _METRICS])
+            if unusable:
+                config = {**config, **dict.fromkeys(_METRICS)}
+                _warn(
+                    "The model was compiled without metrics: Keras cannot compute all that the model has, as those of "
+                    f"files of Keras 2; `compile` it for others. Received: {', '.join(unusable)}"
+                )
+            result.compile_from_config(config)
+        except Exception as error:  # an object of the user's that Keras cannot make again, whatever it raises
             _warn(f"The model could not be compiled as the one that it was made of; `compile` it. {error}")
+
+
+def _unusable_metrics(config):
+    """Return the names of those metrics in a config whose function is a name, which Keras does not look up."""
+    if isinstance(config, dict):
+        if isinstance(config.get("fn"), str):
+            return [str(config.get("name", config["fn"]))]
+        config = list(config.values())
+    return sum(map(_unusable_metrics, config), []) if isinstance(config, (list, tuple)) else []
 
 
 def _warn(message):
