@@ -1,9 +1,11 @@
 """Running a converted file on this machine, and how long that takes."""
 
 import time
+from typing import Any
 
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import check_choice, check_count, check_path
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
@@ -15,7 +17,7 @@ TARGETS = {target.name: target for target in (LarqComputeEngine, Micro, Qonnx, T
 _SECONDS = 2.0
 
 
-def run(path, target, samples):
+def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndarray]:
     """Return the outputs of a converted file, for as many samples as there are.
 
     Args:
@@ -39,7 +41,7 @@ def run(path, target, samples):
     return {tensor.name: array for tensor, array in zip(session.outputs, outputs, strict=True)}
 
 
-def latency(path, target, threads=1):
+def latency(path: Path, target: str, threads: int = 1) -> float:
     """Return the median seconds of one inference on a batch of the size that the file takes, or of one.
 
     On x86 larq-compute-engine has no optimized kernels: its time here says nothing about a phone.

@@ -3,9 +3,12 @@
 import collections
 import dataclasses
 import os
+from typing import Any
 
+import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import is_count
 from keras_mpt.convert import conversion, tensors
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_twin
@@ -23,8 +26,14 @@ _SUPPORTED = (MPTConv2D, MPTDepthwiseConv2D, MPTDense)
 
 
 def to_qonnx(
-    model, path, *, data_format="channels_first", input_precision=None, activation_precision=None, samples=None
-):
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    data_format: str = "channels_first",
+    input_precision: tuple[int, int] | None = None,
+    activation_precision: tuple[int, int] | None = None,
+    samples: Any = None,
+) -> "QonnxReport":
     """Convert a model to QONNX, ONNX with quantizers, which FINN and hls4ml bring to FPGAs.
 
     Signs become `BipolarQuant`, +1 of 0 as everywhere here, and ternary kernels `Quant` of 2 bits, narrow, with scale
@@ -78,7 +87,7 @@ def to_qonnx(
     return QonnxReport(**{**vars(report), **target.sizes}, cost=target.cost)
 
 
-def rounded(array, precision):
+def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
     """Return an array rounded to `(bits, integer_bits)`, to even at half, within range, as the file's first node does.
 
     Raises:

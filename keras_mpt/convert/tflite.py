@@ -1,22 +1,28 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
 import warnings
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import check_count
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
 from keras_mpt.convert.integer_form import Integer, compile_integers
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, why_no_signs
-from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.tickets import Ticket
 
 
-def to_tflite(model, path, *, weights="auto", batch=1, samples=None):
+def to_tflite(
+    model: keras.Model | Path | Ticket, path: Path, *, weights: str = "auto", batch: int | None = 1, samples: Any = None
+) -> Report:
     """Convert a model for TensorFlow Lite (LiteRT), without custom operations.
 
     `weights` says how the kernels of MPT layers are stored and used:

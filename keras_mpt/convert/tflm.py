@@ -4,27 +4,38 @@ import os
 import pathlib
 import re
 import tempfile
+from typing import Any
 
+import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer
 from keras_mpt.convert.integer_writer import Writer
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
-from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
 from keras_mpt.convert.tflite import TensorFlowLite
 from keras_mpt.files import replacing
 from keras_mpt.requirements import extra
+from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
 _MOST = 32767  # of int16
 
 
-def to_tflm(model, path, *, weights="integer", compress=False, samples=None):
+def to_tflm(
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    weights: str = "integer",
+    compress: bool = False,
+    samples: Any = None,
+) -> Report:
     """Convert a model for TensorFlow Lite Micro, which runs on microcontrollers.
 
     The files of `to_tflite` must not go there: its operations of floats by int8 are refused, and what stores int8 with

@@ -1,10 +1,12 @@
 """What every mask rule has."""
 
 import math
+from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_choice, check_sparsity
 from keras_mpt.ops import kept_count, search_threshold, sort_threshold
 
@@ -37,12 +39,12 @@ class MaskRule:
     stores_mask = False
     shared = False
 
-    def __init__(self, sparsity, selector="search"):
+    def __init__(self, sparsity: float, selector: str = "search") -> None:
         check_sparsity("sparsity", sparsity)
         check_choice("selector", selector, sorted(SELECTORS))
         self.sparsity, self.selector = float(sparsity), selector
 
-    def init(self, shape):
+    def init(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return the first state of a kernel.
 
         Args:
@@ -56,7 +58,9 @@ class MaskRule:
         quota = -1 if self.shared else kept_count(math.prod(shape), self.sparsity)
         return {"quota": np.int32(quota), "threshold": np.int32(0), "nan_steps": np.int32(0)}
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the mask of a kernel, the number of its ones, and the changes of its state.
 
         Args:
@@ -70,7 +74,7 @@ class MaskRule:
         """
         raise NotImplementedError
 
-    def together(self, scores, states):
+    def together(self, scores: list[Tensor], states: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return what a call needs to know of all kernels of a shared rule, a dict for each.
 
         Args:
@@ -79,7 +83,7 @@ class MaskRule:
         """
         raise NotImplementedError
 
-    def resized(self, scores, state, kept):
+    def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return the changes of a kernel's state that let it keep another number of weights from now on.
 
         Args:
@@ -91,7 +95,7 @@ class MaskRule:
         """
         return {"quota": np.int32(kept)}
 
-    def assigned(self, mask):
+    def assigned(self, mask: np.ndarray) -> dict[str, Any]:
         """Return the changes of a kernel's state that let it have a mask, besides those of quota and threshold.
 
         Args:
@@ -99,15 +103,15 @@ class MaskRule:
         """
         return {}
 
-    def slope(self, scores):
+    def slope(self, scores: Tensor) -> Tensor:
         """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""
         return ops.sign(scores)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"sparsity": self.sparsity, "selector": self.selector}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "MaskRule":
         return cls(**config)
 
     def __eq__(self, other):

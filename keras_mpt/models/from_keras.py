@@ -2,12 +2,15 @@
 
 import functools
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
+from keras_mpt._types import Names
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY
 from keras_mpt.masks import MaskRule
@@ -37,18 +40,18 @@ _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initialize
 
 
 def to_mpt(
-    model,
-    sparsity=None,
+    model: keras.Model,
+    sparsity: float | dict[str, float] | Callable | None = None,
     *,
-    kernel="random",
-    kernel_initializer=None,
-    kernel_quantizer="auto",
-    input_quantizer=None,
-    mask=None,
-    only=None,
-    skip=(),
-    seed=None,
-):
+    kernel: str = "random",
+    kernel_initializer: Any = None,
+    kernel_quantizer: Any = "auto",
+    input_quantizer: Any = None,
+    mask: MaskRule | Callable | None = None,
+    only: Names | None = None,
+    skip: Names = (),
+    seed: int | None = None,
+) -> keras.Model:
     """Return a model like an ordinary one whose dense and convolutional layers choose weights instead of training them.
 
     `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `DepthwiseConv2D` and `Conv2DTranspose` become the MPT layers of the same

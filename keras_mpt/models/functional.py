@@ -1,6 +1,8 @@
 """Subclassed models, and layers that call layers inside, as functional models of the same layers."""
 
 import inspect
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,7 +14,7 @@ from keras_mpt.models.paths import check_is_model, joined, own_variables
 from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
 
 
-def to_functional(model, inputs=None, *, only=None):
+def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type] | None = None) -> keras.Model:
     """Return a functional model of the same layers, for what needs to know how they are connected: tickets, `strip`,
     conversion, `to_mpt`.
 

@@ -21,7 +21,7 @@ def walk(layer, into=keras.layers.Layer):
     yield from _walk(layer, "", into, set())
 
 
-def mpt_layers(model):
+def mpt_layers(model: keras.layers.Layer) -> list[MPTLayer]:
     """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
 
     Args:
@@ -33,7 +33,7 @@ def mpt_layers(model):
     return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
 
 
-def mpt_layers_by_path(model):
+def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
     """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
     nested model. These are the paths of tickets.
 

@@ -1,6 +1,7 @@
 """MPT layers as plain Keras layers: with their kernels baked in, or fresh ones to train."""
 
 import functools
+from typing import Any
 
 import keras
 
@@ -14,7 +15,7 @@ from keras_mpt.models.rewrite import rewrite
 from keras_mpt.ops import to_numpy
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """Return a plain Keras model with the kernels baked in and the same outputs.
 
     MPT layers become Keras' own with the effective kernel (zeros where weights were dropped) as an ordinary weight;
@@ -61,7 +62,7 @@ def bake(layer, twin, kernel):
     copy_state_inside(layer, twin)
 
 
-def dense_twin(model, kernel_initializer="he_normal"):
+def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> keras.Model:
     """Return the plain Keras network of the same shape with fresh trainable kernels, to compare a ticket with.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
 from keras import layers, tree
@@ -20,7 +21,7 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableCo
 _COUNTED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
 
 
-def summary(model, print_fn=None, include_macs=True):
+def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include_macs: bool = True) -> "Summary":
     """Print what a model holds and computes, layer by layer, and return the numbers.
 
     Weights are what the forward pass uses, batch normalization's statistics included; trainable are variables: the
@@ -58,7 +59,7 @@ def summary(model, print_fn=None, include_macs=True):
         if not layer.built and (layer is model or isinstance(layer, MPTLayer)):
             raise ValueError(f"`model` must be built: call it on data or `build` it first. Received: {layer!r}")
     counted = set()
-    rows = [_row(*layer_and_calls, counted) for layer_and_calls in found]
+    rows = [_row(layer, depth, calls, counted) for layer, depth, calls in found]
     rows = rows if rows[0]["weights"] else rows[1:]  # the model itself, only if it has weights of its own
     result = Summary(model.name, rows, _totals(rows), include_macs)
     (print_fn or print)(str(result))
