@@ -1,4 +1,4 @@
-"""`to_mpt`, `strip`, `dense_twin` and `summary` of layers with several kernels, and of layers within Keras' wrappers."""
+"""`to_mpt`, `strip`, `dense_twin` and `summary` of layers with several kernels, and of those in Keras' wrappers."""
 
 import warnings
 

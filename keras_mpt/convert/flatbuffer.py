@@ -139,7 +139,8 @@ class File:
         """Yield `(operator, name of its kind, index of the kernel)` of operators that could have kernels."""
         whole = self.graph
         try:
-            for self.graph in self.model.subgraphs:
+            for graph in self.model.subgraphs:
+                self.graph = graph
                 for operator in list(self.graph.operators):
                     if (kind := self.kind(operator)) in _KERNEL_AXES:
                         yield operator, kind, _kernel_of(operator, kind)

@@ -49,7 +49,7 @@ class Kernel:
 
     @property
     def parts(self):
-        """The arrays that Keras' layer makes of it before it multiplies: a gate of a recurrent layer may have its own."""
+        """The arrays that Keras' layer makes of it before it multiplies: gates may have their own."""
         cell, gates = self.layer, {MPTLSTMCell: 4, MPTGRUCell: 3}.get(type(self.layer), 1)
         if gates > 1 and cell.implementation == 1:
             return np.split(self.array, gates, axis=1)

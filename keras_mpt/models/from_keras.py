@@ -40,11 +40,11 @@ def to_mpt(
     The layers of `keras_mpt.layers.TWINS` (dense, convolutions of all kinds, attention, recurrent layers, embeddings)
     become the MPT layers of the same name, also within `TimeDistributed`, `Bidirectional` and `RNN`, with their
     activation, bias, strides, padding, dtype and all other arguments, but for regularizers and constraints of the
-    kernels, which mean nothing for frozen ones (a warning tells). All else is copied as it is, MPT layers included: what
-    to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin, such as `ConvLSTM2D`,
-    are copied and listed in a warning with their share of the weights, unless `skip` has them. A compiled model's twin
-    is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their scores are not
-    searched. `model` itself is left as it is.
+    kernels, which mean nothing for frozen ones (a warning tells). All else is copied as it is, MPT layers included:
+    what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin, such as
+    `ConvLSTM2D`, are copied and listed in a warning with their share of the weights, unless `skip` has them. A compiled
+    model's twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their
+    scores are not searched. `model` itself is left as it is.
 
     Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255 (a warning
     names the layers that are seen to have such inputs). For `input_quantizer="approx_sign"`, convert a model without

@@ -8,7 +8,7 @@ from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.initializers import SeededInitializer
-from keras_mpt.layers import TWINS, MPTLayer
+from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.paths import check_is_model
