@@ -25,6 +25,7 @@ CHECKS = {
     "bool": (arguments.check_bool, [True, False, np.bool_(True)], ["no", "", 0, 1, None, []]),
     "choice": (lambda name, v: arguments.check_choice(name, v, ["same", "valid"]), ["same"], ["smae", None, ["same"]]),
     "path": (arguments.check_path, ["a", pathlib.Path("b")], [3, None, True, b"bytes", ["a"], "", "a\0b"]),
+    "list": (arguments.check_list, [[], (1, 2)], ["ab", {"a": 1}, None, 3, np.zeros(2)]),
     "instance": (lambda name, v: arguments.check_instance(name, v, dict, "a dict"), [{}], [[], None, HUGE]),
 }
 

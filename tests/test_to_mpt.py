@@ -287,6 +287,16 @@ def test_what_cannot_be_compiled_again_is_told():
     assert not twin.compiled
 
 
+def test_metrics_that_keras_cannot_use_are_left_out():
+    """As files of Keras 2 have them: the function of a metric is a name there."""
+    wrapper = {"class_name": "MeanMetricWrapper", "config": {"name": "acc", "fn": "sparse_categorical_accuracy"}}
+    model = sequential()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[keras.metrics.deserialize(wrapper)])
+    with pytest.warns(UserWarning, match="compiled without metrics: .* Received: acc$"):
+        twin = to_mpt(model, seed=0)
+    assert list(twin.fit(X, Y, verbose=0).history) == ["loss"]
+
+
 def test_trainable_is_kept():
     model = nested_and_shared()
     model.get_layer("inner").trainable = False
@@ -423,9 +433,26 @@ def test_layers_with_low_rank_weights_are_not_converted():
     adapted, last = keras.layers.Dense(3, name="adapted"), keras.layers.Dense(2, name="last")
     model = keras.Sequential([keras.Input((4,)), adapted, last])
     adapted.enable_lora(2)
-    with pytest.warns(UserWarning, match="no MPT twin.*: Dense: adapted$"):
+    with pytest.warns(UserWarning, match=r"low-rank weights \(LoRA\), and stay as they are.*: adapted$"):
         twin = to_mpt(model)
     assert list(mpt_layers_by_path(twin)) == ["last"]
+
+
+def test_a_quantized_layer_beside_mpt_layers_is_named(tmp_path):
+    quantized, last = keras.layers.Dense(3, name="quantized"), keras.layers.Dense(2, name="last")
+    model = keras.Sequential([keras.Input((4,)), quantized, last])
+    quantized.quantize("int8")
+    with pytest.warns(UserWarning, match="These layers are quantized or .*: quantized$"):
+        twin = to_mpt(model, seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(numpy(twin.layers[0](x)), numpy(quantized(x)))
+    np.testing.assert_array_equal(numpy(keras_mpt.models.strip(twin)(x)), numpy(twin(x)))
+    message = "must not have layers that Keras has quantized to be {}.*'quantized' of class Dense with mode 'int8'"
+    with pytest.raises(ValueError, match=message.format("a ticket")):
+        keras_mpt.save_ticket(twin, tmp_path / "a.mpt")
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(ValueError, match=message.format("converted")):
+            keras_mpt.convert.to_tflite(twin, tmp_path / "a.tflite")
 
 
 def test_a_rule_of_another_model_is_refused():

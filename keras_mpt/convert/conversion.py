@@ -3,10 +3,10 @@
 import gzip
 import math
 import os
-import pathlib
 
 import keras
 
+from keras_mpt.arguments import check_path
 from keras_mpt.convert import tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
@@ -29,7 +29,7 @@ def convert(model, path, target, samples=None):
             f"Conversion needs Keras' TensorFlow backend. Received: {keras.backend.backend()}. Save a ticket and "
             "convert that with KERAS_BACKEND=tensorflow, for example by `python -m keras_mpt convert`."
         )
-    path = pathlib.Path(path)
+    path = check_path("path", path)
     check_folder(path)
     if isinstance(model, (str, os.PathLike, Ticket)):
         check_another(path, model.path if isinstance(model, Ticket) else model)

@@ -1,10 +1,10 @@
 """Running a converted file on this machine, and how long that takes."""
 
-import pathlib
 import time
 
 import numpy as np
 
+from keras_mpt.arguments import check_choice, check_count, check_path
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.tensors import arrays_for, outputs_of
@@ -53,7 +53,7 @@ def latency(path, target, threads=1):
         Seconds, a float, after a warm-up.
 
     Raises:
-        ValueError: `target` is none of these, or the file takes inputs of any size.
+        ValueError: `target` is none of these, `threads` no integer > 0, or the file takes inputs of any size.
         OSError: The file cannot be opened.
     """
     invoke = invoker(path, target, threads)
@@ -82,6 +82,7 @@ def invoker(path, target, threads=1):
 
 
 def _session(path, target, threads=2):
-    if target not in list(TARGETS):
-        raise ValueError(f"`target` must be one of {sorted(TARGETS)}. Received: target={target!r}")
-    return TARGETS[target]().session(pathlib.Path(path).read_bytes(), threads=threads)
+    path = check_path("path", path)
+    check_choice("target", target, sorted(TARGETS))
+    check_count("threads", threads)
+    return TARGETS[target]().session(path.read_bytes(), threads=threads)

@@ -13,7 +13,7 @@ from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.functional import all_steps, check_opened
-from keras_mpt.models.paths import check_functional
+from keras_mpt.models.paths import check_functional, check_not_quantized
 from keras_mpt.models.plain import bake, plain_twin, prepared_call, quantizes
 from keras_mpt.models.rewrite import rewrite
 from keras_mpt.models.summaries import call_shapes
@@ -77,12 +77,13 @@ class Plan:
         reference: The whole `Graph` in floats, to compare with.
 
     Raises:
-        ValueError: `model` is not a built functional or Sequential model of numbers, or an MPT layer hides in a layer
-            of another class.
+        ValueError: `model` is not a built functional or Sequential model of numbers, Keras has quantized a layer, or an
+            MPT layer hides in a layer of another class.
     """
 
     def __init__(self, model):
         check_functional(model, "converted")
+        check_not_quantized(model, "converted")
         _check_inputs(model)
         self.model = model
         self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None), None)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.arguments import received
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
@@ -45,7 +46,7 @@ class GlobalTopK(MaskRule):
     def __init__(self, sparsity, selector="search", group="global"):
         super().__init__(sparsity, selector)
         if not isinstance(group, str):
-            raise ValueError(f"`group` must be a name. Received: group={group!r}")
+            raise ValueError(f"`group` must be a name. {received('group', group)}")
         self.group = group
 
     def init(self, shape):

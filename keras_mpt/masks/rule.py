@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import check_sparsity
+from keras_mpt.arguments import check_choice, check_sparsity
 from keras_mpt.ops import kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
@@ -39,8 +39,7 @@ class MaskRule:
 
     def __init__(self, sparsity, selector="search"):
         check_sparsity("sparsity", sparsity)
-        if selector not in list(SELECTORS):
-            raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
+        check_choice("selector", selector, sorted(SELECTORS))
         self.sparsity, self.selector = float(sparsity), selector
 
     def init(self, shape):

@@ -19,6 +19,7 @@ from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
 from keras_mpt.ops import kept_count, to_numpy
 
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+_METRICS = ("metrics", "weighted_metrics")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
@@ -321,13 +322,21 @@ def _warn_of_losses(chosen):
 
 
 def _warn_of_others(leaves, model):
-    others, weights, total = {}, {}, model.count_params()
+    others, changed, weights, total = {}, [], {}, model.count_params()
     for path, layer in leaves.items():
-        has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
-        if has_matrix and not _convertible(layer) and not isinstance(layer, PlainTwin):
-            kind = type(layer).__name__
+        kind, has_matrix = type(layer).__name__, any(len(weight.shape) > 1 for weight in layer.weights)
+        if not has_matrix or _convertible(layer) or isinstance(layer, PlainTwin):
+            continue
+        if type(layer) in layers.TWINS:
+            changed.append(path)
+        else:
             others.setdefault(kind, []).append(path)
             weights[kind] = weights.get(kind, 0) + layer.count_params()
+    if changed:
+        _warn(
+            "These layers are quantized or have low-rank weights (LoRA), and stay as they are; for their twins, take "
+            f"the model from before that (name them in `skip` to be silent): {', '.join(changed)}"
+        )
     if others:
         kinds = sorted(others, key=lambda kind: -weights[kind])
         listed = "; ".join(f"{kind} ({weights[kind] / total:.2%}): {', '.join(others[kind])}" for kind in kinds)
@@ -353,13 +362,26 @@ def _warn_of_constant_signs(model, chosen, quantizer):
 def _compile(result, model):
     if model.compiled:
         try:
-            result.compile_from_config(model.get_compile_config())
-        except (
-            NotImplementedError,
-            TypeError,
-            ValueError,
-        ) as error:  # an object of the user's that Keras cannot make again
+            config = model.get_compile_config()
+            unusable = _unusable_metrics([(config or {}).get(name) for name in _METRICS])
+            if unusable:
+                config = {**config, **dict.fromkeys(_METRICS)}
+                _warn(
+                    "The model was compiled without metrics: Keras cannot compute all that the model has, as those of "
+                    f"files of Keras 2; `compile` it for others. Received: {', '.join(unusable)}"
+                )
+            result.compile_from_config(config)
+        except Exception as error:  # an object of the user's that Keras cannot make again, whatever it raises
             _warn(f"The model could not be compiled as the one that it was made of; `compile` it. {error}")
+
+
+def _unusable_metrics(config):
+    """Return the names of those metrics in a config whose function is a name, which Keras does not look up."""
+    if isinstance(config, dict):
+        if isinstance(config.get("fn"), str):
+            return [str(config.get("name", config["fn"]))]
+        config = list(config.values())
+    return sum(map(_unusable_metrics, config), []) if isinstance(config, (list, tuple)) else []
 
 
 def _warn(message):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_mpt.arguments import check_sparsity, is_number
+from keras_mpt.arguments import check_choice, check_sparsity, is_number
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models.from_keras import convertible_layers, to_mpt
@@ -47,8 +47,8 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
     >>> jackpot.compile("sgd", "sparse_categorical_crossentropy")
     >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
     """
-    if rates not in _RATES:
-        raise ValueError(f"`rates` must be one of {_RATES}. Received: rates={rates!r}")
+    check_choice("rates", rates, _RATES)
+    check_sparsity("sparsity", sparsity)
     if skip is None:
         *others, classifier = [None, *convertible_layers(model)]
         if others == [None]:

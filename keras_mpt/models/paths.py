@@ -63,6 +63,17 @@ def check_is_model(model):
         )
 
 
+def check_not_quantized(model, what):
+    """Raise ValueError if Keras has quantized a layer, whose own int8 arithmetic nothing but Keras knows."""
+    for path, layer in walk(model):
+        if getattr(layer, "quantization_mode", None) and not isinstance(layer, keras.Model):
+            raise ValueError(
+                f"`model` must not have layers that Keras has quantized to be {what}: take the model from before "
+                f"`quantize`. Received: layer {path!r} of class {type(layer).__name__} with mode "
+                f"{layer.quantization_mode!r}"
+            )
+
+
 def check_functional(model, what):
     """Raise ValueError unless a model is built and functional or Sequential; `what` is to be done, such as "saved"."""
     if isinstance(model, keras.Sequential) and not model.built:

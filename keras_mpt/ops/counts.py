@@ -2,7 +2,7 @@
 
 import math
 
-from keras_mpt.arguments import check_sparsity
+from keras_mpt.arguments import check_integer, check_sparsity
 
 
 def kept_count(size, sparsity):
@@ -13,9 +13,10 @@ def kept_count(size, sparsity):
         sparsity: Fraction of the weights that is removed, in `[0, 1)`.
 
     Raises:
-        ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
+        ValueError: If `sparsity` is outside `[0, 1)`, `size` is no integer, or nothing would be kept.
     """
     check_sparsity("sparsity", sparsity)
+    check_integer("size", size, most=2**63 - 1)
     kept = size - math.floor(sparsity * size + 1e-9)
     if kept < 1:
         raise ValueError(
