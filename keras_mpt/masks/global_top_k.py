@@ -48,13 +48,13 @@ class GlobalTopK(MaskRule):
             raise ValueError(f"`group` must be a name. Received: group={group!r}")
         self.group = group
 
-    def init(self, shape):
+    def init(self, shape, *args, **kwargs):
         """Return the first state of a kernel, see `MaskRule`.
 
         Only the sum of the quotas counts. They are -1 until one is set: then `sparsity` says how many weights stay,
         which depends on the other kernels. `empty_steps` counts steps without a kept weight.
         """
-        return {**super().init(shape), "empty_steps": np.int32(0)}
+        return {**super().init(shape, *args, **kwargs), "empty_steps": np.int32(0)}
 
     def together(self, scores, states):
         """Return how many weights each kernel keeps, the threshold, and how many are not below it."""

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.arguments import check_sparsity
-from keras_mpt.ops import kept_count, search_threshold, sort_threshold
+from keras_mpt.ops import entropy_bits, kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
@@ -43,11 +43,17 @@ class MaskRule:
             raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
         self.sparsity, self.selector = float(sparsity), selector
 
-    def init(self, shape):
+    def init(self, shape, seed=0, stream=0, inputs=-2):
         """Return the first state of a kernel.
 
         Args:
             shape: Of the kernel.
+            seed: The layer's, for a rule that draws random numbers.
+            stream: Of the seed, the kernel's first one; see `Subnet.stream`.
+            inputs: The axis of the input channels, counted from the end; None if each output has one of its own.
+
+        Raises:
+            ValueError: The rule makes no masks of such a kernel.
 
         Returns:
             Dict from names to numpy scalars and arrays, whose dtypes are those of the variables: `quota` (the wanted
@@ -99,6 +105,33 @@ class MaskRule:
             mask: Array of booleans.
         """
         return {}
+
+    def searched(self, state):
+        """Return which weights the rule chooses from, a tensor of booleans; None: from all.
+
+        Args:
+            state: Dict of tensors, see `init`.
+        """
+        return None
+
+    def mask_bits(self, size, kept):
+        """Return the bits that a mask is worth, a float.
+
+        Args:
+            size: Number of weights of the kernel.
+            kept: Number of ones.
+        """
+        return entropy_bits(size, kept)
+
+    def coding(self, shape, seed, stream):
+        """Return how tickets code the masks of a kernel: a name in `tickets.coding.CODINGS` and a dict of its settings.
+
+        None is for masks of which nothing is known.
+
+        Args:
+            shape, seed, stream: As for `init`.
+        """
+        return None
 
     def slope(self, scores):
         """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""
