@@ -161,7 +161,7 @@ class ExactInt8(Int8):
 WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "integer2": (Integer(two_bits=True), ExactInt8(), Int8(), SparseFloat()),
-    "auto": (Integer(), ExactInt8(), Int8(), SparseFloat()),
+    "auto": (ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),

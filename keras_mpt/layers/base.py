@@ -119,6 +119,10 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Return how many inputs one output has, for a kernel of this shape and name."""
         return int(np.prod(shape[:-1]))
 
+    def _input_axis(self, kernel="kernel"):
+        """Return the axis of the input channels of a kernel, counted from the end; None if an output has one input."""
+        return -2
+
     def set_sparsity(self, sparsity):
         """Let each kernel keep another number of weights from now on; `sparsity` of the mask rule stays.
 

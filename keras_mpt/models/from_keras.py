@@ -275,6 +275,9 @@ def _start_at_magnitudes(twins):
             group = subnet.group
             groups[group[0].number] = group
     for group in groups.values():
+        if not group[0].layer.mask.shared:
+            group[0].assign(group[0].mask_of(np.abs(to_numpy(group[0].frozen_kernel))))
+            continue
         sizes = np.cumsum([np.prod(subnet.shape) for subnet in group])
         magnitudes = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
         mask = largest(magnitudes, kept_count(magnitudes.size, group[0].layer.sparsity))

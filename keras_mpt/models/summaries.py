@@ -15,7 +15,6 @@ from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
 from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
-from keras_mpt.ops import entropy_bits
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -35,8 +34,9 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
     has one row: its weights count once, its multiply-accumulates (MACs) at every call.
 
     The file's size is an estimate. The mask of n weights, of which the fraction d is kept, takes `n * H(d)` bits,
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Kept values take none if a seeded initializer drew them (recycling is not
-    accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each. Scales and all else take 32.
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or what its rule says (`MaskRule.mask_bits`). Kept values take none if a
+    seeded initializer drew them (recycling is not accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each.
+    Scales and all else take 32.
     MACs are those of dense kernels, removed weights included, for one sample; the last line tells the kept weights'
     share. Of attention they are those of its projections, not of products between activations; those of recurrent
     layers count at each time step; embeddings have none. They are 1-bit where input and kernel quantizer both have
@@ -304,7 +304,7 @@ def _row(layer, depth, calls, counted):
 
 def _kernel_bits(subnet, size, kept):
     """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
-    bits, quantizer = entropy_bits(size, kept), subnet.kernel_quantizer
+    bits, quantizer = subnet.layer.mask.mask_bits(size, kept), subnet.kernel_quantizer
     if not isinstance(subnet.initializer, SeededInitializer):
         bits += kept * getattr(quantizer, "precision", 32)
     return bits + 32 * getattr(quantizer, "scale_count", 0)
