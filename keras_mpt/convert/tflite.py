@@ -45,8 +45,9 @@ def to_tflite(
     - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
       report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of integer, exact_int8, int8 and float32 that is exact; of those that stay
-      float32, only what was kept is stored, where that is smaller.
+    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of those that stay float32, only
+      what was kept is stored, where that is smaller. Not integer: an emulated ARM processor with SME computed such
+      convolutions wrongly in LiteRT 2.3, one without SME rightly.
 
     The file is run beside the Keras model before it is written, see `to_lce`.
 
