@@ -179,6 +179,16 @@ def test_what_stays_float_is_listed_with_its_share():
         to_mpt(model)
 
 
+def test_a_model_in_a_wrapper_stays_as_it_is():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)], name="inner")
+    steps = keras.layers.TimeDistributed(inner, name="steps")
+    model, x = keras.Sequential([keras.Input((5, 2)), steps, keras.layers.Dense(2, name="logits")]), numbers(4, 5, 2)
+    with pytest.warns(UserWarning, match="TimeDistributed \\(.*%\\): steps$"):
+        twin = to_mpt(model, 0.0, kernel="pretrained")
+    assert list(mpt_layers_by_path(twin)) == ["logits"]
+    np.testing.assert_allclose(numpy(twin(x)), numpy(model(x)), rtol=1e-5, atol=1e-6)
+
+
 def test_lost_regularizers_of_several_kernels():
     lstm = keras.layers.LSTM(2, recurrent_regularizer="l2", name="lstm")
     with pytest.warns(UserWarning, match="dropped: lstm \\(recurrent_regularizer\\)"):

@@ -163,7 +163,9 @@ def _take_trainable(layer, twin):
 
 
 def _has_leaves(layer):
-    return isinstance(layer, keras.Model) or bool(held(layer))
+    """Return whether the layers inside a layer can be converted: in models, and in wrappers of anything else."""
+    inside = held(layer)
+    return isinstance(layer, keras.Model) or inside and not any(isinstance(inner, keras.Model) for inner in inside)
 
 
 def _leaves(model):
@@ -172,7 +174,7 @@ def _leaves(model):
     for path, layer in walk(model, _has_leaves):
         if isinstance(layer, keras.Model):
             check_model(layer, "converted")
-        elif not held(layer):
+        elif not _has_leaves(layer):
             leaves[path] = layer
     return leaves
 
