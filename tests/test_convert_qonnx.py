@@ -90,8 +90,13 @@ PADDINGS = {
 }
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("data_format", FORMATS)
+def each(cases, *quick):
+    """Return the cases in each data format, all slow but the quick ones."""
+    marks = {case: () if case in quick else (pytest.mark.slow,) for case in cases}
+    return [pytest.param(case, name, marks=marks[case]) for case in cases for name in FORMATS]
+
+
+@pytest.mark.parametrize("padding, data_format", each(PADDINGS, "zeros", "strides, symmetric ones"))
 def test_paddings_of_images_and_signs(padding, data_format, path):
     settings = PADDINGS[padding]
     model = chain(
@@ -150,8 +155,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("body, data_format", each(BODIES, "norm, pool", "global average"))
 def test_layers(body, data_format, path):
     copies = [type(layer).from_config(layer.get_config()) for layer in BODIES[body]]
     exported(chain(*copies), path, data_format=data_format, input_precision=(5, 2))
@@ -169,6 +173,7 @@ def test_sums_of_branches(data_format, path):
     assert count(nodes, "Add") == 2
 
 
+@pytest.mark.slow
 def test_networks_of_the_zoo(path):
     for build, settings in itertools.product((zoo.conv2_mpt, zoo.resnet18_mpt), ({}, SIGN)):
         model = settled(build(width=0.06, seed=0, input_shape=(16, 16, 3), batch_norm_affine=True, **settings))

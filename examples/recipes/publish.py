@@ -244,11 +244,21 @@ def card(preset, draft):
     """Return the text of a preset's model card, and its row of the table."""
     ticket = keras_mpt.tickets.Ticket.read(newest(f"{preset['name']}.mpt", draft))
     weights, kept, *macs = (preset["counts"][key] for key in ("weights", "kept", "macs_1bit", "macs_32bit"))
-    besides = {  # numbers that are trained as in any network: a float stem, gamma and beta
-        path: sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
-        for path, entry in ticket.layers.items()
+    frozen = {
+        each["config"]["name"]
+        for each in ticket.config["config"]["layers"]
+        if not each["config"].get("trainable", True)
     }
-    besides = [f"{count:,} of {path}" for path, count in besides.items() if count]
+    floats = {True: [], False: []}  # a float stem, gamma and beta; a stem that was computed from images
+    for path, entry in ticket.layers.items():
+        count = sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
+        if count:
+            floats[path in frozen].append(f"{count:,} of {path}")
+    besides = ""
+    if floats[False]:
+        besides += f" Trained as usual, and stored as floats: {', '.join(floats[False])}."
+    if floats[True]:
+        besides += f" Computed from training images, and stored as floats: {', '.join(floats[True])}."
     binary = preset["arguments"].get("input_quantizer") is not None
     float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
     facts = {
@@ -261,7 +271,7 @@ def card(preset, draft):
         "weights": weights,
         "kept": kept,
         "density": kept / weights,
-        "besides": f" Trained as usual, and stored as floats: {', '.join(besides)}." if besides else "",
+        "besides": besides,
         "bytes": ticket.size,
         "bits": 8 * ticket.size / weights,
         "float32": float32,
