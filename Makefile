@@ -33,7 +33,7 @@ help:
 	@echo "make test      check style, run the tests on: $(BACKENDS)"
 	@echo "make test-all  the same with the long tests"
 	@echo "make test-arm  run converted files on an emulated 64-bit ARM (Debian)"
-	@echo "make lint      check style only"
+	@echo "make lint      check style and types only"
 	@echo "make format    rewrite the sources in the project's style"
 	@echo "make bench     measure times, memory and file sizes (an hour)"
 	@echo "make docs      build the documentation into site/; figures, notebooks: draw and run those in it anew"
@@ -60,6 +60,7 @@ test-arm: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 
 format: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check --fix .

@@ -4,9 +4,10 @@
     python -m benchmarks.integer --data_dir DIR --networks conv4 --all_signs
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
-about sizes and times. Times are those of one image on one thread, as the median of the ratios to "exact int8" in rounds
-in which all files take turns. "classes" is the share of images with the class that Keras gives, "outputs" the share
-whose outputs are Keras' but for rounding. Post-training int8 is TensorFlow Lite's own, calibrated on 100 images.
+about sizes and times. Times are processor time for one image on one thread, as the median of the ratios to "exact int8"
+in rounds in which all files take turns. "classes" is the share of images with the class that Keras gives, "outputs"
+that of images whose outputs are Keras' but for rounding. Post-training int8 is TensorFlow Lite's own, calibrated on 100
+images.
 
 Of a sequential network's integer files, each sign inside is compared with integers in numpy, in LiteRT with XNNPACK and
 without, and on some images in TensorFlow Lite Micro, if it is installed; `--all_signs` takes the whole test set.
@@ -21,11 +22,12 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 
 import numpy as np
 
 import keras_mpt
-from benchmarks.rounds import interleaved, ratio, save
+from benchmarks.rounds import ratio, save
 from keras_mpt import convert
 from keras_mpt.convert.integer_form import integer_writer
 from keras_mpt.convert.integer_tflite import decoded
@@ -62,7 +64,7 @@ def make(model, kind, path, images):
     elif kind == "post-training int8":
         path.write_bytes(post_training(keras_mpt.models.strip(model), images[:CALIBRATED]))
     else:
-        convert.to_tflite(model, path, weights=FILES[kind], samples=images[:50])
+        convert.to_tflite(model, path, weights=FILES[kind], samples=images[:10])
 
 
 def post_training(model, images):
@@ -100,11 +102,23 @@ def measure(name, model, images, rounds, folder):
         )
         invokers[kind] = convert.engines.invoker(path, target)
         print(rows[-1], flush=True)
-    seconds = interleaved(invokers, rounds, before=1)
+    seconds = cpu_seconds(invokers, rounds)
     for row in rows:
         row["milliseconds"] = 1e3 * statistics.median(seconds[row["file"]])
         row["ratio"] = ratio(seconds[row["file"]], seconds["exact int8"])
     return rows
+
+
+def cpu_seconds(invokers, rounds):
+    """Return {name: list of seconds of processor time, one for each round}, in which all take turns."""
+    seconds = {name: [] for name in invokers}
+    for _ in range(rounds):
+        for name, invoke in invokers.items():
+            invoke()  # for caches
+            start = time.process_time()
+            invoke()
+            seconds[name].append(time.process_time() - start)
+    return seconds
 
 
 def wrong_signs(model, images, weights):

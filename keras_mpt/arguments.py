@@ -88,6 +88,11 @@ def check_path(argument, value):
     return pathlib.Path(value)
 
 
+def check_list(argument, value):
+    """Raise TypeError unless a value is a list or tuple: a string or a dict could be counted and looped over, too."""
+    check_instance(argument, value, (list, tuple), "a list")
+
+
 def check_instance(argument, value, types, what):
     """Raise TypeError unless a value is of one of these types; `what` says in words what it must be."""
     if not isinstance(value, types):

@@ -14,7 +14,7 @@ from networks import nested_and_shared
 
 import keras_mpt
 from keras_mpt import analysis
-from keras_mpt.layers import MPTDense
+from keras_mpt.layers import MPTDense, MPTSeparableConv2D
 from keras_mpt.models import mpt_layers_by_path
 
 PAIRS = hnp.array_shapes(max_dims=3, max_side=5).flatmap(lambda shape: st.tuples(*[hnp.arrays(bool, shape)] * 2))
@@ -88,8 +88,11 @@ def test_matrix():
     np.testing.assert_allclose(analysis.overlap_matrix(sources), [[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]])
     np.testing.assert_allclose(analysis.overlap_matrix(sources, "hamming"), [[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]])
     np.testing.assert_allclose(analysis.overlap_matrix(sources, "expected_jaccard"), np.full((3, 3), 1 / 3))
-    with pytest.raises(ValueError, match="`measure` must be one of jaccard, "):
+    with pytest.raises(ValueError, match="`measure` must be one of .*jaccard"):
         analysis.overlap_matrix(sources, "dice")
+    for one in (networks()[0], "a.mpt", sources[0], 3):
+        with pytest.raises(TypeError, match="`sources` must be a list. Received: sources="):
+            analysis.overlap_matrix(one)
 
 
 def test_bad_sources(tmp_path):
@@ -128,6 +131,25 @@ def test_norms():
     whole = keras.Sequential([keras.Input((4,)), MPTDense(3, sparsity=0.0, seed=1)])
     (norms,) = analysis.weight_norms(whole).values()
     assert norms.dropped == norms.dropped_mean == 0 and norms.kept > 0
+
+
+def test_layers_with_several_kernels(tmp_path):
+    inputs = keras.Input((5, 5, 2))
+    x = MPTSeparableConv2D(3, 3, sparsity=0.5, seed=1, name="separable")(inputs)
+    model = keras.Model(inputs, MPTDense(2, seed=2, name="dense")(keras.layers.Flatten()(x)))
+    for subnet in model.get_layer("separable").subnets:
+        subnet.scores.assign(np.random.default_rng(0).normal(size=subnet.shape))
+    depthwise, pointwise = model.get_layer("separable").subnets
+    found = analysis.masks(model)
+    assert list(found) == ["separable/depthwise_kernel", "separable/pointwise_kernel", "dense"]
+    np.testing.assert_array_equal(found["separable/pointwise_kernel"], numpy(pointwise.mask) != 0)
+    ticket = keras_mpt.save_ticket(model, tmp_path / "a.mpt")
+    assert list(analysis.masks(ticket)) == list(found)
+    assert analysis.overlap(model, ticket).total.jaccard == 1
+    norms, correlation = analysis.weight_norms(model), analysis.score_correlation(model, model)
+    weights = numpy(depthwise.frozen_kernel)[numpy(depthwise.mask) != 0]
+    assert norms["separable/depthwise_kernel"].kept == pytest.approx(np.sqrt((weights**2).sum()))
+    assert list(norms) == list(correlation) == list(found) and correlation["dense"] == pytest.approx(1)
 
 
 def test_correlation_of_scores():

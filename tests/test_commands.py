@@ -96,7 +96,8 @@ def test_evaluating_a_converted_file(images, capsys):
     files = [str(images / "images.npy"), str(images / "labels.npy")]
     number = len(np.load(files[1]))
     assert main(["convert", PRESET, str(images / "x.tflite")]) == 0
-    assert "Samples    random numbers" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "16 random samples" in printed and "all layers: float input, so no binary form" in printed
     options = ["--runtime", "tflite", "--preset", PRESET]
     assert main(["evaluate", str(images / "x.tflite"), *files, *options]) == 0
     assert f"{number - 1} of {number} right (tflite)" in capsys.readouterr().out

@@ -129,7 +129,7 @@ def test_a_wrong_output_of_two_is_found(tmp_path, monkeypatch):
     right = convert.tflite.ExactInt8.call
     monkeypatch.setattr(convert.tflite.ExactInt8, "call", lambda self, kernel, x: 1.01 * right(self, kernel, x))
     with pytest.raises(convert.ConversionError, match="differs from the model"):
-        convert.to_tflite(two_and_two(), tmp_path / "model.tflite")
+        convert.to_tflite(two_and_two(), tmp_path / "model.tflite", weights="exact_int8")
     assert not list(tmp_path.iterdir())
 
 

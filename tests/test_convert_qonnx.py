@@ -90,8 +90,13 @@ PADDINGS = {
 }
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("data_format", FORMATS)
+def each(cases, *quick):
+    """Return the cases in each data format, all slow but the quick ones."""
+    marks = {case: () if case in quick else (pytest.mark.slow,) for case in cases}
+    return [pytest.param(case, name, marks=marks[case]) for case in cases for name in FORMATS]
+
+
+@pytest.mark.parametrize("padding, data_format", each(PADDINGS, "zeros", "strides, symmetric ones"))
 def test_paddings_of_images_and_signs(padding, data_format, path):
     settings = PADDINGS[padding]
     model = chain(
@@ -150,8 +155,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("body, data_format", each(BODIES, "norm, pool", "global average"))
 def test_layers(body, data_format, path):
     copies = [type(layer).from_config(layer.get_config()) for layer in BODIES[body]]
     exported(chain(*copies), path, data_format=data_format, input_precision=(5, 2))
@@ -162,13 +166,15 @@ def test_sums_of_branches(data_format, path):
     inputs = keras.Input((6, 6, 3))
     x = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=0)(inputs))
     for i in range(2):  # each sum goes to a sign and past it
-        y = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=i + 1, pad_values=i, **SIGN)(x))
+        value = 1.0 if data_format == "channels_last" else i
+        y = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=i + 1, pad_values=value, **SIGN)(x))
         x = kl.Add()([x, y])
     model = settled(keras.Model(inputs, MPTDense(3, seed=3, **SIGN)(kl.GlobalAveragePooling2D()(x))))
     _, nodes = exported(model, path, data_format=data_format)
     assert count(nodes, "Add") == 2
 
 
+@pytest.mark.slow
 def test_networks_of_the_zoo(path):
     for build, settings in itertools.product((zoo.conv2_mpt, zoo.resnet18_mpt), ({}, SIGN)):
         model = settled(build(width=0.06, seed=0, input_shape=(16, 16, 3), batch_norm_affine=True, **settings))
@@ -291,6 +297,13 @@ def test_other_arguments_are_refused(arguments, message, path):
         convert.to_qonnx(chain(MPTDense(2, seed=0), shape=(4,)), path, **arguments)
 
 
+def test_zeros_that_hls4ml_cannot_pad_with_are_refused(path):
+    model = chain(MPTConv2D(4, 3, seed=0), kl.BatchNormalization(), MPTConv2D(4, 3, seed=1, padding="same", **SIGN))
+    with pytest.raises(ConversionError, match="hls4ml cannot pad signs of floats with zeros"):
+        convert.to_qonnx(model, path, data_format="channels_last")
+    exported(model, path)
+
+
 def test_inputs_of_unknown_size_are_refused(path):
     with pytest.raises(ValueError, match="known input size"):
         convert.to_qonnx(chain(MPTConv2D(2, 3, seed=0), shape=(None, None, 1)), path)
@@ -360,7 +373,7 @@ EMULATED = {
             MPTConv2D(4, 3, padding="same", seed=1, **SIGN),
             kl.BatchNormalization(),
             kl.MaxPooling2D(),
-            MPTConv2D(4, 2, padding="same", seed=2, **SIGN),
+            MPTConv2D(4, 2, seed=2, **SIGN),
             kl.BatchNormalization(),
             kl.Flatten(),
             MPTDense(5, seed=3, **SIGN),

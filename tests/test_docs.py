@@ -122,6 +122,9 @@ def test_python_blocks_run(name, small):
     if "onnx" in "".join(blocks(name, "python")):
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
+    for package in ("qonnx", "hls4ml"):
+        if f"import {package}" in "".join(blocks(name, "python")):
+            pytest.importorskip(package)
     if "to_lce" in "".join(blocks(name, "python")):
         pytest.importorskip("larq_compute_engine")
         pytest.importorskip("ai_edge_litert")

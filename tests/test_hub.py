@@ -206,3 +206,13 @@ def test_what_cannot_be_pushed(ticket):
             hub.push_to_hub(ticket, repo_id)
     with pytest.raises(ValueError, match="`provenance` must be None"):
         hub.push_to_hub(ticket, "me/digits", provenance={"a": 1})
+
+
+def test_cards_of_the_zoo_have_the_block():
+    yaml = pytest.importorskip("yaml")
+    for preset in keras_mpt.zoo.list_presets():
+        _, block, page = preset.path.with_suffix(".md").read_text(encoding="utf-8").split("---\n", 2)
+        known = yaml.safe_load(block)
+        (result,) = known["model-index"][0]["results"]
+        assert result["metrics"] == [{"type": "accuracy", "value": preset.accuracy}]
+        assert known["library_name"] == "keras_mpt" and page.startswith(f"# {preset.name}\n")

@@ -16,7 +16,8 @@ import keras_mpt
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
 # A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.
-ORDER = ["terminal", "requirements", "remote", "_keras", "arguments", "files", "ops", "initializers", "quantizers"]
+ORDER = ["_types", "terminal", "requirements", "remote", "_keras", "arguments", "files", "ops", "initializers"]
+ORDER += ["quantizers"]
 ORDER += ["masks", "layers", "models", "callbacks", "tickets", "analysis", "zoo", "convert", "hub", "", "commands"]
 ORDER += ["__main__"]  # "": keras_mpt/__init__.py
 FORBIDDEN = {
@@ -58,6 +59,56 @@ def test_imports_run_one_way(path):
     assert own in ORDER, f"say in ORDER what {own!r} may import"
     allowed = set(ORDER[: ORDER.index(own)]) - FORBIDDEN.get(own, set())
     assert used <= allowed, f"{own} may not import {sorted(used - allowed)}"
+
+
+MOST_LINES, MOST_LINES_OF_FUNCTION, MOST_PARAMETERS = 400, 60, 6
+# Functions that have more parameters, and why.
+PUBLIC = "arguments that users leave out or name"
+OPERATION = "an operation of the file format, whose attributes they are"
+MORE_PARAMETERS = {
+    "layers/twins.py: __init__": PUBLIC,
+    "models/from_keras.py: to_mpt": PUBLIC,
+    "tickets/saving.py: save_ticket": PUBLIC,
+    "convert/pytorch/importing.py: from_pytorch": PUBLIC,
+    "ops/selection.py: enclose": "the state of a loop, which backends take as separate tensors",
+    "convert/lce.py: _convolve": OPERATION,
+    "convert/integer_tflite.py: apply": OPERATION,
+    "convert/integer_writer.py: tensor": OPERATION,
+    "convert/qonnx_graph.py: quantized": OPERATION,
+    "convert/qonnx_layers.py: _kernel_layer": OPERATION,
+}
+
+
+def functions_of(path):
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef):
+            builder = any(getattr(decorator, "id", "") == "builder" for decorator in node.decorator_list)
+            yield node, "zoo: a network" if builder else f"{path.relative_to(ROOT / 'keras_mpt')}: {node.name}"
+
+
+def test_files_and_functions_are_short():
+    reasons = {"zoo: a network"}  # a signature that editors show and tools follow
+    for path in SOURCES:
+        assert path.read_text(encoding="utf-8").count("\n") <= MOST_LINES, path
+        for function, name in functions_of(path):
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            assert not body or body[-1].end_lineno - body[0].lineno < MOST_LINES_OF_FUNCTION, name
+            parameters = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            if sum(parameter.arg not in ("self", "cls") for parameter in parameters) > MOST_PARAMETERS:
+                reasons.add(name)
+    assert reasons == {"zoo: a network", *MORE_PARAMETERS}
+
+
+def test_the_table_of_changes_names_what_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (A.*?) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) >= 10
+    for change, files in rows:
+        assert "`" in files, change
+        for path, names in re.findall(r"`([^`]+/[^`]+)`(?: \(([^)]*)\))?", files):
+            assert (ROOT / path).is_file(), f"{change}: {path}"
+            for name in re.findall(r"`(\w+)`", names):
+                assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{change}: {path}: {name}"
 
 
 # `"keras.src.ops..."` in quotes is a name in files, which tickets compare.

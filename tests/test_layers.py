@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -641,3 +642,49 @@ def test_embeddings_are_rows_of_the_masked_table(tmp_path):
     upstream = np.zeros((9, 4), np.float32)
     np.add.at(upstream, ids, 2 * (table[ids] - target) / 4)  # Keras averages over the last axis
     np.testing.assert_allclose(scores - numpy(layer.scores), upstream * frozen * np.sign(scores), atol=1e-5)
+
+
+def suspicious(change=None, rate=0.1, epochs=1, **settings):
+    """What CheckScores warns of in a network of two layers, after a change to it."""
+    layers = [MPTDense(4, seed=1, name="one"), MPTDense(4, name="two", **{"seed": 2, **settings})]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    if change is not None:
+        change(*layers)
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+        model.fit(x, x, verbose=0, epochs=epochs, callbacks=[CheckScores()])
+    return [str(w.message) for w in caught if "After epoch" in str(w.message)]
+
+
+def test_check_scores_tells_what_is_suspicious():
+    def infinite(one, two):
+        scores = numpy(one.scores)
+        scores[0, 0] = np.inf
+        one.scores.assign(scores)
+
+    assert suspicious() == []
+    assert suspicious(rate=0.0) == []
+    assert suspicious(lambda one, two: one.scores.assign(np.zeros((4, 4))), epochs=2) == [
+        "After epoch 1 all scores have the same magnitude in layers 'one'.",
+        "After epoch 1 the scores did not change in an epoch in layers 'one'.",
+    ]
+    assert suspicious(infinite) == ["After epoch 1 the scores are infinite in layers 'one'."]
+    flat = suspicious(lambda one, two: two.scores.assign(np.ones((4, 4))), rate=0.0)
+    assert flat[0] == "After epoch 1 all scores have the same magnitude in layers 'two'."
+    assert suspicious(seed=1) == [
+        "After epoch 1 the kernel is that of another layer, of the same seed in layers 'two'."
+    ]
+
+
+def test_kernels_that_are_not_finite_are_not_saved(tmp_path):
+    layer = MPTDense(4, seed=1, name="huge")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    layer.frozen_kernel.assign(np.full((4, 4), 3e38, "float32"))  # whose sum is beyond float32
+    callback = CheckScores()
+    callback.set_model(model)
+    with pytest.warns(UserWarning, match="After epoch 1 the kernel is not finite in layers 'huge'"):
+        callback.on_epoch_end(0)
+    with pytest.raises(ValueError, match="The kernel of layer 'huge' must be finite to be saved. Received: infinity"):
+        model.save(tmp_path / "model.keras")

@@ -353,7 +353,7 @@ def test_recycling_is_refused():
 @pytest.mark.parametrize("arguments, message", [
     ({"epochs": 0}, "`epochs` must be an integer > 0. Received: epochs=0"),
     ({"epochs": True}, "`epochs`"),
-    ({"epochs": 3, "power": -1}, "`power` must be a number >= 0. Received: power=-1"),
+    ({"epochs": 3, "power": -1}, "`power` must be a finite number >= 0. Received: power=-1"),
 ])  # fmt: skip
 def test_bad_arguments_of_the_callback(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -414,7 +414,7 @@ def test_bad_every(cls, every):
 def test_other_bad_arguments():
     with pytest.raises(ValueError, match="at most 0.5 with ablation=True"):
         IterativeWeightRecycling(0.6, 1, ablation=True)
-    with pytest.raises(ValueError, match='`unit` must be "epoch" or "step". Received: unit=\'batch\''):
+    with pytest.raises(ValueError, match="`unit` must be one of .*'epoch', 'step'.*Received: unit='batch'"):
         IteRand(0.1, 1, unit="batch")
     for seed in (None, -1, 2**64, 0.5):
         with pytest.raises(ValueError, match="`seed` must be an integer"):

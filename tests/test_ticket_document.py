@@ -644,7 +644,7 @@ def put(place, value):
         else:
             header[key] = value
 
-    change.text = f"{place}={value!r}"[:60]
+    change.text = f"{place} deleted" if value is DELETE else f"{place}={value!r}"[:60]
     return change
 
 

@@ -220,15 +220,45 @@ def draw(log, image, title):
     figure.savefig(image, dpi=120)
 
 
+def metadata(preset):
+    """Return the block that a card begins with, in the words of the Hugging Face hub."""
+    task = "image-classification"
+    result = {
+        "task": {"type": task},
+        "dataset": {"type": preset["dataset"], "name": preset["data"]},
+        "metrics": [{"type": "accuracy", "value": preset["accuracy"]}],
+    }
+    return keras_mpt.hub.metadata_block(
+        {
+            "library_name": "keras_mpt",
+            "license": "apache-2.0",
+            "tags": ["keras", "pruning", "lottery-ticket"],
+            "pipeline_tag": task,
+            "datasets": [preset["dataset"]],
+            "model-index": [{"name": preset["name"], "results": [result]}],
+        }
+    )
+
+
 def card(preset, draft):
     """Return the text of a preset's model card, and its row of the table."""
     ticket = keras_mpt.tickets.Ticket.read(newest(f"{preset['name']}.mpt", draft))
     weights, kept, *macs = (preset["counts"][key] for key in ("weights", "kept", "macs_1bit", "macs_32bit"))
-    besides = {  # numbers that are trained as in any network: a float stem, gamma and beta
-        path: sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
-        for path, entry in ticket.layers.items()
+    frozen = {
+        each["config"]["name"]
+        for each in ticket.config["config"]["layers"]
+        if not each["config"].get("trainable", True)
     }
-    besides = [f"{count:,} of {path}" for path, count in besides.items() if count]
+    floats = {True: [], False: []}  # a float stem, gamma and beta; a stem that was computed from images
+    for path, entry in ticket.layers.items():
+        count = sum(int(np.prod(v["shape"])) for v in entry["variables"] if not v["name"].startswith("moving_"))
+        if count:
+            floats[path in frozen].append(f"{count:,} of {path}")
+    besides = ""
+    if floats[False]:
+        besides += f" Trained as usual, and stored as floats: {', '.join(floats[False])}."
+    if floats[True]:
+        besides += f" Computed from training images, and stored as floats: {', '.join(floats[True])}."
     binary = preset["arguments"].get("input_quantizer") is not None
     float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
     facts = {
@@ -241,7 +271,7 @@ def card(preset, draft):
         "weights": weights,
         "kept": kept,
         "density": kept / weights,
-        "besides": f" Trained as usual, and stored as floats: {', '.join(besides)}." if besides else "",
+        "besides": besides,
         "bytes": ticket.size,
         "bits": 8 * ticket.size / weights,
         "float32": float32,
@@ -261,7 +291,7 @@ def card(preset, draft):
     cells = [f"[{preset['name']}]({preset['name']}.md)", f"**{preset['accuracy']:.2%}**"]
     cells += [f"{dense['accuracy']:.2%}" if dense else "", str(preset["epochs"]), f"{ticket.size:,}"]
     cells += [f"{weights / 1e6:.2f} M", f"{facts['density']:.0%}", *(f"{n / 1e6:,.0f} M" if n else "" for n in macs)]
-    return CARD.format(**facts), row(cells)
+    return metadata(preset) + CARD.format(**facts), row(cells)
 
 
 def row(cells):

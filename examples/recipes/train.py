@@ -72,8 +72,17 @@ def arguments():
     }
 
 
+def architecture():
+    """Return the name of the function of keras_mpt.zoo."""
+    return f"{FLAGS.network}_mpt"
+
+
+def epochs():
+    return FLAGS.epochs
+
+
 def network(dtype="float32"):
-    return getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")(**arguments(), dtype=dtype)
+    return getattr(keras_mpt.zoo, architecture())(**arguments(), dtype=dtype)
 
 
 def build_model(steps):

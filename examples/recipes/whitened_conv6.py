@@ -126,6 +126,15 @@ def arguments():
     }
 
 
+def architecture():
+    """Return the name of the function of keras_mpt.zoo."""
+    return "whitened_conv6_mpt"
+
+
+def epochs():
+    return len(sizes())
+
+
 def network(input_shape=(32, 32, 3), dtype="float32"):
     model = whitened_conv6_mpt(**arguments(), input_shape=input_shape, dtype=dtype)
     return keras_mpt.models.dense_twin(model, "he_normal") if FLAGS.dense else model

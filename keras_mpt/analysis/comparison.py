@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_mpt.analysis.sources import masks, paired
+from keras_mpt.arguments import check_choice, check_list
 from keras_mpt.models.tables import Table, Tabular
 
 
@@ -142,12 +143,12 @@ def overlap_matrix(sources, measure="jaccard"):
 
     Raises:
         ValueError: `measure` is none of these, or the networks have kernels of other shapes.
-        TypeError: A source is none of these.
+        TypeError: A source is none of these, or `sources` no list.
         TicketError: A ticket cannot be read.
     """
+    check_list("sources", sources)
     measures = ("jaccard", "hamming", "expected_jaccard", "expected_hamming")
-    if measure not in measures:
-        raise ValueError(f"`measure` must be one of {', '.join(measures)}. Received: measure={measure!r}")
+    check_choice("measure", measure, measures)
     sources = [masks(source) for source in sources]
     matrix = np.empty((len(sources), len(sources)))
     for i, first in enumerate(sources):

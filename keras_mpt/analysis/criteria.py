@@ -1,14 +1,19 @@
 """Masks that existing pruning criteria would choose, to compare found ones with."""
 
+import collections.abc
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mpt._keras import layers_inside
 from keras_mpt.analysis.sources import masks
+from keras_mpt.arguments import received
+from keras_mpt.initializers import check_seed
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.models.paths import check_is_model
 from keras_mpt.ops import to_numpy
 
 
@@ -45,7 +50,10 @@ def criteria_masks(model, batches, loss, seed=0):
     """
     if loss is None:
         raise ValueError("`loss` must be a Keras loss: without one there are no gradients. Received: loss=None")
-    chosen, random = masks(model), np.random.default_rng(seed)
+    check_is_model(model)
+    if not isinstance(batches, collections.abc.Iterable):
+        raise TypeError(f"`batches` must be an iterable of (inputs, targets). {received('batches', batches)}")
+    chosen, random = masks(model), np.random.default_rng(check_seed(seed))
     kernels = {path: to_numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
     products = _products(model, batches, loss)
     sums = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}

@@ -1,12 +1,12 @@
 """Figures, as objects of matplotlib that belong to no window: `figure.savefig("masks.png")`."""
 
 import csv
-import pathlib
 
 import numpy as np
 
 from keras_mpt.analysis.comparison import overlap_matrix
 from keras_mpt.analysis.sources import masks
+from keras_mpt.arguments import check_list, check_path
 
 _SMALL = 12  # so many rows of a heat map have room for numbers
 
@@ -26,10 +26,12 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
     Raises:
         ValueError: There are fewer than two sources, not as many labels, `measure` is neither, or the networks have
             kernels of other shapes.
-        TypeError: A source is none of these.
+        TypeError: A source is none of these, or `sources` or `labels` no list.
         TicketError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
+    check_list("sources", sources)
+    check_list("labels", labels)
     if not len(sources) == len(labels) >= 2:
         raise ValueError(f"`labels` must name two or more `sources`. Received: {len(sources)} sources, {labels=}")
     if measure not in ("jaccard", "hamming"):
@@ -67,10 +69,12 @@ def plot_density(sources, labels, title=None):
 
     Raises:
         ValueError: There are no sources, not as many labels, or the networks have different numbers of layers.
-        TypeError: A source is none of these.
+        TypeError: A source is none of these, or `sources` or `labels` no list.
         TicketError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
+    check_list("sources", sources)
+    check_list("labels", labels)
     if not len(sources) == len(labels) >= 1:
         raise ValueError(f"`labels` must name one or more `sources`. Received: {len(sources)} sources, {labels=}")
     sources = [masks(source) for source in sources]
@@ -102,7 +106,7 @@ def plot_churn(path, title=None):
         ImportError: matplotlib is not installed.
     """
     layers = {}
-    with pathlib.Path(path).open(newline="") as file:
+    with check_path("path", path).open(newline="") as file:
         for row in csv.DictReader(file):
             if not {"epoch", "layer", "flip_ratio"} <= row.keys():
                 raise ValueError(f"`path` must be a file of MaskStatistics. Received: {path} with columns {[*row]}")

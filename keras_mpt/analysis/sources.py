@@ -6,13 +6,18 @@ import os
 import keras
 import numpy as np
 
+from keras_mpt import layers
+from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import Ticket
+from keras_mpt.tickets.header import kernels_of
 
 
 def masks(source, base=None):
     """Return the masks as a dict from the layers' paths to bool arrays, True where a weight is kept.
+
+    Where a layer has several kernels, their names are added: `"lstm/recurrent_kernel"`.
 
     Args:
         source: A built model, a `keras_mpt.tickets.Ticket`, the path of a ticket file, or such a dict.
@@ -27,16 +32,42 @@ def masks(source, base=None):
     if isinstance(source, (str, os.PathLike)):
         source = Ticket.read(source)
     if isinstance(source, keras.Model):
-        found = {path: to_numpy(layer.subnet_mask) != 0 for path, layer in mpt_layers_by_path(source).items()}
+        found = {path: to_numpy(subnet.mask) != 0 for path, subnet in subnets_by_path("source", source).items()}
     elif isinstance(source, Ticket):
-        kernels = [path for path, entry in source.layers.items() if entry["kernel"] is not None]
-        found = {path: source.kernel(path, base).mask for path in kernels}
+        found = _masks_of_ticket(source, base)
     elif isinstance(source, collections.abc.Mapping):
         found = {path: np.asarray(mask) != 0 for path, mask in source.items()}
     else:
         raise TypeError(f"`source` must be a model, a ticket, its path, or a dict of masks. Received: {source!r}")
     if not found:
         raise ValueError(f"`source` must have MPT layers. Received: {source!r} without one")
+    return found
+
+
+def subnets_by_path(argument, model):
+    """Return the kernels of a model, each a `Subnet`, by their layers' paths; see `masks`.
+
+    Raises:
+        TypeError: It is no model.
+        ValueError: A layer is not built.
+    """
+    found = {}
+    for path, layer in mpt_layers_by_path(model).items():
+        if not layer.built:
+            raise ValueError(f"`{argument}` must be a built model. Received: layer {path!r} without scores")
+        found |= named_subnets(path, layer)
+    return found
+
+
+def _masks_of_ticket(ticket, base):
+    found = {}
+    for path, entry in ticket.layers.items():
+        names = [name for name, *_ in kernels_of(entry)]
+        for name in names:
+            mask = ticket.kernel(path, base, name).mask
+            if name is None and len(names) > 1:  # the file names the further ones only
+                name = next(iter(getattr(layers, entry["class"], layers.MPTLayer)._kernels))
+            found[path if len(names) == 1 else f"{path}/{name}"] = mask
     return found
 
 

@@ -4,14 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from keras_mpt.analysis.sources import paired
-from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.analysis.sources import paired, subnets_by_path
 from keras_mpt.ops import to_numpy
 
 
 @dataclasses.dataclass(frozen=True)
 class Norms:
-    """Frozen weights W of a layer, those that its mask M keeps and those that it drops.
+    """Frozen weights W of a kernel, those that its mask M keeps and those that it drops.
 
     Attributes:
         kept: Frobenius norm `sqrt(sum(W**2 * M))`.
@@ -38,14 +37,15 @@ def weight_norms(model):
         model: A built model with MPT layers.
 
     Returns:
-        Dict from the layers' paths to `Norms`.
+        Dict from the kernels' paths to `Norms`, see `masks`.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: A layer is not built.
     """
     norms = {}
-    for path, layer in mpt_layers_by_path(model).items():
-        magnitudes, mask = np.abs(to_numpy(layer.frozen_kernel), dtype=np.float64), to_numpy(layer.subnet_mask) != 0
+    for path, subnet in subnets_by_path("model", model).items():
+        magnitudes, mask = np.abs(to_numpy(subnet.frozen_kernel), dtype=np.float64), to_numpy(subnet.mask) != 0
         parts = magnitudes[mask], magnitudes[~mask]
         norms[path] = Norms(*map(np.linalg.norm, parts), *(part.mean() if part.size else 0.0 for part in parts))
     return norms
@@ -59,9 +59,10 @@ def score_correlation(first, second):
         second: One of the same architecture.
 
     Returns:
-        Dict from the first one's paths of layers to floats in [-1, 1]; NaN where all magnitudes are equal.
+        Dict from the first one's paths of kernels to floats in [-1, 1]; NaN where all magnitudes are equal.
 
     Raises:
+        TypeError: One is no model.
         ValueError: A model is not built, or they have kernels of other shapes.
     """
     pairs = paired(_magnitudes("first", first), _magnitudes("second", second))
@@ -69,11 +70,8 @@ def score_correlation(first, second):
 
 
 def _magnitudes(argument, model):
-    layers = mpt_layers_by_path(model)
-    for path, layer in layers.items():
-        if not layer.built:
-            raise ValueError(f"`{argument}` must be a built model. Received: layer {path!r} without scores")
-    return {path: np.abs(to_numpy(layer.scores), dtype=np.float64) for path, layer in layers.items()}
+    subnets = subnets_by_path(argument, model)
+    return {path: np.abs(to_numpy(subnet.scores), dtype=np.float64) for path, subnet in subnets.items()}
 
 
 def _correlation(x, y):

@@ -1,38 +1,101 @@
-"""Stopping a training that went wrong."""
+"""Stopping a training that went wrong, and telling of one that cannot go right."""
 
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mpt.layers import MPTLayer
+from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models.paths import walk
+from keras_mpt.ops import to_numpy
 
 
 class CheckScores(keras.callbacks.Callback):
-    """Stop a training whose scores became NaN, at the end of the epoch, naming the layers.
+    """Stop a training whose scores became NaN, at the end of the epoch, naming the layers; warn of what is suspicious.
 
     A compiled step cannot raise: there, NaN scores make the layer's kernel, and so the loss, NaN. This callback says
     where it began: the layers whose scores were NaN for the most steps come first.
 
-    It warns of layers that keep no weight, as `masks.GlobalTopK` may leave them: their kernels are 0. Where no shortcut
-    leads around such a layer, nothing more is learned. A model without MPT layers has nothing to check.
+    It warns, once for each finding and layer but the first, of
+
+    - layers that keep no weight, as `masks.GlobalTopK` may leave them: their kernels are 0. Where no shortcut leads
+      around such a layer, nothing more is learned;
+    - scores that are infinite, or all of one magnitude, which say nothing about what to keep;
+    - kernels that are not finite, such as those whose alpha is beyond the largest number of their dtype;
+    - scores of a layer that is trained, but did not change in an epoch: no gradient reached them;
+    - kernels of one shape and seed, which have equal weights.
+
+    A model without MPT layers has nothing to check.
 
     Raises:
         FloatingPointError: At the end of an epoch in which a layer's scores became NaN.
     """
 
+    def __init__(self):
+        super().__init__()
+        self._told, self._before = set(), {}
+
+    def on_train_begin(self, logs=None):
+        self._told, self._before = set(), {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = {path: to_numpy(subnet.scores) for path, subnet in self._subnets() if subnet.layer.trainable}
+
     def on_epoch_end(self, epoch, logs=None):
-        layers = [(path, layer) for path, layer in walk(self.model) if isinstance(layer, MPTLayer) and layer.built]
-        diverged = [(path, steps) for path, layer in layers if (steps := _count(layer.nan_steps))]
+        subnets = self._subnets()
+        diverged = [(path, steps) for path, subnet in subnets if (steps := _count(subnet.state.get("nan_steps", 0)))]
         if diverged:
             diverged.sort(key=lambda found: found[1], reverse=True)
             listed = ", ".join(f"{path!r} ({steps} steps)" for path, steps in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
-        empty = [(path, steps) for path, layer in layers if (steps := _count(getattr(layer, "empty_steps", 0)))]
+        empty = [(path, steps) for path, subnet in subnets if (steps := _count(subnet.state.get("empty_steps", 0)))]
         if empty:
             listed = ", ".join(f"{path!r} (for {steps} steps)" for path, steps in empty)
             warnings.warn(f"After epoch {epoch + 1} no weight is kept in layers {listed}.", stacklevel=2)
+        scores = {path: to_numpy(subnet.scores) for path, subnet in subnets}
+        self._tell(epoch, "the scores are infinite", [path for path, each in scores.items() if np.isinf(each).any()])
+        self._tell(
+            epoch,
+            "all scores have the same magnitude",
+            [path for path, subnet in subnets if not subnet.layer.mask.stores_mask and _is_flat(scores[path])],
+        )
+        before = self._before if self._learns() else {}
+        still = [path for path, each in before.items() if np.array_equal(each, scores.get(path))]
+        self._tell(epoch, "the scores did not change in an epoch", still)
+        infinite = [path for path, subnet in subnets if not np.isfinite(to_numpy(subnet.kernel)).all()]
+        self._tell(epoch, "the kernel is not finite", infinite)
+        self._tell(epoch, "the kernel is that of another layer, of the same seed", _equal(subnets))
+
+    def _subnets(self):
+        layers = [(path, layer) for path, layer in walk(self.model) if isinstance(layer, MPTLayer) and layer.built]
+        return [pair for path, layer in layers for pair in named_subnets(path, layer)]
+
+    def _learns(self):
+        optimizer = getattr(self.model, "optimizer", None)
+        return optimizer is None or float(ops.convert_to_numpy(optimizer.learning_rate)) > 0
+
+    def _tell(self, epoch, what, paths):
+        new = [path for path in paths if (what, path) not in self._told]
+        self._told.update((what, path) for path in new)
+        if new:
+            warnings.warn(f"After epoch {epoch + 1} {what} in layers {', '.join(map(repr, new))}.", stacklevel=3)
+
+
+def _is_flat(scores):
+    return scores.size > 1 and np.ptp(np.abs(scores)) == 0
+
+
+def _equal(subnets):
+    """Return the paths of kernels that have seed, stream, shape and weights of one before."""
+    seen, found = {}, []
+    for path, subnet in subnets:
+        key = subnet.layer.seed, subnet.stream, subnet.shape
+        if key in seen and np.array_equal(to_numpy(subnet.frozen_kernel), to_numpy(seen[key].frozen_kernel)):
+            found.append(path)
+        seen.setdefault(key, subnet)
+    return found
 
 
 def _count(variable):

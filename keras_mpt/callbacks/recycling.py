@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mpt import _keras
-from keras_mpt.arguments import check_count, is_number
+from keras_mpt.arguments import check_bool, check_choice, check_count, check_fraction
 from keras_mpt.callbacks.checks import check_trained
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.models import mpt_layers
@@ -64,8 +64,7 @@ class _KernelChange(keras.callbacks.Callback):
 
     def __init__(self, rate, every):
         super().__init__()
-        if not is_number(rate) or not 0 <= rate < 1:
-            raise ValueError(f"`rate` must be a number in [0, 1). Received: rate={rate!r}")
+        check_fraction("rate", rate)
         check_count("every", every)
         self.rate, self.every = float(rate), int(every)
 
@@ -153,6 +152,7 @@ class IterativeWeightRecycling(_KernelChange):
 
     def __init__(self, rate, every, ablation=False):
         super().__init__(rate, every)
+        check_bool("ablation", ablation)
         if ablation and self.rate > 0.5:
             raise ValueError(
                 "`rate` must be at most 0.5 with ablation=True: there are no more weights to take values from. "
@@ -201,8 +201,7 @@ class IteRand(_KernelChange):
 
     def __init__(self, rate, every, unit="epoch", seed=0):
         super().__init__(rate, every)
-        if unit not in ("epoch", "step"):
-            raise ValueError(f'`unit` must be "epoch" or "step". Received: unit={unit!r}')
+        check_choice("unit", unit, ("epoch", "step"))
         if seed is None:
             raise ValueError("`seed` must be an integer: a resumed training needs the same again. Received: seed=None")
         self.unit, self.seed = unit, check_seed(seed)

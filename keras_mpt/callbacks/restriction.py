@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_mpt.arguments import check_count, is_number
+from keras_mpt.arguments import check_count, check_number
 from keras_mpt.callbacks.checks import check_built
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
@@ -34,8 +34,7 @@ class ShortRestriction(keras.callbacks.Callback):
     def __init__(self, epochs, power=4):
         super().__init__()
         check_count("epochs", epochs)
-        if not is_number(power) or power < 0:
-            raise ValueError(f"`power` must be a number >= 0. Received: power={power!r}")
+        check_number("power", power, least=0)
         self.epochs, self.power = int(epochs), power
 
     def on_train_begin(self, logs=None):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_mpt.arguments import check_count, check_sparsity
+from keras_mpt.arguments import check_choice, check_count, check_sparsity
 from keras_mpt.callbacks.checks import check_built, check_trained
 from keras_mpt.models import mpt_layers
 
@@ -45,8 +45,7 @@ class SparsitySchedule(keras.callbacks.Callback):
             if value is not None:
                 check_sparsity(name, value)
         check_count("epochs", epochs)
-        if curve not in list(_POWERS):
-            raise ValueError(f"`curve` must be one of {sorted(_POWERS)}. Received: curve={curve!r}")
+        check_choice("curve", curve, sorted(_POWERS))
         self.sparsity, self.initial_sparsity, self.epochs, self.curve = sparsity, initial_sparsity, int(epochs), curve
 
     def at(self, epoch, sparsity):

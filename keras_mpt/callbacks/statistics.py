@@ -2,12 +2,11 @@
 
 import csv
 import importlib.util
-import pathlib
 
 import keras
 import numpy as np
 
-from keras_mpt.arguments import check_count
+from keras_mpt.arguments import check_count, check_path
 from keras_mpt.callbacks.checks import check_built
 from keras_mpt.files import replacing
 from keras_mpt.layers.subnet import named_subnets
@@ -60,8 +59,8 @@ class MaskStatistics(keras.callbacks.Callback):
                 "`log_dir` needs TensorFlow to write for TensorBoard. Use `path` for a CSV file, or install it. "
                 f"Received: log_dir={str(log_dir)!r}"
             )
-        self.path = None if path is None else pathlib.Path(path)
-        self.log_dir, self.bins = log_dir, bins
+        self.path = None if path is None else check_path("path", path)
+        self.log_dir, self.bins = None if log_dir is None else check_path("log_dir", log_dir), bins
         self._masks = self._writer = None
 
     def on_train_begin(self, logs=None):

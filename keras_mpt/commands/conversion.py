@@ -51,8 +51,8 @@ def add(commands):
     parser.add_argument(
         "--samples",
         metavar="FILE",
-        help="inputs to check with, a file of numpy.save, (number, ...) and normalized as in training; default: 16 of "
-        "random numbers",
+        help="inputs to check with, normalized as in training: a file of numpy.save, (number, ...), or of numpy.savez "
+        "with the inputs' names; default: 16 of random numbers",
     )
     parser.add_argument("--gzip", action="store_true", help="write OUT.gz as well, as a store or a web server ships it")
     parser.add_argument("--benchmark", action="store_true", help="time the file on this machine, 1 and 2 threads")
@@ -88,7 +88,6 @@ def run(options):
     path, _ = sources.find(options.ticket)
     report = getattr(convert, f"to_{options.target}")(path, options.out, samples=samples, **given)
     print(report)
-    print("Samples    " + (f"yours, {options.samples}" if options.samples else "random numbers: try --samples FILE"))
     if options.gzip:
         packed = report.path.with_name(f"{report.path.name}.gz")
         with replacing(packed) as unfinished:

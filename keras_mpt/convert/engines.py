@@ -1,10 +1,12 @@
 """Running a converted file on this machine, and how long that takes."""
 
-import pathlib
 import time
+from typing import Any
 
 import numpy as np
 
+from keras_mpt._types import Path
+from keras_mpt.arguments import check_choice, check_count, check_path
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.tensors import arrays_for, outputs_of
@@ -15,7 +17,7 @@ TARGETS = {target.name: target for target in (LarqComputeEngine, Micro, Qonnx, T
 _SECONDS = 2.0
 
 
-def run(path, target, samples):
+def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndarray]:
     """Return the outputs of a converted file, for as many samples as there are.
 
     Args:
@@ -39,7 +41,7 @@ def run(path, target, samples):
     return {tensor.name: array for tensor, array in zip(session.outputs, outputs, strict=True)}
 
 
-def latency(path, target, threads=1):
+def latency(path: Path, target: str, threads: int = 1) -> float:
     """Return the median seconds of one inference on a batch of the size that the file takes, or of one.
 
     On x86 larq-compute-engine has no optimized kernels: its time here says nothing about a phone.
@@ -53,7 +55,7 @@ def latency(path, target, threads=1):
         Seconds, a float, after a warm-up.
 
     Raises:
-        ValueError: `target` is none of these, or the file takes inputs of any size.
+        ValueError: `target` is none of these, `threads` no integer > 0, or the file takes inputs of any size.
         OSError: The file cannot be opened.
     """
     invoke = invoker(path, target, threads)
@@ -82,6 +84,7 @@ def invoker(path, target, threads=1):
 
 
 def _session(path, target, threads=2):
-    if target not in list(TARGETS):
-        raise ValueError(f"`target` must be one of {sorted(TARGETS)}. Received: target={target!r}")
-    return TARGETS[target]().session(pathlib.Path(path).read_bytes(), threads=threads)
+    path = check_path("path", path)
+    check_choice("target", target, sorted(TARGETS))
+    check_count("threads", threads)
+    return TARGETS[target]().session(path.read_bytes(), threads=threads)

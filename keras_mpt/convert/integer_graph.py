@@ -11,7 +11,7 @@ from keras_mpt._keras import call_of
 from keras_mpt.convert import integer
 from keras_mpt.convert.kernels import _IDLE, NOT_TERNARY, Quantize, finished, ternary
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D
-from keras_mpt.models.rewrite import run
+from keras_mpt.models.rewrite import run, set_names_apart
 from keras_mpt.ops import to_numpy
 
 _ELEMENTWISE = ("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "hard_sigmoid", "hard_tanh")
@@ -134,6 +134,7 @@ class Program:
         inputs = {entry: x for entry, x in stand_ins.items() if id(x) in used}
         if not ends:
             return None, [], []
+        set_names_apart(list(ends.values()))  # an addition of a bias may be called as a layer is
         graph = dataclasses.replace(
             self.graph,
             model=keras.Model(list(inputs.values()), list(ends.values()), name=self.graph.model.name),

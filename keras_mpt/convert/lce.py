@@ -1,11 +1,13 @@
 """Conversion for larq-compute-engine: binary convolutions that stay binary."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Path
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.kernels import (
@@ -20,14 +22,17 @@ from keras_mpt.convert.kernels import (
     unmerged,
     why_no_signs,
 )
-from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.rewrite import rewrite
+from keras_mpt.tickets import Ticket
 
 
-def to_lce(model, path, *, samples=None, require_binary=False):
+def to_lce(
+    model: keras.Model | Path | Ticket, path: Path, *, samples: Any = None, require_binary: bool = False
+) -> Report:
     """Convert a model for larq-compute-engine: MPT-1/1 layers become binary convolutions, exactly.
 
     The engine's own converter takes a convolution for binary only if each weight is ±scale, so that a ticket's removed

@@ -3,9 +3,12 @@
 import collections
 import dataclasses
 import os
+from typing import Any
 
+import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import is_count
 from keras_mpt.convert import conversion, tensors
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_twin
@@ -23,8 +26,14 @@ _SUPPORTED = (MPTConv2D, MPTDepthwiseConv2D, MPTDense)
 
 
 def to_qonnx(
-    model, path, *, data_format="channels_first", input_precision=None, activation_precision=None, samples=None
-):
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    data_format: str = "channels_first",
+    input_precision: tuple[int, int] | None = None,
+    activation_precision: tuple[int, int] | None = None,
+    samples: Any = None,
+) -> "QonnxReport":
     """Convert a model to QONNX, ONNX with quantizers, which FINN and hls4ml bring to FPGAs.
 
     Signs become `BipolarQuant`, +1 of 0 as everywhere here, and ternary kernels `Quant` of 2 bits, narrow, with scale
@@ -52,8 +61,8 @@ def to_qonnx(
         A `QonnxReport`.
 
     Raises:
-        ConversionError: A layer has no form in QONNX here, or the file does not compute what the model does. There is
-            no new file then. It is a ValueError.
+        ConversionError: A layer has no form in QONNX here, or, with channels last, in hls4ml; or the file does not
+            compute what the model does. There is no new file then. It is a ValueError.
         ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or an argument is
             none of these; or `samples` do not fit.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
@@ -78,7 +87,7 @@ def to_qonnx(
     return QonnxReport(**{**vars(report), **target.sizes}, cost=target.cost)
 
 
-def rounded(array, precision):
+def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
     """Return an array rounded to `(bits, integer_bits)`, to even at half, within range, as the file's first node does.
 
     Raises:
@@ -185,7 +194,7 @@ class Qonnx(Target):
         return content
 
     def _model(self, graph, channels_last, whole=True):
-        made = Graph(graph.model.inputs[0].shape[0] or 1, channels_last)
+        made = Graph(graph.model.inputs[0].shape[0] or 1, channels_last, for_hls4ml=channels_last and whole)
         emitter = Emitter(made, self._input_precision if whole else None, self._activation_precision)
         return emitter.run(graph.model, graph.inputs, graph.outputs)
 

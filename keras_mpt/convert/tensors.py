@@ -158,7 +158,9 @@ def _array(tensor, values):
     values, shape = np.asarray(values), tensor.shape[1:]
     if values.ndim != len(shape) + 1 or any(n not in (None, m) for n, m in zip(shape, values.shape[1:], strict=True)):
         wanted = ", ".join(map(str, ("number", *shape)))
-        raise ValueError(f"`samples` must have shape ({wanted}). Received: shape {values.shape}")
+        raise ValueError(
+            f"`samples` must have shape ({wanted}) for input {tensor.name!r}. Received: shape {values.shape}"
+        )
     with np.errstate(invalid="ignore"):
         array = values.astype(tensor.dtype)
     if values.dtype != array.dtype and not keras.backend.is_float_dtype(tensor.dtype) and (array != values).any():

@@ -4,27 +4,38 @@ import os
 import pathlib
 import re
 import tempfile
+from typing import Any
 
+import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer
 from keras_mpt.convert.integer_writer import Writer
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
-from keras_mpt.convert.report import ConversionError, errors_of
+from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
 from keras_mpt.convert.tflite import TensorFlowLite
 from keras_mpt.files import replacing
 from keras_mpt.requirements import extra
+from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
 _MOST = 32767  # of int16
 
 
-def to_tflm(model, path, *, weights="integer", compress=False, samples=None):
+def to_tflm(
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    weights: str = "integer",
+    compress: bool = False,
+    samples: Any = None,
+) -> Report:
     """Convert a model for TensorFlow Lite Micro, which runs on microcontrollers.
 
     The files of `to_tflite` must not go there: its operations of floats by int8 are refused, and what stores int8 with
@@ -106,19 +117,22 @@ class Micro(TensorFlowLite):
             import tflite_micro
         self._micro = tflite_micro
         super().__init__("float32", 1)
-        self._compress, self._wanted = compress, weights == "integer"
+        self._compress, self._wanted, self._found = compress, weights == "integer", False
         self.formats = {
-            "integer": (Integer(sums=int16_sums), Format()),
+            "integer": (Integer(sums=int16_sums, sums_name="exact int16"), Format()),
             "float32": (Format(),),
             "int8": (OneScale(),),
         }[weights]
 
+    def choose(self, kernel):
+        super().choose(kernel)
+        self._found = self._found or isinstance(kernel.format, Integer)
+
     def compile(self, graph):
-        integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
-        if self._wanted and not integers:
+        if self._wanted and not self._found:
             reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
             raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
-        self._wanted = False  # of what is left, and of pieces
+        integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
         content = super().compile(graph)
         if integers and self._compress:
             content = self._compressed(content)

@@ -233,7 +233,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Return what the weights of a plain twin are, by their names."""
         kernels = {id(v) for subnet in self.subnets for v in subnet.variables} | {id(self.kernel_epoch)}
         others = {v.name: to_numpy(v) for v in _keras.own_variables(self) if id(v) not in kernels}
-        return {**{subnet.name: to_numpy(subnet.kernel) for subnet in self.subnets}, **others}
+        return {**{subnet.name: to_numpy(subnet.effective()) for subnet in self.subnets}, **others}
 
     def fill_plain(self, twin):
         """Give a built plain twin the effective kernels, and all other weights.
@@ -265,7 +265,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
 
         Raises:
-            ValueError: A score is NaN.
+            ValueError: A score is NaN, or an effective kernel is not finite.
         """
         for subnet in self._subnets if self.built else ():
             subnet.settle()

@@ -210,7 +210,7 @@ class Subnet:
         """Bring up to date what goes into a file, so that a load costs no search.
 
         Raises:
-            ValueError: A score is NaN.
+            ValueError: A score is NaN, or the effective kernel is not finite.
         """
         nan = bool(np.isnan(to_numpy(self.scores)).any())
         self.state["nan_steps"].assign(int(nan))
@@ -219,6 +219,10 @@ class Subnet:
         group = self.group
         if any(int(ops.convert_to_numpy(other.state["quota"])) < 0 for other in group):
             share_quota(group, self.layer.sparsity)
+        if not np.isfinite(to_numpy(self.effective())).all():
+            raise ValueError(
+                f"The kernel of layer {self.layer.name!r} must be finite to be saved. Received: infinity or NaN"
+            )
         _, _, changes = self.layer.mask(as_tensor(self.scores), self._values())
         if "threshold" in changes:
             threshold = int(ops.convert_to_numpy(changes["threshold"]))

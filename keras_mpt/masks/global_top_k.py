@@ -1,11 +1,14 @@
 """One threshold for all kernels of a model: global pruning."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
+from keras_mpt.arguments import received
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_kept
 
@@ -42,13 +45,13 @@ class GlobalTopK(MaskRule):
     ranks_magnitudes = True
     shared = True
 
-    def __init__(self, sparsity, selector="search", group="global"):
+    def __init__(self, sparsity: float, selector: str = "search", group: str = "global") -> None:
         super().__init__(sparsity, selector)
         if not isinstance(group, str):
-            raise ValueError(f"`group` must be a name. Received: group={group!r}")
+            raise ValueError(f"`group` must be a name. {received('group', group)}")
         self.group = group
 
-    def init(self, shape, *args, **kwargs):
+    def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
         Only the sum of the quotas counts. They are -1 until one is set: then `sparsity` says how many weights stay,
@@ -56,7 +59,7 @@ class GlobalTopK(MaskRule):
         """
         return {**super().init(shape, *args, **kwargs), "empty_steps": np.int32(0)}
 
-    def together(self, scores, states):
+    def together(self, scores: list[Tensor], states: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return how many weights each kernel keeps, the threshold, and how many are not below it."""
         keys = [magnitude_bits(each) for each in scores]
         quotas = ops.stack([state["quota"] for state in states])
@@ -66,17 +69,19 @@ class GlobalTopK(MaskRule):
         kept, counts = split_kept(keys, ops.cast(total, "int32"), threshold, count)
         return [{"kept": kept[i], "threshold": threshold, "count": counts[i]} for i in range(len(keys))]
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         keys, kept = magnitude_bits(scores), state["kept"]
         mask = mask_at(keys, kept, state["threshold"], state["count"])
         changes = {"threshold": state["threshold"], "nan_steps": has_nan(keys), "empty_steps": ops.equal(kept, 0)}
         return mask, kept, changes
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "group": self.group}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "GlobalTopK":
         return cls(**{name: value for name, value in config.items() if name != "size"})  # as files of 0.1 have it
 
     def __repr__(self):

@@ -1,11 +1,13 @@
 """A mask that is stored and may change only so much at a step: the short restriction of Lottery Jackpots."""
 
 import functools
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import has_nan, magnitude_bits, mask_of_largest
 from keras_mpt.ops.backend import nan_where, negated, sum_int32, traced_once
@@ -46,7 +48,7 @@ class Restricted(MaskRule):
 
     stores_mask = True
 
-    def init(self, shape, *args, **kwargs):
+    def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
         `stored_mask` holds zeros and ones (uint8) once `mask_is_stored` is 1; `swap_rate` is the fraction of the wanted
@@ -59,7 +61,7 @@ class Restricted(MaskRule):
             "swap_rate": np.float32(1),
         }
 
-    def resized(self, scores, state, kept):
+    def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return the changes that let a kernel keep another number of weights: the weakest go, or the strongest come.
 
         Raises:
@@ -75,15 +77,17 @@ class Restricted(MaskRule):
             changes["stored_mask"] = ops.cast(ops.reshape(mask, scores.shape), "uint8")
         return changes
 
-    def assigned(self, mask):
+    def assigned(self, mask: np.ndarray) -> dict[str, Any]:
         """Return the changes that store a mask to go on from; any scores will do."""
         return {"stored_mask": mask.astype("uint8"), "mask_is_stored": np.int32(1)}
 
-    def slope(self, scores):
+    def slope(self, scores: Tensor) -> Tensor:
         """Return the derivative that stands for that of the mask by the scores, times the weights: 1."""
         return ops.ones_like(scores)
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         select = SELECTORS[self.selector]
         if not training:
             mask = _mask_in_use(select)(*_tensors(scores, state))

@@ -1,11 +1,13 @@
 """What every mask rule has."""
 
 import math
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import check_sparsity
+from keras_mpt._types import Tensor
+from keras_mpt.arguments import check_choice, check_sparsity
 from keras_mpt.ops import entropy_bits, kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
@@ -37,13 +39,12 @@ class MaskRule:
     stores_mask = False
     shared = False
 
-    def __init__(self, sparsity, selector="search"):
+    def __init__(self, sparsity: float, selector: str = "search") -> None:
         check_sparsity("sparsity", sparsity)
-        if selector not in list(SELECTORS):
-            raise ValueError(f"`selector` must be one of {sorted(SELECTORS)}. Received: selector={selector!r}")
+        check_choice("selector", selector, sorted(SELECTORS))
         self.sparsity, self.selector = float(sparsity), selector
 
-    def init(self, shape, seed=0, stream=0, inputs=-2):
+    def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the first state of a kernel.
 
         Args:
@@ -63,7 +64,9 @@ class MaskRule:
         quota = -1 if self.shared else kept_count(math.prod(shape), self.sparsity)
         return {"quota": np.int32(quota), "threshold": np.int32(0), "nan_steps": np.int32(0)}
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the mask of a kernel, the number of its ones, and the changes of its state.
 
         Args:
@@ -77,7 +80,7 @@ class MaskRule:
         """
         raise NotImplementedError
 
-    def together(self, scores, states):
+    def together(self, scores: list[Tensor], states: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return what a call needs to know of all kernels of a shared rule, a dict for each.
 
         Args:
@@ -86,7 +89,7 @@ class MaskRule:
         """
         raise NotImplementedError
 
-    def resized(self, scores, state, kept):
+    def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return the changes of a kernel's state that let it keep another number of weights from now on.
 
         Args:
@@ -98,7 +101,7 @@ class MaskRule:
         """
         return {"quota": np.int32(kept)}
 
-    def assigned(self, mask):
+    def assigned(self, mask: np.ndarray) -> dict[str, Any]:
         """Return the changes of a kernel's state that let it have a mask, besides those of quota and threshold.
 
         Args:
@@ -106,7 +109,7 @@ class MaskRule:
         """
         return {}
 
-    def searched(self, state):
+    def searched(self, state: dict[str, Tensor]) -> Tensor | None:
         """Return which weights the rule chooses from, a tensor of booleans; None: from all.
 
         Args:
@@ -114,7 +117,7 @@ class MaskRule:
         """
         return None
 
-    def mask_bits(self, size, kept):
+    def mask_bits(self, size: int, kept: int) -> float:
         """Return the bits that a mask is worth, a float.
 
         Args:
@@ -123,7 +126,7 @@ class MaskRule:
         """
         return entropy_bits(size, kept)
 
-    def coding(self, shape, seed, stream):
+    def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict] | None:
         """Return how tickets code the masks of a kernel: a name in `tickets.coding.CODINGS` and a dict of its settings.
 
         None is for masks of which nothing is known.
@@ -133,15 +136,15 @@ class MaskRule:
         """
         return None
 
-    def slope(self, scores):
+    def slope(self, scores: Tensor) -> Tensor:
         """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""
         return ops.sign(scores)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"sparsity": self.sparsity, "selector": self.selector}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "MaskRule":
         return cls(**config)
 
     def __eq__(self, other):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_mpt._types import Tensor
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import magnitude_bits, top_k_mask
 
@@ -28,7 +29,9 @@ class TopK(MaskRule):
 
     ranks_magnitudes = True
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         kept, select = state["quota"], SELECTORS[self.selector]
         mask, threshold, invalid = top_k_mask(magnitude_bits(scores), kept, state["threshold"], select)
         return mask, kept, {"threshold": threshold, "nan_steps": invalid}

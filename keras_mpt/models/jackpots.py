@@ -1,10 +1,13 @@
 """Lottery Jackpots: sparse subnetworks of a pretrained network, whose weights stay as they are."""
 
 import math
+from collections.abc import Callable
 
+import keras
 import numpy as np
 
-from keras_mpt.arguments import check_sparsity, is_number
+from keras_mpt._types import Names
+from keras_mpt.arguments import check_choice, check_sparsity, is_number
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models.from_keras import convertible_layers, to_mpt
@@ -14,7 +17,9 @@ _RATES = ("global", "uniform")
 _LEAST = 0.1
 
 
-def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
+def to_jackpot(
+    model: keras.Model, sparsity: float = 0.9, *, rates: str = "global", skip: Names | None = None
+) -> keras.Model:
     """Return a pretrained model as the start of the search for a lottery jackpot: its largest weights, all frozen.
 
     Kernels are those of `model`, masks are those of magnitude pruning (`masks.Restricted`), scores start at 1.0 and
@@ -47,8 +52,8 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
     >>> jackpot.compile("sgd", "sparse_categorical_crossentropy")
     >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
     """
-    if rates not in _RATES:
-        raise ValueError(f"`rates` must be one of {_RATES}. Received: rates={rates!r}")
+    check_choice("rates", rates, _RATES)
+    check_sparsity("sparsity", sparsity)
     if skip is None:
         *others, classifier = [None, *convertible_layers(model)]
         if others == [None]:
@@ -65,7 +70,7 @@ def to_jackpot(model, sparsity=0.9, *, rates="global", skip=None):
     return to_mpt(model, sparsity, kernel="pretrained", mask=Restricted, skip=skip, seed=0)
 
 
-def magnitude_sparsity(sparsity, least=0.0):
+def magnitude_sparsity(sparsity: float, least: float = 0.0) -> Callable:
     """Return a function for `to_mpt` that gives each layer the sparsity that one threshold over all |W| leaves it.
 
     The `n - floor(sparsity * n)` largest of all `n` weights stay; equal ones: those of earlier layers, then those with

@@ -6,13 +6,13 @@ from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.layers import MPTLayer
 
 
-def walk(layer, into=keras.layers.Layer):
+def walk(layer, into=None):
     """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
     inside it. The path is the layer's name, in a nested model `"model/layer"`.
 
     Args:
         layer: A model, or a layer that holds others.
-        into: Class of the layers whose insides are walked.
+        into: Called as `into(layer)`: whether to walk the inside of a layer; default: of all.
 
     Raises:
         TypeError: `layer` is not a Keras model or layer.
@@ -21,7 +21,7 @@ def walk(layer, into=keras.layers.Layer):
     yield from _walk(layer, "", into, set())
 
 
-def mpt_layers(model):
+def mpt_layers(model: keras.layers.Layer) -> list[MPTLayer]:
     """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
 
     Args:
@@ -33,7 +33,7 @@ def mpt_layers(model):
     return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
 
 
-def mpt_layers_by_path(model):
+def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
     """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
     nested model. These are the paths of tickets.
 
@@ -61,6 +61,17 @@ def check_is_model(model):
         raise TypeError(
             f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
         )
+
+
+def check_not_quantized(model, what):
+    """Raise ValueError if Keras has quantized a layer, whose own int8 arithmetic nothing but Keras knows."""
+    for path, layer in walk(model):
+        if getattr(layer, "quantization_mode", None) and not isinstance(layer, keras.Model):
+            raise ValueError(
+                f"`model` must not have layers that Keras has quantized to be {what}: take the model from before "
+                f"`quantize`. Received: layer {path!r} of class {type(layer).__name__} with mode "
+                f"{layer.quantization_mode!r}"
+            )
 
 
 def check_functional(model, what):
@@ -95,5 +106,5 @@ def _walk(layer, path, into, seen):
             seen.add(id(child))
             name = joined(path, child.name)
             yield name, child
-            if isinstance(child, into):
+            if into is None or into(child):
                 yield from _walk(child, name, into, seen)

@@ -73,7 +73,7 @@ def rewrite(model, step, *, inputs=None, dissolve=False, make=None, changes=None
         sequential = isinstance(model, keras.Sequential)  # the paths of its variables begin with its name
         with keras.name_scope(model.name) if sequential else contextlib.nullcontext():
             outputs = run(model, inputs, call, path)
-        _set_names_apart(outputs)
+        set_names_apart(outputs)
         return make(model, inputs, outputs)
 
     return rewritten(model, "", inputs)
@@ -145,7 +145,7 @@ def _made_of_tensors(cls):
     return named[1:] == ["inputs", "outputs", "name"]
 
 
-def _set_names_apart(outputs):
+def set_names_apart(outputs):
     """Give each operation behind symbolic tensors a name of its own, layers first."""
     operations, waiting = {}, collections.deque(keras.tree.flatten(outputs))
     seen = set()

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
+
 LONGEST_ROW = 1 << 24  # up to here float32 counts exactly
 _NAN_BITS = 0x7FC00000
 
 
-def to_numpy(tensor, dtype=None):
+def to_numpy(tensor: Tensor, dtype: str | None = None) -> np.ndarray:
     """Return a tensor or variable as an array of its own: Keras' conversion shares PyTorch's memory, which may change.
 
     Args:

@@ -2,10 +2,10 @@
 
 import math
 
-from keras_mpt.arguments import check_sparsity
+from keras_mpt.arguments import check_integer, check_sparsity
 
 
-def kept_count(size, sparsity):
+def kept_count(size: int, sparsity: float) -> int:
     """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
 
     Args:
@@ -13,9 +13,10 @@ def kept_count(size, sparsity):
         sparsity: Fraction of the weights that is removed, in `[0, 1)`.
 
     Raises:
-        ValueError: If `sparsity` is outside `[0, 1)` or nothing would be kept.
+        ValueError: If `sparsity` is outside `[0, 1)`, `size` is no integer, or nothing would be kept.
     """
     check_sparsity("sparsity", sparsity)
+    check_integer("size", size, most=2**63 - 1)
     kept = size - math.floor(sparsity * size + 1e-9)
     if kept < 1:
         raise ValueError(
@@ -24,7 +25,7 @@ def kept_count(size, sparsity):
     return kept
 
 
-def sparsity_of(kept, size):
+def sparsity_of(kept: int, size: int) -> float:
     """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
 
     It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
@@ -39,7 +40,7 @@ def sparsity_of(kept, size):
     return 0.0 if kept == size else (size - kept + 0.5) / size
 
 
-def entropy_bits(size, kept):
+def entropy_bits(size: int, kept: int) -> float:
     """Return the entropy of a mask of `size` independent entries, `kept` of them ones: `size * H(kept / size)`.
 
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`

@@ -1,11 +1,14 @@
 """Straight-through gradients."""
 
+from collections.abc import Callable
+
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import no_gradient
 
 
-def straight_through(value, slope, x, *constants):
+def straight_through(value: Callable, slope: Callable, x: Tensor, *constants: Tensor) -> Tensor:
     """Return `value(x, *constants)` with the gradient of a straight-through estimator.
 
     Forward: `y = value(x, *constants)`.

@@ -2,11 +2,13 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
@@ -14,7 +16,7 @@ _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
 _GUIDED_PASSES = 9  # interpolating passes of the search; from then on it bisects, which ends it within 40
 
 
-def magnitude_bits(scores):
+def magnitude_bits(scores: Tensor) -> Tensor:
     """Return the bits of `|scores|` as int32: the same order as the magnitudes, exact down to subnormals.
 
     Comparing integers is immune to flushing of subnormals and gives NaN a place (above infinity).
@@ -31,7 +33,9 @@ def magnitude_bits(scores):
     return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
 
 
-def top_k_mask(keys, kept, start, select, size=None):
+def top_k_mask(
+    keys: Tensor, kept: Tensor, start: Tensor, select: Callable, size: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
 
     One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
@@ -86,7 +90,9 @@ def _within_keys(threshold):
     return ops.clip(threshold, 1, INFINITY_BITS)
 
 
-def search_threshold(keys, kept, start, size=None, count_at_start=None):
+def search_threshold(
+    keys: Tensor, kept: Tensor, start: Tensor, size: Tensor | None = None, count_at_start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
 
     The search encloses the wanted count between two thresholds, interpolates between them and stops as soon as a
@@ -186,7 +192,9 @@ def _while_loop(unfinished, narrow, bracket):
     return bracket
 
 
-def sort_threshold(keys, kept, start, size=None, count_at_start=None):
+def sort_threshold(
+    keys: Tensor, kept: Tensor, start: Tensor, size: Tensor | None = None, count_at_start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
 
     Arguments and result are those of `search_threshold`; those with defaults and `start` are not used.
@@ -201,7 +209,7 @@ def _sort(parts, kept):
     return threshold, count_true(ops.greater_equal(ordered, threshold))
 
 
-def split_kept(keys, kept, threshold, count):
+def split_kept(keys: list[Tensor], kept: Tensor, threshold: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Split the number of kept keys over several tensors; of equal keys at the cut those of earlier tensors stay.
 
     Args:
@@ -230,7 +238,7 @@ def _split(keys, kept, threshold, count):
     return ops.cond(ops.equal(count, kept), clear_cut, tied), counts
 
 
-def mask_at(keys, kept, threshold, count):
+def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
     """Return the mask of the `kept` largest keys where the threshold is known; see `top_k_mask`.
 
     Args:
@@ -281,7 +289,7 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
     return mask if known and not invalid else mask + nan_where(invalid)
 
 
-def mask_of_largest(x, among, kept, select, start):
+def mask_of_largest(x: Tensor, among: Tensor, kept: Tensor, select: Callable, start: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mask of the `kept` largest of some entries, by their values, not their magnitudes.
 
     Args:
@@ -323,7 +331,7 @@ def _largest(select):
     return largest
 
 
-def has_nan(keys):
+def has_nan(keys: Tensor) -> Tensor:
     """Return whether a score is NaN, as a boolean scalar.
 
     Args:

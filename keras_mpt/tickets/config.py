@@ -15,7 +15,7 @@ import keras
 from keras_mpt import _keras, initializers, layers, masks, quantizers
 from keras_mpt._keras import functional_graph
 from keras_mpt.arguments import printable
-from keras_mpt.models.paths import check_functional, walk
+from keras_mpt.models.paths import check_functional, check_not_quantized, walk
 from keras_mpt.quantizers import larq_objects
 from keras_mpt.tickets.header import DTYPES, SETTINGS
 from keras_mpt.tickets.limits import (
@@ -137,9 +137,10 @@ def describe(model, custom_objects=()):
         custom_objects: See `check`.
 
     Raises:
-        ValueError: The model is subclassed, or holds what is not on the list.
+        ValueError: The model is subclassed, or holds what is not on the list, or a layer that Keras has quantized.
     """
     check_functional(model, "a ticket")
+    check_not_quantized(model, "a ticket")
     config = plain(keras.saving.serialize_keras_object(model))
     check(config, custom_objects)
     return config

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from keras_mpt import remote
-from keras_mpt.arguments import did_you_mean
+from keras_mpt.arguments import check_path, did_you_mean
 
 ENDING = ".mpt"
 
@@ -24,10 +24,11 @@ def find(source):
             `keras_mpt.remote.locate`.
 
     Raises:
+        TypeError: It is no path.
         FileNotFoundError: There is neither a file nor a preset of this name.
     """
     source = remote.locate(source)
-    path = pathlib.Path(source)
+    path = check_path("path", source)
     if not isinstance(source, str) or os.path.basename(source) != source or path.suffix or path.exists():
         return path
     known = {file.stem: file for file in folder().glob(f"*{ENDING}")}

@@ -5,10 +5,12 @@ import datetime
 import inspect
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.masks.rule import first_scores
@@ -22,7 +24,16 @@ from keras_mpt.tickets.subnets import subnets
 from keras_mpt.tickets.ticket import Ticket, naming, pack
 
 
-def save_ticket(model, path, *, scores=False, dtype="float32", base=None, provenance=None, custom_objects=()):
+def save_ticket(
+    model: keras.Model,
+    path: Path,
+    *,
+    scores: bool = False,
+    dtype: str = "float32",
+    base: keras.Model | None = None,
+    provenance: dict[str, Any] | None = None,
+    custom_objects: CustomObjects = (),
+) -> Ticket:
     """Write a model as a ticket: seeds, masks and a few floats.
 
     That is about one bit for each weight of an MPT layer where half are kept, less where fewer or more are. Of each MPT
@@ -143,7 +154,13 @@ def _scores_at_rest(model, wanted):
         )
 
 
-def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
+def load_ticket(
+    path: Path | Ticket,
+    *,
+    trainable: bool = False,
+    base: keras.Model | None = None,
+    custom_objects: CustomObjects = (),
+) -> keras.Model:
     """Return the model of a ticket file, with the outputs that it was saved with.
 
     Kernels have the same bits on every backend, for alpha is taken from the file; on the backend and machine it was
@@ -187,7 +204,7 @@ def load_ticket(path, *, trainable=False, base=None, custom_objects=()):
     return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
 
 
-def _ticket(source):
+def _ticket(source: Path | Ticket) -> Ticket:
     return source if isinstance(source, Ticket) else Ticket.read(source)
 
 
@@ -214,7 +231,14 @@ def _objects(given):
     return objects
 
 
-def restore(model, ticket, *, trainable=False, base=None, part=False):
+def restore(
+    model: keras.Model,
+    ticket: Path | Ticket,
+    *,
+    trainable: bool = False,
+    base: keras.Model | None = None,
+    part: bool = False,
+) -> None:
     """Load a ticket into the layers of a model that has just been made, by the layers' paths.
 
     Args:

@@ -5,8 +5,10 @@ import dataclasses
 import math
 import pathlib
 
+import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.models.tables import Tabular
 from keras_mpt.tickets import container, header, kernels, report
 from keras_mpt.tickets.container import TicketError
@@ -46,7 +48,7 @@ class Ticket(Tabular):
     blobs: dict
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: Path) -> "Ticket":
         """Read a file, checksums verified.
 
         Args:
@@ -64,7 +66,7 @@ class Ticket(Tabular):
         return cls.read_as(path, path)
 
     @classmethod
-    def read_as(cls, path, name):
+    def read_as(cls, path: Path, name: Path) -> "Ticket":
         """Read a file that errors and the ticket call by another name: one that has not got its own yet."""
         version, content, blobs, size = container.read(path, name)
         with naming(name):
@@ -92,7 +94,7 @@ class Ticket(Tabular):
         entries = sum(3 * math.prod(kernel["shape"]) + VARIABLES_PER_KERNEL for kernel in kernels)
         return number, FREE_WEIGHTS + entries + sum(math.prod(variable["shape"]) for variable in others)
 
-    def kernel(self, path, base=None, name=None):
+    def kernel(self, path: str, base: keras.Model | None = None, name: str | None = None) -> kernels.Kernel:
         """Return the kernel of an MPT layer as arrays.
 
         Args:

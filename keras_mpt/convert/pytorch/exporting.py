@@ -1,5 +1,7 @@
 """Keras models to PyTorch state dicts."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -15,7 +17,13 @@ from keras_mpt.quantizers import Identity, ScaledSign
 _ROUNDING = 1e-6  # of alpha, which is a float sum
 
 
-def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing.EPSILON):
+def to_pytorch_state_dict(
+    model: keras.Model,
+    layout: str = "auto",
+    *,
+    mapping: dict[str, str] | None = None,
+    epsilon: float = pairing.EPSILON,
+) -> dict[str, Any]:
     """Return a state dict with which the published PyTorch code computes what a model does.
 
     It holds frozen weights and scores, and PyTorch's counters of batches as 0. With `"biprop"` and `"hidden_networks"`
@@ -48,12 +56,12 @@ def to_pytorch_state_dict(model, layout="auto", *, mapping=None, epsilon=pairing
     check_positive("epsilon", epsilon)
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     pairing.check_model(model, [ScaledSign, Identity], epsilon)
-    layout = _layout(model, layout)
+    form = _layout(model, layout)
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
     mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
     masks = {path: to_numpy(layer.subnet_mask) != 0 for path, layer in mpt.items()}
-    tickets = (_with_masks if layout.stored else _with_scores)(mpt, masks, layout)
+    tickets = (_with_masks if form.stored else _with_scores)(mpt, masks, form)
     state = {}
     for path, (layer, module) in layers.items():
         entries = tickets.get(path, {}) | _others(layer)

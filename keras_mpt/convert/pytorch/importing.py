@@ -1,15 +1,18 @@
 """PyTorch checkpoints to Keras models."""
 
 import contextlib
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, reading
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
+from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -18,16 +21,16 @@ from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled,
 
 
 def from_pytorch(
-    path_or_state_dict,
-    model=None,
-    sparsity=None,
-    layout="auto",
+    path_or_state_dict: Path | dict[str, Any],
+    model: str | keras.Model | None = None,
+    sparsity: float | MaskRule | None = None,
+    layout: str = "auto",
     *,
-    mapping=None,
-    trainable=False,
-    epsilon=pairing.EPSILON,
-    **arguments,
-):
+    mapping: dict[str, str] | None = None,
+    trainable: bool = False,
+    epsilon: float = pairing.EPSILON,
+    **arguments: Any,
+) -> keras.Model:
     """Return the Keras model of a ticket that PyTorch code saved: Biprop's, Edge-Popup's or Lottery Jackpots'.
 
     Masks are the checkpoint's bit for bit; docs/from-pytorch.md has the names and conventions. Files are read without
@@ -77,21 +80,21 @@ def from_pytorch(
     check_positive("epsilon", epsilon)
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     checkpoint = reading.read(path_or_state_dict)
-    layout = layouts.find_layout(layout, checkpoint)
-    rule = layouts.find_rule(layout, checkpoint, sparsity)
+    form = layouts.find_layout(layout, checkpoint)
+    rule = layouts.find_rule(form, checkpoint, sparsity)
     if model is None or isinstance(model, str):
         if mapping is not None:
             raise ValueError("`mapping` must be left out for a network of the zoo.")
-        sparsity = _stored_sparsity(checkpoint, layout) if rule is None else rule.sparsity
-        model = networks.build(model, checkpoint, layout, sparsity, arguments)
+        sparsity = _stored_sparsity(checkpoint, form) if rule is None else rule.sparsity
+        model = networks.build(model, checkpoint, form, sparsity, arguments)
     elif arguments:
         raise TypeError(f"from_pytorch() takes {sorted(arguments)} for a network of the zoo only.")
-    pairing.check_model(model, [ScaledSign if layout.scaled else Identity], epsilon)
+    pairing.check_model(model, [ScaledSign if form.scaled else Identity], epsilon)
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
-    pairing.check_keys(checkpoint, layers, layout)
+    pairing.check_keys(checkpoint, layers, form)
     values = {path: _Values(checkpoint, layer, module) for path, (layer, module) in layers.items()}
-    tickets = _tickets(checkpoint, layers, values, layout, rule)
+    tickets = _tickets(checkpoint, layers, values, form, rule)
     vectors = {path: _vectors(layer, values[path]) for path, (layer, _) in layers.items()}
 
     with _untouched_on_error(model):
@@ -99,7 +102,7 @@ def from_pytorch(
             for variable, array in vectors[path]:
                 variable.assign(array)
             if path in tickets:
-                fill_kernel(layer, *tickets[path], trainable)
+                fill_kernel(layer, *tickets[path], trainable=trainable)
         forget_compiled(model)
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)

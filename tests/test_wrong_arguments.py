@@ -1,0 +1,70 @@
+"""Wrong kinds of arguments: the error names the argument, whatever function or class it is passed to."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mpt
+from keras_mpt import analysis, callbacks, convert, layers, masks, models, ops
+
+SCORES = np.ones((2, 3), np.float32)
+
+
+def model():
+    return keras.Sequential([keras.Input((3,)), layers.MPTDense(2, seed=0)])
+
+
+# Calls, and the argument that is wrong in each of them.
+WRONG = {
+    "masks: sparsity": (lambda: masks.TopK("half"), "sparsity"),
+    "masks: a boolean": (lambda: masks.Restricted(True), "sparsity"),
+    "masks: selector": (lambda: masks.TopK(0.5, ["search"]), "selector"),
+    "masks: a wrong name": (lambda: masks.GlobalTopK(0.5, "serach"), "selector"),
+    "masks: group": (lambda: masks.GlobalTopK(0.5, group=3), "group"),
+    "ops: size": (lambda: ops.kept_count("ten", 0.5), "size"),
+    "ops: a fraction of weights": (lambda: ops.kept_count(10.5, 0.5), "size"),
+    "ops: sparsity": (lambda: ops.kept_count(10, "0.5"), "sparsity"),
+    "ops: scores": (lambda: ops.magnitude_bits(keras.ops.convert_to_tensor([1, 2])), "scores"),
+    "share: a path": (lambda: layers.share("model.keras"), "model"),
+    "share: a list": (lambda: layers.share([layers.MPTDense(2)]), "model"),
+    "set_sparsity": (lambda: model().layers[0].set_sparsity("0.5"), "sparsity"),
+    "callbacks: rate": (lambda: callbacks.IterativeWeightRecycling("0.2", 1), "rate"),
+    "callbacks: every": (lambda: callbacks.IteRand(0.2, 1.5), "every"),
+    "callbacks: ablation": (lambda: callbacks.IterativeWeightRecycling(0.2, 1, ablation="no"), "ablation"),
+    "callbacks: unit": (lambda: callbacks.IteRand(0.2, 1, unit=["epoch"]), "unit"),
+    "callbacks: seed": (lambda: callbacks.IteRand(0.2, 1, seed="1"), "seed"),
+    "callbacks: epochs": (lambda: callbacks.SparsitySchedule(0.5, epochs=True), "epochs"),
+    "callbacks: curve": (lambda: callbacks.SparsitySchedule(0.5, curve=3), "curve"),
+    "callbacks: initial sparsity": (lambda: callbacks.SparsitySchedule(0.5, initial_sparsity="0"), "initial_sparsity"),
+    "callbacks: power": (lambda: callbacks.ShortRestriction(3, power="4"), "power"),
+    "callbacks: path": (lambda: callbacks.MaskStatistics(3), "path"),
+    "callbacks: log_dir": (lambda: callbacks.MaskStatistics(log_dir=b"logs"), "log_dir"),
+    "callbacks: bins": (lambda: callbacks.MaskStatistics(bins=2.0), "bins"),
+    "analysis: one model": (lambda: analysis.overlap_matrix(model()), "sources"),
+    "analysis: measure": (lambda: analysis.overlap_matrix([], measure=None), "measure"),
+    "analysis: a file's norms": (lambda: analysis.weight_norms("a.mpt"), "model"),
+    "analysis: a figure of one": (lambda: analysis.plot_overlap("ab", ["a", "b"]), "sources"),
+    "analysis: labels": (lambda: analysis.plot_density([{"a": np.ones(2)}], "a"), "labels"),
+    "analysis: path": (lambda: analysis.plot_churn(3), "path"),
+    "analysis: batches": (lambda: analysis.criteria_masks(model(), 3, "mse"), "batches"),
+    "analysis: a file's criteria": (lambda: analysis.criteria_masks("a.mpt", [], "mse"), "model"),
+    "convert: threads": (lambda: convert.latency("a.tflite", "tflite", threads=0), "threads"),
+    "convert: threads as text": (lambda: convert.latency("a.tflite", "tflite", threads="2"), "threads"),
+    "convert: target": (lambda: convert.run("a.tflite", None, SCORES), "target"),
+    "convert: path": (lambda: convert.run(3, "tflite", SCORES), "path"),
+    "models: rates": (lambda: models.to_jackpot(model(), rates=None), "rates"),
+    "models: sparsity": (lambda: models.to_jackpot(model(), "0.9"), "sparsity"),
+    "models: a path": (lambda: models.summary("a.keras"), "model"),
+    "tickets: trainable": (lambda: keras_mpt.load_ticket("a.mpt", trainable="no"), "trainable"),
+    "tickets: scores": (lambda: keras_mpt.save_ticket(model(), "a.mpt", scores=1), "scores"),
+    "tickets: path": (lambda: keras_mpt.load_ticket(3), "path"),
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_the_argument_is_named(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    function, argument = WRONG[call]
+    with pytest.raises((ValueError, TypeError), match=f"^`{argument}` .*Received: "):
+        function()
+    assert not list(tmp_path.iterdir())
