@@ -50,6 +50,35 @@ def random_uniform(size, seed, stream=0):
     return result
 
 
+def partition(size, counts, seed, stream):
+    """Return random disjoint parts of `size` entries, by the order of their uniform numbers (equal ones: by index).
+
+    Args:
+        size: Number of entries.
+        counts: How many entries each part has; the first has those with the smallest numbers, and so on.
+        seed: Integer in [0, 2**64).
+        stream: Which of the seed's independent streams to read.
+
+    Returns:
+        A list of boolean arrays, one for each count.
+    """
+    parts, before, begin = [], np.zeros(size, bool), 0
+    uniform = random_uniform(size, seed, stream) if any(counts) else None
+    for count in counts:
+        begin += count
+        upto = _smallest(uniform, begin) if count else before
+        parts.append(upto & ~before)
+        before = upto
+    return parts
+
+
+def _smallest(values, count):
+    cut = np.partition(values, count - 1)[count - 1]
+    mask = values < cut
+    mask[np.flatnonzero(values == cut)[: count - np.count_nonzero(mask)]] = True
+    return mask
+
+
 def half_normal(uniform):
     """Map uniform numbers in (0, 1) to `|z|` of a standard normal z: `sqrt(2) * erfinv(uniform)`.
 

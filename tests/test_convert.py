@@ -230,7 +230,7 @@ def test_what_the_report_says_is_in_the_file(tmp_path, monkeypatch):
 def test_kernels_in_int8_have_the_sizes_of_their_layers():
     layer = MPTDense(4, seed=1, name="larger")
     layer.build((None, 4))
-    kernel = Kernel(layer, "larger")
+    kernel = Kernel(layer.subnets[0], "larger")
     kernel.format = convert.tflite.Int8()
     check_int8(types.SimpleNamespace(int8_kernels=lambda: [16]), [kernel])
     with pytest.raises(convert.ConversionError, match=r"stores 1 kernels in int8, of \[8\].*'larger'.*of \[16\]"):

@@ -166,7 +166,8 @@ def test_sums_of_branches(data_format, path):
     inputs = keras.Input((6, 6, 3))
     x = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=0)(inputs))
     for i in range(2):  # each sum goes to a sign and past it
-        y = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=i + 1, pad_values=i, **SIGN)(x))
+        value = 1.0 if data_format == "channels_last" else i
+        y = kl.BatchNormalization()(MPTConv2D(4, 3, padding="same", seed=i + 1, pad_values=value, **SIGN)(x))
         x = kl.Add()([x, y])
     model = settled(keras.Model(inputs, MPTDense(3, seed=3, **SIGN)(kl.GlobalAveragePooling2D()(x))))
     _, nodes = exported(model, path, data_format=data_format)
@@ -296,6 +297,13 @@ def test_other_arguments_are_refused(arguments, message, path):
         convert.to_qonnx(chain(MPTDense(2, seed=0), shape=(4,)), path, **arguments)
 
 
+def test_zeros_that_hls4ml_cannot_pad_with_are_refused(path):
+    model = chain(MPTConv2D(4, 3, seed=0), kl.BatchNormalization(), MPTConv2D(4, 3, seed=1, padding="same", **SIGN))
+    with pytest.raises(ConversionError, match="hls4ml cannot pad signs of floats with zeros"):
+        convert.to_qonnx(model, path, data_format="channels_last")
+    exported(model, path)
+
+
 def test_inputs_of_unknown_size_are_refused(path):
     with pytest.raises(ValueError, match="known input size"):
         convert.to_qonnx(chain(MPTConv2D(2, 3, seed=0), shape=(None, None, 1)), path)
@@ -365,7 +373,7 @@ EMULATED = {
             MPTConv2D(4, 3, padding="same", seed=1, **SIGN),
             kl.BatchNormalization(),
             kl.MaxPooling2D(),
-            MPTConv2D(4, 2, padding="same", seed=2, **SIGN),
+            MPTConv2D(4, 2, seed=2, **SIGN),
             kl.BatchNormalization(),
             kl.Flatten(),
             MPTDense(5, seed=3, **SIGN),

@@ -59,10 +59,10 @@ def test_integers_run_there_and_give_what_keras_gives(tmp_path, pad, compress):
     assert forms == {
         "stem": "float32",
         "conv1": "integer",
-        "conv2": "exact int8",
+        "conv2": "exact int16",
         "conv3": "integer",
         "dense": "integer",
-        "logits": "exact int8",
+        "logits": "exact int16",
     }
     assert report.runtimes == ["TensorFlow Lite Micro"] and report.flips == 0
     notes = dict(report.notes)

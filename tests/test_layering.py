@@ -23,7 +23,7 @@ ORDER += ["__main__"]  # "": keras_mpt/__init__.py
 FORBIDDEN = {
     "initializers": {"files", "ops"},
     "quantizers": {"initializers"},
-    "masks": {"initializers", "quantizers"},
+    "masks": {"quantizers"},
     "tickets": {"callbacks", "analysis"},
     "zoo": {"models", "callbacks", "analysis"},
 }

@@ -218,8 +218,8 @@ def test_unknown_sizes_and_arithmetic_are_question_marks():
     unsized = model_of(MPTConv2D(4, 3, seed=1), shape=(None, None, 3))
     assert silent(unsized).totals["macs_32bit"] is None
     assert "?x?x4" in str(silent(unsized))
-    recurrent = silent(model_of(keras.layers.LSTM(4), shape=(5, 16))).totals
-    assert (recurrent["weights"], recurrent["macs_32bit"]) == (4 * 4 * (16 + 4 + 1), None)
+    recurrent = silent(model_of(keras.layers.ConvLSTM1D(4, 3), shape=(2, 5, 16))).totals
+    assert (recurrent["weights"], recurrent["macs_32bit"]) == (4 * 4 * (3 * 16 + 3 * 4 + 1), None)
 
 
 def test_subclassed_model():

@@ -123,8 +123,8 @@ def check_layer(layer, blobs, version):
         require(type(kernel["kept"]) is int and 0 <= kernel["kept"] <= size, "kept")
         for form in (kernel["mask"], kernel["changes"]):
             if form is not None or form is kernel["mask"]:
-                require(set(form) == {"coding", "inverted", "blob"} and form["blob"] in blobs, "mask")
-                require(form["coding"] in ("bits", "gaps") and type(form["inverted"]) is bool, "coding")
+                require(form["blob"] in blobs, "mask")
+                check_form(form, version)
         check_source(kernel["source"])
         whole = kernel["over"] == "all"
         require(whole or kernel["over"] == "kept", "over")
@@ -138,6 +138,21 @@ def check_layer(layer, blobs, version):
         require(isinstance(variable["name"], str) and variable["dtype"] in FORMATS, "name, dtype")
     read_variables(layer, blobs)
     return sum(size_of(kernel["shape"]) for kernel, _ in subnets_of(layer))
+
+
+FROZEN = {"pruned": (0, 2**63 - 1), "locked": (0, 2**63 - 1), "seed": (0, MASK_64), "stream": (0, MASK_64)}
+GROUPS = {"n": (1, 31), "m": (2, 32), "stride": (1, 2**63 - 1)}
+CODINGS = {"bits": {"inverted"}, "gaps": {"inverted"}, "groups": {*GROUPS}, "searched": {"inverted", "of", *FROZEN}}
+
+
+def check_form(form, version):
+    """[5, 13] Refuse a coded mask with a wrong key."""
+    require(isinstance(form["coding"], str) and form["coding"] in CODINGS, "coding")
+    require(set(form) == {"coding", "blob", *CODINGS[form["coding"]]}, "keys of a mask")
+    require(version == 2 or form["coding"] in ("bits", "gaps"), "coding of a later version")
+    require(type(form.get("inverted", True)) is bool and form.get("of", "bits") in ("bits", "gaps"), "inverted, of")
+    for key, (least, most) in {**FROZEN, **GROUPS}.items():
+        require(type(form.get(key, least)) is int and least <= form.get(key, least) <= most, key)
 
 
 def check_source(source):
@@ -179,8 +194,22 @@ def float32(x):
 
 def read_mask(form, size, blobs):
     """[5] Return a list of `size` booleans."""
-    require(form["coding"] in ("bits", "gaps") and type(form["inverted"]) is bool, "coding")
+    check_form(form, 2)
     stream, mask = blobs[form["blob"]], [False] * size
+    if form["coding"] == "groups":
+        return read_groups(stream, size, **{key: form[key] for key in GROUPS})
+    if form["coding"] == "searched":
+        pruned, locked = form["pruned"], form["locked"]
+        require(pruned + locked <= size, "more frozen than there are")
+        uniform = random_uniform(size, form["seed"], form["stream"]) if pruned + locked else [0.0] * size
+        order = sorted(range(size), key=lambda i: (uniform[i], i))
+        rest = {"coding": form["of"], "inverted": form["inverted"], "blob": form["blob"]}
+        rest = read_mask(rest, size - pruned - locked, blobs)
+        for i in order[pruned : pruned + locked]:
+            mask[i] = True
+        for i, bit in zip(sorted(order[pruned + locked :]), rest, strict=True):
+            mask[i] = bit
+        return mask
     if form["coding"] == "bits":
         data = inflate(stream, -(-size // 8))
         require(len(data) == -(-size // 8), "too few bits")
@@ -197,6 +226,38 @@ def read_mask(form, size, blobs):
                 mask[position] = True
                 position += 1
     return [bit != form["inverted"] for bit in mask]
+
+
+def read_groups(stream, size, n, m, stride):
+    """[5] Return a list of `size` booleans, n of each m of which are true."""
+    require(n < m and m * stride <= size and size % (m * stride) == 0, "groups that do not fit")
+    count, patterns = size // m, math.comb(m, n)
+    each, width, base = 1, 1, 256
+    while patterns ** (each + 1) <= 256:
+        each += 1
+    if patterns > 256:
+        width = next(w for w in range(2, 9) if 256**w >= patterns)
+        base = next(b for b in range(2, 257) if b**width >= patterns)
+    data = inflate(stream, width * -(-count // each))
+    require(len(data) == width * -(-count // each), "too few groups")
+    numbers = []
+    for begin in range(0, len(data), width):
+        require(max(data[begin : begin + width]) < base, "no digit")
+        value = sum(digit * base**i for i, digit in enumerate(data[begin : begin + width]))
+        for _ in range(each):
+            value, number = divmod(value, patterns)
+            numbers.append(number)
+        require(value == 0, "no group")
+    require(not any(numbers[count:]), "unused digits")
+    mask = [False] * size
+    for group, number in enumerate(numbers[:count]):
+        first, left = group // stride * m * stride + group % stride, n
+        for i in range(m - 1, -1, -1):
+            if left and number >= math.comb(i, left):
+                mask[first + i * stride] = True
+                number -= math.comb(i, left)
+                left -= 1
+    return mask
 
 
 def read_kernel(entry, blobs, base):
@@ -431,6 +492,11 @@ MODELS = {
     "zeros": with_zeros,
     "hardly any kept": lambda: network(mpt(16, units=200, sparsity=0.99)),
     "jackpot": lambda: network(mpt(17, mask=keras_mpt.masks.Restricted(0.5), kernel_quantizer=None)),
+    "partially frozen": lambda: network(mpt(18, mask=keras_mpt.masks.PartiallyFrozen(0.8, pruned=0.5, locked=0.1))),
+    "hardly searched": lambda: network(mpt(19, mask=keras_mpt.masks.PartiallyFrozen(0.5, pruned=0.1, locked=0.48))),
+    "2 of 4": lambda: network(mpt(20, mask=keras_mpt.masks.NofM(2, 4)), mpt(21, mask=keras_mpt.masks.NofM(2, 3))),
+    "4 of 20": lambda: network(mpt(22, mask=keras_mpt.masks.NofM(4, 20), kernel_quantizer=None)),
+    "flat groups": lambda: network(mpt(23, mask=keras_mpt.masks.NofM(1, 12, axis="flat"))),
     "nested": convolutional,
     "types": many_types,
     "base": on_base,
@@ -447,7 +513,7 @@ def variables_of(model, path):
     for name in path.split("/"):
         model = model.get_layer(name)
     theirs = ("scores", "frozen_kernel", "kernel_epoch", "quota", "threshold", "nan_steps")
-    theirs += ("stored_mask", "mask_is_stored", "swap_rate")
+    theirs += ("stored_mask", "mask_is_stored", "swap_rate", "frozen")
     return [v for v in model.variables if not (isinstance(model, keras_mpt.layers.MPTLayer) and v.name in theirs)]
 
 
@@ -489,6 +555,10 @@ def test_all_that_the_page_describes_occurs(tmp_path):
         "signs without a seed",
         "nested",
         "base",
+        "partially frozen",
+        "2 of 4",
+        "4 of 20",
+        "flat groups",
     )
     for name in some:
         ticket = keras_mpt.save_ticket(
@@ -497,10 +567,12 @@ def test_all_that_the_page_describes_occurs(tmp_path):
         for entry in filter(None, (layer["kernel"] for layer in ticket.layers.values())):
             changes = entry["changes"] or {"coding": None}
             seen |= {entry["by"], entry["source"]["from"], entry["source"].get("initializer"), changes["coding"]}
-            seen |= {(entry["mask"]["coding"], entry["mask"]["inverted"])}
+            seen |= {(entry["mask"]["coding"], entry["mask"].get("inverted"))}
+            seen |= {("stride", entry["mask"].get("stride"))}
     assert seen >= {"signs", "values", "seed", "base", "nothing", "bits", "gaps"}
     assert seen >= {"SignedConstant", "UnsignedConstant", "KaimingNormal", "KaimingUniform"}
-    assert seen >= {("bits", False), ("bits", True), ("gaps", False)}
+    assert seen >= {("bits", False), ("bits", True), ("gaps", False), ("groups", None), ("searched", False)}
+    assert seen >= {("stride", 1), ("stride", 9)}
 
 
 def test_a_padded_ticket(tmp_path):
@@ -572,7 +644,7 @@ def put(place, value):
         else:
             header[key] = value
 
-    change.text = f"{place}={value!r}"[:60]
+    change.text = f"{place} deleted" if value is DELETE else f"{place}={value!r}"[:60]
     return change
 
 
@@ -689,7 +761,11 @@ def test_the_test_vectors_of_the_page():
     for case in vectors["masks"]:
         mask = read_mask({**case["form"], "blob": "x"}, case["size"], {"x": bytes.fromhex(case["blob"])})
         assert [i for i, bit in enumerate(mask) if bit] == case["ones"]
-        form, data = keras_mpt.tickets.coding.encode(np.array(mask))
+        way = None
+        if case["form"]["coding"] in ("searched", "groups"):
+            settings = {key: case["form"][key] for key in case["form"] if key not in ("coding", "of", "inverted")}
+            way = (case["form"]["coding"], settings)
+        form, data = keras_mpt.tickets.coding.encode(np.array(mask), way)
         assert form == case["form"] and inflate(data, 600) == inflate(bytes.fromhex(case["blob"]), 600)
 
 

@@ -174,11 +174,12 @@ def test_pretrained_with_one_threshold(source):
     rule = GlobalTopK(0.7)
     twin = to_mpt(model, kernel="pretrained", mask=rule)
     assert all(layer.mask is rule for layer in mpt_layers(twin))
-    kernels = {layer.name + str(id(layer)): numpy(layer.frozen_kernel).ravel() for layer in rule.layers}
-    everything = np.concatenate(list(kernels.values()))
+    group = mpt_layers(twin)[0].subnets[0].group
+    assert len(group) == len(mpt_layers(twin))
+    everything = np.concatenate([numpy(subnet.frozen_kernel).ravel() for subnet in group])
     wanted = reference.mask(everything, everything.size - int(np.floor(0.7 * everything.size + 1e-9)))
     outputs(twin, x)
-    masks = np.concatenate([numpy(layer.subnet_mask).ravel() for layer in rule.layers])
+    masks = np.concatenate([numpy(subnet.mask).ravel() for subnet in group])
     np.testing.assert_array_equal(masks, wanted)
 
 
@@ -455,11 +456,14 @@ def test_a_quantized_layer_beside_mpt_layers_is_named(tmp_path):
             keras_mpt.convert.to_tflite(twin, tmp_path / "a.tflite")
 
 
-def test_a_rule_of_another_model_is_refused():
+def test_models_with_one_rule_have_thresholds_of_their_own():
     rule = GlobalTopK(0.5)
-    to_mpt(sequential(), mask=rule)
-    with pytest.raises(ValueError, match="`mask` must be a GlobalTopK object of this model's own.*'conv'"):
-        to_mpt(sequential(), mask=rule)
+    first, second = (to_mpt(sequential(), mask=rule, seed=0) for _ in range(2))
+    before = [numpy(layer.subnet_mask) for layer in mpt_layers(second)]
+    for layer in mpt_layers(first):
+        layer.scores.assign(-10 * numpy(layer.scores) ** 2)
+    for layer, mask in zip(mpt_layers(second), before, strict=True):
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
 
 
 def test_inputs_that_may_be_left_out():
@@ -536,18 +540,28 @@ def test_pretrained_weights_must_be_finite():
         to_mpt(model, kernel="pretrained")
 
 
+class Scaling(keras.layers.Layer):
+    """A layer of a user's with a matrix."""
+
+    def build(self, shape):
+        self.factors = self.add_weight(shape=shape[1:], initializer="ones")
+
+    def call(self, x):
+        return x * self.factors
+
+
 def test_layers_without_a_twin_are_listed():
     kl = keras.layers
     model = keras.Sequential(
-        [keras.Input(X.shape[1:]), kl.SeparableConv2D(3, 3, name="separable"), kl.Flatten(), kl.Dense(2, name="logits")]
+        [keras.Input(X.shape[1:]), Scaling(name="scaling"), kl.Flatten(), kl.Dense(2, name="logits")]
     )
-    with pytest.warns(UserWarning, match="no MPT twin.*: SeparableConv2D: separable$"):
+    with pytest.warns(UserWarning, match="no MPT twin.*: Scaling .*: scaling$"):
         twin = to_mpt(model)
     rows = {row["name"]: row["type"] for row in summary(twin, print_fn=str).rows}
-    assert rows["separable"] == "SeparableConv2D" and rows["logits"] == "MPTDense"
+    assert rows["scaling"] == "Scaling" and rows["logits"] == "MPTDense"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        to_mpt(model, skip=["separable"])
+        to_mpt(model, skip=["scaling"])
         to_mpt(model, only=["logits"])
 
 

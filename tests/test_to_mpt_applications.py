@@ -8,7 +8,7 @@ from layer_contract import numpy
 import keras_mpt
 from keras_mpt.models import mpt_layers, strip, to_mpt
 
-# The smallest network of each family with the smallest images that it takes, and how many layers have no MPT twin.
+# The smallest network of each family with the smallest images that it takes, and how many layers have two kernels.
 FAMILIES = {
     "MobileNet": (32, 0),
     "MobileNetV2": (32, 0),
@@ -74,7 +74,7 @@ def test_pretrained_and_whole_is_the_model_itself(name):
     matrices = sum(len(w.shape) > 1 for w in model.weights)
     separable = sum(isinstance(layer, keras.layers.SeparableConv2D) for layer in model.layers)
     assert separable == FAMILIES[name][1]
-    assert len(mpt_layers(twin)) == matrices - 2 * separable
+    assert len(mpt_layers(twin)) == matrices - separable
 
 
 @pytest.mark.parametrize("name", map(family, FAMILIES))
@@ -84,12 +84,12 @@ def test_trained_stripped_saved_and_loaded(name, tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     eager = name != "MobileNet"  # tracing or compiling a search for each of 200 layers takes minutes
     model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=eager)
-    separable = [layer.name for layer in model.layers if isinstance(layer, keras.layers.SeparableConv2D)]
-    twin = to_mpt(model, 0.5, seed=0, skip=separable)
+    twin = to_mpt(model, 0.5, seed=0)
     calibrate(twin, x)
-    before = [numpy(layer.scores) for layer in mpt_layers(twin)]
+    subnets = [subnet for layer in mpt_layers(twin) for subnet in layer.subnets]
+    before = [numpy(subnet.scores) for subnet in subnets]
     assert np.isfinite(twin.train_on_batch(x, labels))
-    changed = [(numpy(layer.scores) != old).any() for layer, old in zip(mpt_layers(twin), before, strict=True)]
+    changed = [(numpy(subnet.scores) != old).any() for subnet, old in zip(subnets, before, strict=True)]
     assert np.mean(changed) > 0.9
 
     wanted = numpy(twin(x))
@@ -101,5 +101,7 @@ def test_trained_stripped_saved_and_loaded(name, tmp_path):
         path.unlink()
     ticket = keras_mpt.save_ticket(twin, tmp_path / "twin.mpt")
     assert_close(keras_mpt.load_ticket(tmp_path / "twin.mpt"), x, wanted)
-    sources = [entry["kernel"]["source"]["from"] for entry in ticket.layers.values() if entry["kernel"]]
+    entries = [entry for entry in ticket.layers.values() if entry["kernel"]]
+    kernels = [part["kernel"] for entry in entries for part in (entry, *entry.get("subnets", []))]
+    sources = [kernel["source"]["from"] for kernel in kernels]
     assert sources == ["seed"] * len(before)

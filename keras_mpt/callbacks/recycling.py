@@ -120,8 +120,9 @@ class IterativeWeightRecycling(_KernelChange):
 
         W[o[i]] := W[o[n - k + i]]  for i < k, all read before any is written
 
-    Scores and the optimizer's state stay as they are. A rate beyond 0.5, for which the sets of low and high scores
-    overlap, is well defined by the order of reading and writing. A ticket stores which kept weights are not those of
+    With `masks.PartiallyFrozen`, these are the weights that are searched, n their number. Scores and the optimizer's
+    state stay as they are. A rate beyond 0.5, for which the sets of low and high scores overlap, is well defined by the
+    order of reading and writing. A ticket stores which kept weights are not those of
     the seed any more: with `kernel_quantizer="scaled_sign"` signs that differ, with None values.
 
     To mix it with `IteRand` as the paper does, use half the rate for each, `IteRand` first:
@@ -160,7 +161,11 @@ class IterativeWeightRecycling(_KernelChange):
         self.ablation = bool(ablation)
 
     def _changed(self, subnet, time):
-        return recycle(to_numpy(subnet.frozen_kernel), to_numpy(subnet.scores), self.rate, self.ablation)
+        frozen, scores, searched = to_numpy(subnet.frozen_kernel), to_numpy(subnet.scores), subnet.searched
+        if searched is None:
+            return recycle(frozen, scores, self.rate, self.ablation)
+        frozen[searched] = recycle(frozen[searched], scores[searched], self.rate, self.ablation)
+        return frozen
 
 
 class IteRand(_KernelChange):

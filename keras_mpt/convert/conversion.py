@@ -11,7 +11,9 @@ from keras_mpt.convert import tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
 from keras_mpt.files import check_another, check_folder, replacing
-from keras_mpt.models.summaries import has_macs, positions
+from keras_mpt.layers.twins import PlainTwin
+from keras_mpt.models.copies import held
+from keras_mpt.models.summaries import kernels, positions, with_inside
 from keras_mpt.tickets import Ticket, load_ticket
 
 
@@ -74,17 +76,25 @@ def samples_for(plan, samples):
 
 
 def _entries(plan):
-    """Return a report's entry for each layer with matrices."""
-    kernels, entries = {id(kernel.layer): kernel for kernel in plan.kernels}, []
-    for layer, shapes in plan.layers:
-        kernel = kernels.get(id(layer))
-        matrices = [w for w in layer.weights if len(w.shape) > 1] if kernel is None else [layer.frozen_kernel]
-        weights = sum(math.prod(matrix.shape) for matrix in matrices)
-        entry = Layer(layer.name, type(layer).__name__, "float32", "", weights, 4 * weights)
-        calls = [[[shape], [layer.compute_output_shape(shape)]] for shape in shapes] if has_macs(layer) else []
-        entry.macs = weights * (positions(layer, calls) or 0)
-        if kernel is not None:
-            entry.form, entry.why, entry.bytes = kernel.format.name, kernel.why, kernel.format.size(kernel)
-            entry.macs_1bit = entry.macs * kernel.format.binary
-        entries.append(entry)
+    """Return a report's entry for each kernel of an MPT layer, and for each other layer with matrices."""
+    found, entries = {kernel.subnet.number: kernel for kernel in plan.kernels}, []
+    for layer, calls in (pair for wrapper in plan.layers for pair in with_inside(*wrapper)):
+        uses = positions(layer, calls)
+        if isinstance(layer, PlainTwin):
+            counts = zip(layer.subnets, uses or [0] * len(layer.subnets), strict=True)
+            entries += [_entry(layer, found[subnet.number], count) for subnet, count in counts]
+        elif not held(layer) and (sizes := [math.prod(w.shape) for w in layer.weights if len(w.shape) > 1]):
+            macs = sum(math.prod(w.shape) * n for w, n in zip(kernels(layer), uses, strict=True)) if uses else 0
+            entries.append(Layer(layer.name, type(layer).__name__, "float32", "", sum(sizes), 4 * sum(sizes), macs))
     return entries
+
+
+def _entry(layer, kernel, uses):
+    """Return the entry of a kernel of an MPT layer, each weight of which one sample uses a number of times."""
+    several = [layer.name, *([kernel.layer.name] if kernel.layer is not layer else [])]
+    if len(kernel.layer.subnets) > 1:
+        several = [layer.name, kernel.subnet.name]
+    name, weights, form = "/".join(several), kernel.array.size, kernel.format
+    macs = weights * uses
+    size = form.size(kernel)
+    return Layer(name, type(layer).__name__, form.name, kernel.why, weights, size, macs, macs * form.binary)

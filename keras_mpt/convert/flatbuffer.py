@@ -10,8 +10,9 @@ from keras_mpt.convert.kernels import ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.convert.tensors import Tensor
 
-# Operations with a kernel as their second input, and the axis of its output channels.
+# Operations with a kernel, and the axis of its output channels; it is their second input, but of GATHER the first.
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
+_KERNEL_AXES |= {"CONV_3D_TRANSPOSE": 3, "BATCH_MATMUL": -1, "GATHER": 0}
 
 
 def sparse_size(kernel, itemsize):
@@ -38,13 +39,13 @@ def check_int8(file, kernels):
         ConversionError: Fewer kernels are int8 than layers, or they are smaller. More are fine: a converter pads some,
             and those of other layers may be ternary. Equal layers count once: a converter may merge them.
     """
-    kernels = {kernel.array.tobytes(): kernel for kernel in kernels if kernel.format.int8}.values()
-    sizes = sorted((kernel.array.size for kernel in kernels), reverse=True)
+    parts = {part.tobytes(): (part, kernel) for kernel in kernels if kernel.format.int8 for part in kernel.parts}
+    sizes = sorted((part.size for part, _ in parts.values()), reverse=True)
     found = sorted(file.int8_kernels(), reverse=True)
     if len(found) < len(sizes) or any(there < size for there, size in zip(found, sizes, strict=False)):
         raise ConversionError(
             f"The file stores {len(found)} kernels in int8, of {found} weights, not those of "
-            f"{[kernel.layer.name for kernel in kernels]}, of {sizes}."
+            f"{list(dict.fromkeys(kernel.name for _, kernel in parts.values()))}, of {sizes}."
         )
 
 
@@ -59,8 +60,8 @@ class File:
         self._schema = schema
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-        self.graph = self.model.subgraphs[0]  # others are bodies of loops
-        self._small = {}  # int8 tensors by the float32 constant that they were made of
+        self.graph = self.model.subgraphs[0]  # others are bodies of loops, as of recurrent layers
+        self._small = {}  # int8 tensors by the graph and the float32 constant that they were made of
 
     def content(self):
         """Return the bytes of the file."""
@@ -122,13 +123,29 @@ class File:
         return np.frombuffer(bytes(data), "<f4").reshape(tensor.shape)
 
     def kernels(self):
-        """Yield `(operator, name of its kind, kernel, axis of the output channels)` of operators with float kernels."""
-        for operator in list(self.graph.operators):
-            kind = self.kind(operator)
-            if kind in _KERNEL_AXES:
-                kernel = self.constant(operator.inputs[1])
-                if kernel is not None:
-                    yield operator, kind, kernel, _KERNEL_AXES[kind]
+        """Yield `(operator, name of its kind, kernel, axis of the output channels)` of operators with float kernels.
+
+        Meanwhile `graph` is the one that the operator is in.
+        """
+        for operator, kind, index in self._operators():
+            kernel = self.constant(index)
+            if kernel is not None:
+                axis = _KERNEL_AXES[kind]
+                if kind == "BATCH_MATMUL":
+                    axis = kernel.ndim - (2 if operator.builtinOptions.adjY else 1)
+                yield operator, kind, kernel, axis
+
+    def _operators(self):
+        """Yield `(operator, name of its kind, index of the kernel)` of operators that could have kernels."""
+        whole = self.graph
+        try:
+            for graph in self.model.subgraphs:
+                self.graph = graph
+                for operator in list(self.graph.operators):
+                    if (kind := self.kind(operator)) in _KERNEL_AXES:
+                        yield operator, kind, _kernel_of(operator, kind)
+        finally:
+            self.graph = whole
 
     def integer_kernels(self, layers):
         """Let the convolutions and dense layers that have given kernels and an input of booleans compute with int8.
@@ -159,14 +176,12 @@ class File:
 
     def int8_kernels(self):
         """Return how many weights each kernel has that is stored in int8, once for each operator that it is used by."""
-        made = {operator.outputs[0] for operator in self.graph.operators if self.kind(operator) == "DEQUANTIZE"}
-        kernels = [op.inputs[1] for op in self.graph.operators if self.kind(op) in _KERNEL_AXES]
-        int8 = self._schema.TensorType.INT8
-        return [
-            int(np.prod(self.graph.tensors[index].shape))
-            for index in kernels
-            if index in made or self.graph.tensors[index].type == int8
-        ]
+        int8, found = self._schema.TensorType.INT8, []
+        for _, _, index in self._operators():
+            made = {operator.outputs[0] for operator in self.graph.operators if self.kind(operator) == "DEQUANTIZE"}
+            if index in made or self.graph.tensors[index].type == int8:
+                found.append(int(np.prod(self.graph.tensors[index].shape)))
+        return found
 
     def _is_boolean(self, index):
         """Return whether a float tensor is a cast of booleans, perhaps padded with 0 or 1 or reshaped."""
@@ -190,7 +205,7 @@ class File:
                 comes before.
             one_scale: Whether to store one scale only, and only kernels that have one.
         """
-        for operator, _, kernel, axis in self.kernels():
+        for operator, kind, kernel, axis in self.kernels():
             split = ternary(np.moveaxis(kernel, axis, -1))
             if split is None:
                 continue
@@ -199,7 +214,7 @@ class File:
                 if len(kept) != 1:
                     continue
                 split = split[0], kept
-            signs, index = np.moveaxis(split[0], -1, axis), operator.inputs[1]
+            signs, index = np.moveaxis(split[0], -1, axis), _kernel_of(operator, kind)
             position, small = self._users(index)[0], self._int8_tensor(index, signs, split[1], axis)
             self._insert(position, "DEQUANTIZE", 5, small, index)
             self._drop(index)
@@ -211,9 +226,9 @@ class File:
 
         A DENSIFY operation makes the same kernel of it.
         """
-        for operator, _, kernel, _ in self.kernels():
+        for operator, kind, kernel, _ in self.kernels():
             if sparse_size(kernel, 4) < kernel.nbytes:
-                index = operator.inputs[1]
+                index = _kernel_of(operator, kind)
                 self._insert(self._users(index)[0], "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
 
     def _users(self, index):
@@ -260,8 +275,8 @@ class File:
 
     def _int8_tensor(self, index, signs, scales, axis):
         """Return the index of the int8 tensor that stands for a constant, the same one for all its operators."""
-        if index in self._small:
-            return self._small[index]
+        if (key := (id(self.graph), index)) in self._small:
+            return self._small[key]
         schema, tensor = self._schema, self.graph.tensors[index]
         small = copy.copy(tensor)
         small.name = tensor.name + b"/int8"
@@ -272,8 +287,8 @@ class File:
         small.quantization.zeroPoint = np.zeros(scales.size, np.int64)
         small.quantization.quantizedDimension = axis
         self.graph.tensors.append(small)
-        self._small[index] = len(self.graph.tensors) - 1
-        return self._small[index]
+        self._small[key] = len(self.graph.tensors) - 1
+        return self._small[key]
 
     def _buffer(self, values):
         """Return the index of a new buffer with the bytes of an array."""
@@ -299,6 +314,10 @@ class File:
         code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
+
+
+def _kernel_of(operator, kind):
+    return operator.inputs[0 if kind == "GATHER" else 1]
 
 
 def _rescaled(signs, others):

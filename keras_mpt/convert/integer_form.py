@@ -15,12 +15,13 @@ class Integer(Format):
     Args:
         two_bits: Whether kernels that hold at least a fiftieth of the weights are stored in two bits.
         sums: What appends the layers whose sums are needed as numbers, see `IntegerWriter`.
+        sums_name: What the report calls their form.
     """
 
     name = "integer"
 
-    def __init__(self, two_bits=False, sums=float_sums):
-        self.two_bits, self.sums = two_bits, sums
+    def __init__(self, two_bits=False, sums=float_sums, sums_name="exact int8"):
+        self.two_bits, self.sums, self.sums_name = two_bits, sums, sums_name
 
     def unfit(self, kernel):
         return why_not_integer(kernel)
@@ -36,7 +37,7 @@ class Stored(Integer):
     """What became of a kernel of the format `Integer` in a file."""
 
     def __init__(self, form, name, bits):
-        super().__init__(form.two_bits, form.sums)
+        super().__init__(form.two_bits, form.sums, form.sums_name)
         self.name, self.bits = name, bits
 
     def size(self, kernel):
@@ -62,7 +63,8 @@ class Layout:
     def stored(self, call):
         """Return what became of the kernel of a call that is not left to the float graph."""
         two_bits = call in self.two_bits
-        kind = "integer" if call.layer.thresholds is not None else "exact int8" if not two_bits else "exact"
+        sums = "exact" if two_bits else self.form.sums_name
+        kind = sums if call.layer.thresholds is None else "integer"
         return Stored(self.form, f"{kind}, 2 bits" if two_bits else kind, 2 if two_bits else 8)
 
 

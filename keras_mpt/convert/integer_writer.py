@@ -30,6 +30,21 @@ def packed_2bit(values):
     return (flat << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
 
 
+def _shared_vectors():
+    """Return a builder that writes equal arrays once: most scales and zero points of channels are equal."""
+    import flatbuffers
+
+    class Builder(flatbuffers.Builder):
+        def CreateNumpyVector(self, x):  # noqa: N802
+            key = x.dtype.str, x.tobytes()
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    written = {}
+    return Builder(1 << 20)
+
+
 class Writer:
     """A file of one subgraph, to which tensors and operations are appended.
 
@@ -118,10 +133,8 @@ class Writer:
 
     def content(self):
         """Return the bytes of the file, its operations in an order in which they can run."""
-        import flatbuffers
-
         self._sort()
-        builder = flatbuffers.Builder(1 << 20)
+        builder = _shared_vectors()
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import _keras, quantizers
-from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTGRUCell, MPTLSTMCell
 from keras_mpt.models.copies import copied, copy_state
 from keras_mpt.models.plain import bake
 from keras_mpt.ops import to_numpy
@@ -21,11 +21,12 @@ sign = ApproxSign().forward  # -1 or +1, in the form that larq-compute-engine's 
 
 
 class Kernel:
-    """The kernel of an MPT layer.
+    """A kernel of an MPT layer.
 
     Attributes:
         layer: The layer.
-        path: Its path in the model.
+        subnet: Its `Subnet`.
+        path: The path of the layer in the model, or of the one around it.
         array: What it convolves or multiplies with, a float32 array, whatever its dtype policy.
         split: `(signs, scales)` if the array is ternary, see `ternary`; else None.
         calls: How often the layer is called, on different tensors.
@@ -33,13 +34,28 @@ class Kernel:
         why: Why not a smaller or faster one; "" if there is no reason.
     """
 
-    def __init__(self, layer, path):
-        self.layer, self.path = layer, path
+    def __init__(self, subnet, path):
+        self.layer, self.subnet, self.path = subnet.layer, subnet, path
         self.calls, self.format, self.why = 0, Format(), ""
+
+    @property
+    def name(self):
+        """The name of the layer, or the path of the one around it."""
+        return self.layer.name if self.path.endswith(self.layer.name) else self.path
 
     @functools.cached_property
     def array(self):
-        return to_numpy(self.layer.subnets[0].effective())
+        return to_numpy(self.subnet.effective())
+
+    @property
+    def parts(self):
+        """The arrays that Keras' layer makes of it before it multiplies: gates may have their own."""
+        cell, gates = self.layer, {MPTLSTMCell: 4, MPTGRUCell: 3}.get(type(self.layer), 1)
+        if gates > 1 and cell.implementation == 1:
+            return np.split(self.array, gates, axis=1)
+        if type(cell) is MPTGRUCell and self.subnet.name == "recurrent_kernel" and not cell.reset_after:
+            return np.split(self.array, [2 * cell.units], axis=1)
+        return [self.array]
 
     @functools.cached_property
     def split(self):
@@ -116,11 +132,10 @@ def call_plain(kernel, x):
 
 def call_twin(kernel, inputs):
     """Return the outputs of the plain Keras layer on inputs that `prepared` made."""
-    twin = kernel.layer.plain()
-    twin.dtype_policy = keras.DTypePolicy("float32")
-    twin.name, twin.mpt = kernel.path.replace("/", "_"), kernel
+    twin = kernel.layer.plain(dtype="float32", name=kernel.path.replace("/", "_"))
+    twin.mpt = kernel
     outputs = twin(inputs)
-    bake(kernel.layer, twin, kernel.array)
+    bake(kernel.layer, twin)
     return outputs
 
 

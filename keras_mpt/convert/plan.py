@@ -9,12 +9,14 @@ from keras import ops
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph
 from keras_mpt.convert.kernels import Kernel, Quantize, call_plain
-from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import copied, copy_state, first_input
+from keras_mpt.layers import MPTEmbedding, MPTLayer
+from keras_mpt.layers.twins import PlainTwin
+from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional, check_not_quantized
-from keras_mpt.models.plain import quantizes
+from keras_mpt.models.plain import bake, plain_twin, prepared_call, quantizes
 from keras_mpt.models.rewrite import rewrite
+from keras_mpt.models.summaries import call_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Graph:
 
     Attributes:
         model: A functional `keras.Model`. Its float inputs are float32, others have the dtype that they had.
-        kernels: A `Kernel` for each MPT layer, in the order of the model.
+        kernels: A `Kernel` for each kernel of the MPT layers, in the order of the model.
         inputs, outputs: Names of the inputs and outputs, each its own, of letters, digits and underscores.
         cuts: A `Cut` for each tensor whose signs are taken.
     """
@@ -70,8 +72,8 @@ class Plan:
     Attributes:
         model: The built functional or Sequential model.
         batch: The model's own batch size, or None if it takes any.
-        kernels: A `Kernel` for each MPT layer, in the order of the model.
-        layers: A `(layer, shapes)` for each layer with matrices, likewise; shapes are those that it is called on.
+        kernels: A `Kernel` for each kernel of the MPT layers, in the order of the model.
+        layers: A `(layer, calls)` for each layer with matrices, likewise; calls are shapes, see `call_shapes`.
         reference: The whole `Graph` in floats, to compare with.
 
     Raises:
@@ -107,18 +109,39 @@ class Plan:
                 cuts[id(x)] = Cut(path, before, keras.layers.Identity(dtype="float32")(before))
             return cuts[id(x)].after
 
+        def note(layer, args, kwargs, outputs):
+            layers.setdefault(id(layer), (layer, []))[1].append(call_shapes(layer, args, kwargs, outputs))
+
         def mpt(path, layer, x):
-            kernel = self._kernels.setdefault(id(layer), Kernel(layer, path))
+            (kernel,) = self._kernels_of(path, layer)
             if (id(layer), id(x)) not in done:  # of one tensor, a layer makes one
-                layers.setdefault(id(layer), (layer, []))[1].append(tuple(x.shape))
-                kernel.calls = len(layers[id(layer)][1])
                 floats = x if x.dtype == "float32" else _cast(x)
                 floats = cut(path, floats) if kernel.takes_signs else floats
                 done[id(layer), id(x)] = (call_plain if plain else kernel.format.call)(kernel, floats)
+                note(layer, (x,), {}, done[id(layer), id(x)])
+                kernel.calls = len(layers[id(layer)][1])
             return done[id(layer), id(x)]
 
+        def quantize(quantizer):
+            return lambda x: Quantize(quantizer)(cut(x.name, x) if quantizers.is_sign(quantizer) else x)
+
+        def other(path, layer, args, kwargs):
+            """Call a layer that is no MPT layer of one kernel: what it holds has no form of its own in a file."""
+            kernels = self._kernels_of(path, layer)
+            if id(layer) not in copies:
+                copies[id(layer)] = plain_twin(layer, lambda inner: inner.plain(dtype="float32"), dtype="float32")
+                copies[id(layer)].name = path.replace("/", "_")
+            outputs = copies[id(layer)](*args, **kwargs)
+            bake(layer, copies[id(layer)])
+            if any(len(weight.shape) > 1 for weight in layer.weights):
+                note(layer, args, kwargs, outputs)
+            for kernel in kernels:
+                kernel.calls = len(layers[id(layer)][1])
+            return outputs
+
         def step(path, operation, args, kwargs):
-            if isinstance(operation, MPTLayer):
+            alone = isinstance(operation, MPTLayer) and len(operation.subnets) == 1
+            if alone and not isinstance(operation, MPTEmbedding):
                 return mpt(path, operation, first_input(args, kwargs))
             if not isinstance(operation, keras.layers.Layer):
                 return operation(*args, **kwargs)
@@ -128,20 +151,19 @@ class Plan:
                 x = first_input(args, kwargs)
                 return Quantize(operation.activation)(cut(path, x) if quantizers.is_sign(operation.activation) else x)
             check_opened(operation, "converted")
-            if id(operation) not in copies:
-                copies[id(operation)] = copied(operation, dtype="float32", name=path.replace("/", "_"))
-            if any(len(weight.shape) > 1 for weight in operation.weights):
-                shape = tuple(keras.tree.flatten(first_input(args, kwargs))[0].shape)
-                layers.setdefault(id(operation), (operation, []))[1].append(shape)
-            outputs = copies[id(operation)](*args, **kwargs)
-            copy_state(operation, copies[id(operation)])
-            return outputs
+            return other(path, operation, *prepared_call(operation, args, kwargs, quantize))
 
         inputs = [self._input(x, batch) for x in self.model.inputs]
         model = rewrite(self.model, step, inputs=inputs, dissolve=True)
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
         return Graph(model, self.kernels, *names, list(cuts.values()))
+
+    def _kernels_of(self, path, layer):
+        """Return the kernels of a layer, or of those in a wrapper of Keras."""
+        if not isinstance(layer, PlainTwin):
+            return [kernel for inner in held(layer) for kernel in self._kernels_of(path, inner)]
+        return [self._kernels.setdefault(subnet.number, Kernel(subnet, path)) for subnet in layer.subnets]
 
     def _input(self, x, batch):
         dtype = "float32" if keras.backend.is_float_dtype(x.dtype) else x.dtype

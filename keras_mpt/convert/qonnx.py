@@ -61,8 +61,8 @@ def to_qonnx(
         A `QonnxReport`.
 
     Raises:
-        ConversionError: A layer has no form in QONNX here, or the file does not compute what the model does. There is
-            no new file then. It is a ValueError.
+        ConversionError: A layer has no form in QONNX here, or, with channels last, in hls4ml; or the file does not
+            compute what the model does. There is no new file then. It is a ValueError.
         ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or an argument is
             none of these; or `samples` do not fit.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
@@ -194,7 +194,7 @@ class Qonnx(Target):
         return content
 
     def _model(self, graph, channels_last, whole=True):
-        made = Graph(graph.model.inputs[0].shape[0] or 1, channels_last)
+        made = Graph(graph.model.inputs[0].shape[0] or 1, channels_last, for_hls4ml=channels_last and whole)
         emitter = Emitter(made, self._input_precision if whole else None, self._activation_precision)
         return emitter.run(graph.model, graph.inputs, graph.outputs)
 

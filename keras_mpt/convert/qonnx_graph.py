@@ -6,6 +6,8 @@ import re
 import numpy as np
 from keras import ops
 
+from keras_mpt.convert.report import ConversionError
+
 OPSET = 13
 GENERAL = "qonnx.custom_op.general"
 CHANNELS_LAST = "qonnx.custom_op.channels_last"
@@ -51,6 +53,7 @@ class Tensor:
         chain: Of each channel's values are still to be made: `Affine` or None for ReLU, from first to last.
         after: Functions from tensor to tensor, to be called behind the chain, such as of a pooling.
         result: Shape behind all that; None if it is `shape`.
+        before: Of signs, the tensor that they were taken of, if its values are odd multiples of half a `grid` step.
         order: If features are not in Keras' order: of each, its index there.
     """
 
@@ -60,6 +63,7 @@ class Tensor:
     chain: tuple = ()
     after: tuple = ()
     result: tuple | None = None
+    before: object = None
     order: np.ndarray | None = None
 
     @property
@@ -147,10 +151,11 @@ class Graph:
     Args:
         batch: Size of the batch.
         channels_last: Whether images have their channels last, as hls4ml wants them; else first, as FINN does.
+        for_hls4ml: Whether what hls4ml cannot do is refused.
     """
 
-    def __init__(self, batch=1, channels_last=False):
-        self.batch, self.channels_last = batch, channels_last
+    def __init__(self, batch=1, channels_last=False, for_hls4ml=False):
+        self.batch, self.channels_last, self._for_hls4ml = batch, channels_last, for_hls4ml
         self._nodes, self._constants, self._values, self._names, self._settled = [], [], [], set(), {}
         self._ternary = []
 
@@ -213,10 +218,28 @@ class Graph:
         return dataclasses.replace(x, name=output, grid=Grid(1.0, 1))
 
     def with_zero(self, x, name):
-        """Return a tensor that can be padded with 0: of signs, 2 bits, as runtimes with 1 bit for -1 have no zero."""
+        """Return a tensor that can be padded with 0, signs in 2 bits.
+
+        hls4ml has 0 and 1 for the signs of 1 bit, and adds bits to them as if they were these. For it, 2 bits are what
+        an odd integer saturates to.
+
+        Raises:
+            ConversionError: That has no form in hls4ml.
+        """
         if x.grid != Grid(1.0, 1):
             return x
-        return dataclasses.replace(x, name=self.quantized(x.name, x.shape, f"{name}_with_zero", 2, narrow=True))
+        source = x
+        if self._for_hls4ml:
+            if x.before is None:
+                raise ConversionError(
+                    f"{name!r} cannot be exported to QONNX with channels last: hls4ml cannot pad signs of floats with "
+                    "zeros, or of what was pooled after them. Of images, give `input_precision`; else train with "
+                    "`pad_values=1.0`."
+                )
+            twice = np.full(x.before.shape[-1], 2 / x.before.grid.step)
+            source = self.affine(x.before, twice, 0 * twice, f"{name}_odd")
+        output = self.quantized(source.name, x.shape, f"{name}_with_zero", 2, narrow=True)
+        return dataclasses.replace(x, name=output, before=None)
 
     def affine(self, x, scale, offset, name):
         """Return `scale * x + offset` for each channel, as batch normalization of mean 0 and variance 1."""
@@ -276,8 +299,10 @@ class Graph:
             bare = dataclasses.replace(x, chain=(), after=(), result=None)
             scale = np.abs(direction) if turned else direction
             done = self.affine(bare, scale, -scale * threshold * x.grid.step, f"{name}_threshold")
+            before = dataclasses.replace(done, grid=x.grid)
             if self.channels_last and not inside and (scale < 0).any():  # hls4ml would forget the scale in one step
                 done = self.padded(done, [(0, 0), (0, 0)], 0.0, f"{name}_apart")
+            done = dataclasses.replace(done, before=before)
         else:
             done = self._floats(x, name)
         if x.after or not inside:
@@ -325,6 +350,7 @@ class Graph:
             if x.name in names:  # of an input, or of another output
                 x = Tensor(self.node("Identity", [x.name], x.shape, f"{output}_same"), x.shape)
             names[x.name] = output
+        self._drop_unused(set(names))
         for node in self._nodes:
             for tensors in (node.input, node.output):
                 tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
@@ -340,6 +366,17 @@ class Graph:
         domains = {"": OPSET, GENERAL: 1, **({CHANNELS_LAST: OPSET} if self.channels_last else {})}
         opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="keras_mpt")
+
+    def _drop_unused(self, used):
+        """Drop the nodes, and their constants, that no tensor of these names depends on."""
+        kept = []
+        for node in reversed(self._nodes):
+            if used & set(node.output):
+                used = used | set(node.input)
+                kept.append(node)
+        self._nodes = kept[::-1]
+        self._constants = [constant for constant in self._constants if constant.name in used]
+        self._values = [value for value in self._values if value.name in used]
 
     def _info(self, name, dims, kind=1):
         from onnx import helper

@@ -190,7 +190,7 @@ class Emitter:
 
         def pooled(x):
             output = self.graph.node("MaxPool", [x.name], shape, layer.name, **how)
-            return dataclasses.replace(x, name=output, shape=shape, result=None)
+            return dataclasses.replace(x, name=output, shape=shape, result=None, before=None)
 
         return pooled(x) if x.increasing and not x.after else x.followed(pooled, shape)
 

@@ -30,7 +30,7 @@ class Target:
             if reason is None:
                 return
             kernel.why = reason
-        raise ConversionError(f"Layer {kernel.layer.name!r} cannot be stored as {self.formats[0].name}: {kernel.why}.")
+        raise ConversionError(f"Layer {kernel.name!r} cannot be stored as {self.formats[0].name}: {kernel.why}.")
 
     def compile(self, graph):
         """Return the bytes of a file that computes what `graph.model` does.

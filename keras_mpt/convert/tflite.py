@@ -1,5 +1,6 @@
 """Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
 
+import math
 import warnings
 from typing import Any
 
@@ -16,7 +17,8 @@ from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finish
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
-from keras_mpt.layers import MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.layers import MPTDense, MPTDepthwiseConv1D, MPTDepthwiseConv2D, MPTEinsumDense, MPTEmbedding
+from keras_mpt.layers.composed_convolutions import MPTTransposedConv
 from keras_mpt.tickets import Ticket
 
 
@@ -43,8 +45,9 @@ def to_tflite(
     - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
       report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of integer, exact_int8, int8 and float32 that is exact; of those that stay
-      float32, only what was kept is stored, where that is smaller.
+    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of those that stay float32, only
+      what was kept is stored, where that is smaller. Not integer: an emulated ARM processor with SME computed such
+      convolutions wrongly in LiteRT 2.3, one without SME rightly.
 
     The file is run beside the Keras model before it is written, see `to_lce`.
 
@@ -159,7 +162,7 @@ class ExactInt8(Int8):
 WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "integer2": (Integer(two_bits=True), ExactInt8(), Int8(), SparseFloat()),
-    "auto": (Integer(), ExactInt8(), Int8(), SparseFloat()),
+    "auto": (ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),
@@ -247,24 +250,36 @@ def _interpreters():
 
 
 def _rows(kernel):
-    """Return a layer's kernel as rows like those in a file: of inputs for each output, of channels if depthwise.
+    """Return a kernel as rows like those in a file: of inputs for each output, of channels if depthwise.
 
-    That of a Conv3D has five axes there, the last one of outputs.
+    That of a three-dimensional convolution has five axes there. Rows of an embedding are those of its table.
     """
-    layer, kernel = kernel.layer, kernel.array
-    if isinstance(layer, MPTConv3D):
-        return kernel
-    if isinstance(layer, MPTDepthwiseConv2D):
-        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
-    if not isinstance(layer, MPTConv2DTranspose):
-        kernel = np.swapaxes(kernel, -1, -2)
-    return np.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1, kernel.shape[-1])
+    layer, array = kernel.layer, kernel.array
+    if array.ndim == 5 or isinstance(layer, MPTEmbedding):
+        return array
+    if _is_depthwise(kernel):
+        return array.reshape(-1, array.shape[-2] * array.shape[-1])
+    if isinstance(layer, MPTEinsumDense):
+        given, made = layer.equation.replace(" ", "").split("->")
+        axes = given.split(",")[1].replace("...", "")
+        order = sorted(range(array.ndim), key=lambda axis: axes[axis] not in made)  # outputs first
+        outputs = math.prod(size for axis, size in zip(axes, array.shape, strict=True) if axis in made)
+        return array.transpose(order).reshape(outputs, -1)
+    if not isinstance(layer, MPTTransposedConv):
+        array = np.swapaxes(array, -1, -2)
+    return np.moveaxis(array, -2, 0).reshape(array.shape[-2], -1, array.shape[-1])
 
 
 def _outputs(kernel):
     """Return how many output channels a kernel has in a file, each with a scale."""
-    last = {MPTDepthwiseConv2D: 1, MPTConv3D: -1}  # the axis of the outputs
-    return _rows(kernel).shape[next((axis for kind, axis in last.items() if isinstance(kernel.layer, kind)), 0)]
+    if kernel.array.ndim == 5:
+        return kernel.array.shape[-2 if isinstance(kernel.layer, MPTTransposedConv) else -1]
+    return _rows(kernel).shape[1 if _is_depthwise(kernel) else 0]
+
+
+def _is_depthwise(kernel):
+    depthwise = isinstance(kernel.layer, (MPTDepthwiseConv1D, MPTDepthwiseConv2D))
+    return depthwise or kernel.subnet.name == "depthwise_kernel"
 
 
 def exact(kernel, x):

@@ -117,19 +117,22 @@ class Micro(TensorFlowLite):
             import tflite_micro
         self._micro = tflite_micro
         super().__init__("float32", 1)
-        self._compress, self._wanted = compress, weights == "integer"
+        self._compress, self._wanted, self._found = compress, weights == "integer", False
         self.formats = {
-            "integer": (Integer(sums=int16_sums), Format()),
+            "integer": (Integer(sums=int16_sums, sums_name="exact int16"), Format()),
             "float32": (Format(),),
             "int8": (OneScale(),),
         }[weights]
 
+    def choose(self, kernel):
+        super().choose(kernel)
+        self._found = self._found or isinstance(kernel.format, Integer)
+
     def compile(self, graph):
-        integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
-        if self._wanted and not integers:
+        if self._wanted and not self._found:
             reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
             raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
-        self._wanted = False  # of what is left, and of pieces
+        integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
         content = super().compile(graph)
         if integers and self._compress:
             content = self._compressed(content)

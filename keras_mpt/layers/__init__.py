@@ -28,6 +28,7 @@ from keras_mpt.layers.subnet import Subnet
 _CLASSES = (MPTDense, MPTConv1D, MPTConv2D, MPTConv3D, MPTDepthwiseConv1D, MPTDepthwiseConv2D, MPTConv1DTranspose)
 _CLASSES += (MPTConv2DTranspose, MPTConv3DTranspose, MPTSeparableConv1D, MPTSeparableConv2D, MPTEinsumDense)
 _CLASSES += (MPTEmbedding, MPTMultiHeadAttention, MPTGroupQueryAttention, MPTSimpleRNN, MPTLSTM, MPTGRU)
+_CLASSES += (MPTSimpleRNNCell, MPTLSTMCell, MPTGRUCell)
 TWINS = {cls._plain_class(): cls for cls in _CLASSES}
 """The MPT layer of each of Keras' layers that has one: a dict from class to class."""
 

@@ -119,6 +119,10 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Return how many inputs one output has, for a kernel of this shape and name."""
         return int(np.prod(shape[:-1]))
 
+    def _input_axis(self, kernel="kernel"):
+        """Return the axis of the input channels of a kernel, counted from the end; None if an output has one input."""
+        return -2
+
     def set_sparsity(self, sparsity):
         """Let each kernel keep another number of weights from now on; `sparsity` of the mask rule stays.
 
@@ -229,7 +233,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         """Return what the weights of a plain twin are, by their names."""
         kernels = {id(v) for subnet in self.subnets for v in subnet.variables} | {id(self.kernel_epoch)}
         others = {v.name: to_numpy(v) for v in _keras.own_variables(self) if id(v) not in kernels}
-        return {**{subnet.name: to_numpy(subnet.kernel) for subnet in self.subnets}, **others}
+        return {**{subnet.name: to_numpy(subnet.effective()) for subnet in self.subnets}, **others}
 
     def fill_plain(self, twin):
         """Give a built plain twin the effective kernels, and all other weights.

@@ -14,6 +14,9 @@ class MPTTransposedConv(MPTLayer):
     def _fan_in(self, shape, kernel="kernel"):
         return math.prod(shape[:-2]) * shape[-1]
 
+    def _input_axis(self, kernel="kernel"):
+        return -1
+
 
 class MPTSeparableConv(MPTLayer):
     """Mixin of the separable convolutions, which have two kernels."""
@@ -22,6 +25,9 @@ class MPTSeparableConv(MPTLayer):
 
     def _fan_in(self, shape, kernel="depthwise_kernel"):
         return math.prod(shape[:-2] if kernel == "depthwise_kernel" else shape[:-1])
+
+    def _input_axis(self, kernel="depthwise_kernel"):
+        return None if kernel == "depthwise_kernel" else -2
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

@@ -16,6 +16,12 @@ class MPTComposite(PlainTwin):
         """Return the MPT layers inside by their attributes, which the plain layer has, too."""
         return {name: layer for name in self._inner if (layer := getattr(self, name, None)) is not None}
 
+    @classmethod
+    def kernels_of(cls, layer):
+        """Return the kernels of a built plain layer of this class, see `MPTLayer`."""
+        inside = [inner for name in cls._inner if (inner := getattr(layer, name, None)) is not None]
+        return [pair for inner in inside for pair in super(MPTComposite, cls).kernels_of(inner)]
+
     def prepare_plain(self, inputs):
         """Return `inputs`: what a call does to them before a plain layer of this class could."""
         return inputs

@@ -189,6 +189,9 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
     def _fan_in(self, shape, kernel="kernel"):
         return math.prod(shape[:-2])
 
+    def _input_axis(self, kernel="kernel"):
+        return None
+
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
@@ -210,3 +213,6 @@ class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
 
     def _fan_in(self, shape, kernel="kernel"):
         return math.prod(shape[:-2])
+
+    def _input_axis(self, kernel="kernel"):
+        return None

@@ -28,6 +28,14 @@ class MPTEinsumDense(MPTLayer, keras.layers.EinsumDense):
     """
 
     def _fan_in(self, shape, kernel="kernel"):
+        summed = self._summed_axes()
+        return int(np.prod([size for size, is_summed in zip(shape, summed, strict=True) if is_summed]))
+
+    def _input_axis(self, kernel="kernel"):
+        backwards = self._summed_axes()[::-1]
+        return -1 - backwards.index(True) if True in backwards else None
+
+    def _summed_axes(self):
+        """Return for each axis of the kernel whether the outputs lack it."""
         inputs, outputs = self.equation.replace(" ", "").split("->")
-        axes = inputs.split(",")[1].replace("...", "")
-        return int(np.prod([size for axis, size in zip(axes, shape, strict=True) if axis not in outputs]))
+        return [axis not in outputs for axis in inputs.split(",")[1].replace("...", "")]

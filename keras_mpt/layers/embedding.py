@@ -46,3 +46,6 @@ class MPTEmbedding(MPTLayer, keras.layers.Embedding):
 
     def _fan_in(self, shape, kernel="embeddings"):
         return shape[-1]
+
+    def _input_axis(self, kernel="embeddings"):
+        return None

@@ -71,6 +71,22 @@ class Subnet:
         """Which stream of the layer's seed the frozen weights come from; the scores' is the one two further on."""
         return _KERNEL_STREAM + _STREAMS * self.index
 
+    @property
+    def input_axis(self):
+        """The axis of the input channels, counted from the end; None if each output has an input of its own."""
+        return self.layer._input_axis(self.name)
+
+    @property
+    def coding(self):
+        """How tickets code the mask: see `MaskRule.coding`."""
+        return self.layer.mask.coding(self.shape, self.layer.seed, self.stream)
+
+    @property
+    def searched(self):
+        """Which weights the rule chooses from, an array of booleans; None: from all."""
+        searched = self.layer.mask.searched(_tensors(self.state))
+        return None if searched is None else to_numpy(searched)
+
     def freeze(self, add_weight, name, shape):
         """Make the variable of the frozen weights and return it."""
         if not math.prod(shape):
@@ -87,7 +103,11 @@ class Subnet:
 
     def add_state(self, add_weight, prefix):
         """Make the variables of the mask rule, and return them by their names."""
-        for name, value in self.layer.mask.init(self.shape).items():
+        try:
+            first = self.layer.mask.init(self.shape, self.layer.seed, self.stream, self.input_axis)
+        except ValueError as error:
+            raise ValueError(f"Layer {self.layer.name!r} cannot have the rule {self.layer.mask!r}. {error}") from error
+        for name, value in first.items():
             value = np.asarray(value)
             self.state[name] = add_weight(
                 name=prefix + name,
@@ -261,6 +281,14 @@ class Subnet:
                 )
         self.scores.assign(scores)
         self._store(changes)
+
+    def mask_of(self, scores):
+        """Return the mask that the rule, if it is not shared, makes of other scores, an array of booleans.
+
+        Args:
+            scores: float32 array of the kernel's shape.
+        """
+        return to_numpy(self.layer.mask(as_tensor(scores), self._values())[0]) != 0
 
     def effective(self, training=False):
         """Return the kernel that the layer computes with, in float32: what the kernel quantizer makes of the mask."""

@@ -119,8 +119,12 @@ class PlainTwin:
         arguments.check({**named, **kwargs})
         return {**named, **kwargs}
 
-    def plain(self, kernel_initializer="zeros"):
+    def plain(self, kernel_initializer="zeros", **changes):
         """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made.
+
+        Args:
+            kernel_initializer: Of its kernels.
+            **changes: Arguments of the Keras layer that differ, such as `dtype`.
 
         Raises:
             ValueError: The class has a `call` of its own, which that layer would lack.
@@ -132,20 +136,31 @@ class PlainTwin:
                 f"a {type(self).__name__} with a `call` of its own"
             )
         of_kernels = {f"{argument}_initializer": kernel_initializer for argument in self._kernels.values()}
-        return self._plain_class().from_config({**self._keras_config(), **of_kernels})
+        return self._plain_class().from_config({**self._keras_config(), **of_kernels, **changes})
 
     @classmethod
-    def from_plain(cls, layer, kernel_initializer=None, **settings):
+    def kernels_of(cls, layer):
+        """Return the kernels of a built plain layer of this class, in the order of `subnets`.
+
+        Returns:
+            List of `(variable, initializer)`.
+        """
+        arguments = cls._kernels.items()
+        return [(getattr(layer, name), getattr(layer, f"{argument}_initializer")) for name, argument in arguments]
+
+    @classmethod
+    def from_plain(cls, layer, kernel_initializer=None, *, own_initializers=False, **settings):
         """Return the unbuilt MPT layer like a plain one, of which `take_weights` takes the weights.
 
         Args:
             layer: A layer of Keras, of the class that this one is made of.
             kernel_initializer: Of the frozen kernels; None: `"signed_constant"`.
+            own_initializers: Whether those of the plain layer take its place.
             **settings: Arguments of `MPTLayer`.
         """
         left_out = (*cls._meaningless_arguments(), "seed")
         config = {name: value for name, value in layer.get_config().items() if name not in left_out}
-        for argument in cls._kernels.values():
+        for argument in () if own_initializers else cls._kernels.values():
             config[f"{argument}_initializer"] = kernel_initializer
         return cls(**{**config, **settings})
 

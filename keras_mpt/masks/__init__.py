@@ -6,8 +6,10 @@ weights, which is one of them: nothing is compiled again.
 """
 
 from keras_mpt.masks.global_top_k import GlobalTopK
+from keras_mpt.masks.n_of_m import NofM
+from keras_mpt.masks.partially_frozen import PartiallyFrozen
 from keras_mpt.masks.restricted import Restricted
 from keras_mpt.masks.rule import MaskRule
 from keras_mpt.masks.top_k import TopK
 
-__all__ = ["GlobalTopK", "MaskRule", "Restricted", "TopK"]
+__all__ = ["GlobalTopK", "MaskRule", "NofM", "PartiallyFrozen", "Restricted", "TopK"]

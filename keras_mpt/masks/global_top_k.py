@@ -51,13 +51,13 @@ class GlobalTopK(MaskRule):
             raise ValueError(f"`group` must be a name. {received('group', group)}")
         self.group = group
 
-    def init(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
         Only the sum of the quotas counts. They are -1 until one is set: then `sparsity` says how many weights stay,
         which depends on the other kernels. `empty_steps` counts steps without a kept weight.
         """
-        return {**super().init(shape), "empty_steps": np.int32(0)}
+        return {**super().init(shape, *args, **kwargs), "empty_steps": np.int32(0)}
 
     def together(self, scores: list[Tensor], states: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return how many weights each kernel keeps, the threshold, and how many are not below it."""

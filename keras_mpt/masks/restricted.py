@@ -48,14 +48,14 @@ class Restricted(MaskRule):
 
     stores_mask = True
 
-    def init(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
         `stored_mask` holds zeros and ones (uint8) once `mask_is_stored` is 1; `swap_rate` is the fraction of the wanted
         swaps that a step makes.
         """
         return {
-            **super().init(shape),
+            **super().init(shape, *args, **kwargs),
             "mask_is_stored": np.int32(0),
             "stored_mask": np.zeros(shape, np.uint8),
             "swap_rate": np.float32(1),

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_choice, check_sparsity
-from keras_mpt.ops import kept_count, search_threshold, sort_threshold
+from keras_mpt.ops import entropy_bits, kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
@@ -44,11 +44,17 @@ class MaskRule:
         check_choice("selector", selector, sorted(SELECTORS))
         self.sparsity, self.selector = float(sparsity), selector
 
-    def init(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the first state of a kernel.
 
         Args:
             shape: Of the kernel.
+            seed: The layer's, for a rule that draws random numbers.
+            stream: Of the seed, the kernel's first one; see `Subnet.stream`.
+            inputs: The axis of the input channels, counted from the end; None if each output has one of its own.
+
+        Raises:
+            ValueError: The rule makes no masks of such a kernel.
 
         Returns:
             Dict from names to numpy scalars and arrays, whose dtypes are those of the variables: `quota` (the wanted
@@ -102,6 +108,33 @@ class MaskRule:
             mask: Array of booleans.
         """
         return {}
+
+    def searched(self, state: dict[str, Tensor]) -> Tensor | None:
+        """Return which weights the rule chooses from, a tensor of booleans; None: from all.
+
+        Args:
+            state: Dict of tensors, see `init`.
+        """
+        return None
+
+    def mask_bits(self, size: int, kept: int) -> float:
+        """Return the bits that a mask is worth, a float.
+
+        Args:
+            size: Number of weights of the kernel.
+            kept: Number of ones.
+        """
+        return entropy_bits(size, kept)
+
+    def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict] | None:
+        """Return how tickets code the masks of a kernel: a name in `tickets.coding.CODINGS` and a dict of its settings.
+
+        None is for masks of which nothing is known.
+
+        Args:
+            shape, seed, stream: As for `init`.
+        """
+        return None
 
     def slope(self, scores: Tensor) -> Tensor:
         """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""

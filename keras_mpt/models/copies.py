@@ -3,15 +3,24 @@
 import tempfile
 
 import keras
-from keras import ops
+from keras import layers, ops
 
+from keras_mpt import _keras
 from keras_mpt._keras import layers_inside
+from keras_mpt.layers import MPTComposite
+from keras_mpt.layers.twins import PlainTwin
+
+_HELD = {
+    layers.TimeDistributed: ("layer",),
+    layers.Bidirectional: ("forward_layer", "backward_layer"),
+    layers.RNN: ("cell",),
+}
 
 
 def copied(layer, **changes):
     """Return a layer of the same config but for changes, its weights its own and yet to be copied."""
-    if isinstance(layer, keras.layers.Lambda):  # its function is there already, in the model
-        return keras.layers.Lambda.from_config({**layer.get_config(), **changes}, safe_mode=False)
+    if isinstance(layer, layers.Lambda):  # its function is there already, in the model
+        return layers.Lambda.from_config({**layer.get_config(), **changes}, safe_mode=False)
     cls = type(layer)
     try:
         return cls.from_config({**layer.get_config(), **changes})
@@ -25,12 +34,55 @@ def copied(layer, **changes):
         ) from error
 
 
+def held(layer):
+    """Return the layers that a wrapper of Keras holds, such as `Bidirectional`; an empty tuple for other layers."""
+    if type(layer) is layers.StackedRNNCells:
+        return tuple(layer.cells)
+    return tuple(getattr(layer, name) for name in _HELD.get(type(layer), ()))
+
+
+def holds_mpt(layer):
+    """Return whether a layer is a wrapper of Keras, such as `Bidirectional`, of MPT layers."""
+    return any(isinstance(inner, PlainTwin) or holds_mpt(inner) for inner in held(layer))
+
+
+def wrapped(layer, twin_of, **changes):
+    """Return a wrapper of the same config but for changes, unbuilt, around the twins of the layers that it holds.
+
+    Args:
+        layer: A wrapper, see `held`.
+        twin_of: Called with each of the layers that it holds, returns what takes its place.
+        **changes: Of the config.
+    """
+    if type(layer) is layers.StackedRNNCells:
+        config = {**layer.get_config(), **changes}
+        del config["cells"]
+        return layers.StackedRNNCells([twin_of(cell) for cell in layer.cells], **config)
+    twin = copied(layer, **changes)
+    for name in _HELD[type(layer)]:
+        _keras.replace_layer(twin, name, twin_of(getattr(layer, name)))
+    return twin
+
+
+def pairs_inside(layer, twin):
+    """Return the pairs of layers right inside two of the same shape, one of which may have plain ones for MPT layers.
+
+    Of attention, without what has no weights.
+    """
+    composite = next((each for each in (layer, twin) if isinstance(each, MPTComposite)), None)
+    if composite is not None:
+        return [(getattr(layer, name), getattr(twin, name)) for name in composite._inside()]
+    if held(layer):
+        return list(zip(held(layer), held(twin), strict=True))
+    return list(zip(layers_inside(layer, False), layers_inside(twin, False), strict=True))
+
+
 def copy_state(source, target):
     """Give a layer the weights, and the vocabulary if it has one, of another with the same config but for the dtype."""
     _build_inside(source, target)
     weights = zip(source.get_weights(), target.weights, strict=True)
     target.set_weights([w if w.dtype.name == variable.dtype else w.astype(variable.dtype) for w, variable in weights])
-    if isinstance(target, keras.layers.Normalization):
+    if isinstance(target, layers.Normalization):
         target.finalize_state()
     if hasattr(source, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +92,12 @@ def copy_state(source, target):
 
 def copy_state_inside(source, target):
     """Give the layers inside a layer, such as an activation with weights, the state of those inside another."""
-    _build_inside(source, target)
-    for inner, twin in zip(layers_inside(source, False), layers_inside(target, False), strict=True):
-        if inner.built:
+    if not isinstance(source, MPTComposite) and not isinstance(target, MPTComposite):
+        _build_inside(source, target)
+    for inner, twin in pairs_inside(source, target):
+        if isinstance(inner, PlainTwin) != isinstance(twin, PlainTwin):
+            copy_state_inside(inner, twin)
+        elif inner.built:
             copy_state(inner, twin)
 
 

@@ -12,28 +12,15 @@ from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt._types import Names
 from keras_mpt.arguments import did_you_mean
-from keras_mpt.layers.twins import DEFAULT_SPARSITY
+from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
-from keras_mpt.models.copies import copied, copy_state, copy_state_inside
+from keras_mpt.models.copies import copied, copy_state, copy_state_inside, held, pairs_inside, wrapped
 from keras_mpt.models.paths import check_is_model, walk
 from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
 from keras_mpt.ops import kept_count, to_numpy
 
-_TWINS = {
-    plain: cls
-    for plain, cls in layers.TWINS.items()
-    if cls
-    in (
-        layers.MPTDense,
-        layers.MPTConv1D,
-        layers.MPTConv2D,
-        layers.MPTConv3D,
-        layers.MPTDepthwiseConv2D,
-        layers.MPTConv2DTranspose,
-    )
-}
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _METRICS = ("metrics", "weighted_metrics")
 _CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
@@ -52,15 +39,16 @@ def to_mpt(
     skip: Names = (),
     seed: int | None = None,
 ) -> keras.Model:
-    """Return a model like an ordinary one whose dense and convolutional layers choose weights instead of training them.
+    """Return a model like an ordinary one whose layers choose weights instead of training them.
 
-    `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, `DepthwiseConv2D` and `Conv2DTranspose` become the MPT layers of the same
-    name, with their activation, bias, strides, padding, dtype and all other arguments, but for regularizers and
-    constraints of the kernel, which mean nothing for a frozen one (a warning tells). All else is copied as it is, MPT
-    layers included: what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin,
-    separable convolutions say, are copied, too, and listed in a warning unless `skip` has them. A compiled model's
-    twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their scores are
-    not searched. `model` itself is left as it is.
+    The layers of `keras_mpt.layers.TWINS` (dense, convolutions of all kinds, attention, recurrent layers, embeddings)
+    become the MPT layers of the same name, also within `TimeDistributed`, `Bidirectional` and `RNN`, with their
+    activation, bias, strides, padding, dtype and all other arguments, but for regularizers and constraints of the
+    kernels, which mean nothing for frozen ones (a warning tells). All else is copied as it is, MPT layers included:
+    what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin, such as
+    `ConvLSTM2D`, are copied and listed in a warning with their share of the weights, unless `skip` has them. A compiled
+    model's twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their
+    scores are not searched. `model` itself is left as it is.
 
     Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255 (a warning
     names the layers that are seen to have such inputs). For `input_quantizer="approx_sign"`, convert a model without
@@ -70,8 +58,9 @@ def to_mpt(
         model: A built functional or Sequential model; nested ones and shared layers are fine.
         sparsity: Fraction of the weights of each layer that is removed, default 0.5; or a dict from layers' paths to
             fractions, and 0.5 for the layers that it leaves out. The path is the layer's name, in a nested model
-            `"model/layer"`. Or a function that makes such a dict from one of the kernels, such as
-            `magnitude_sparsity(0.9)`.
+            `"model/layer"`, in a wrapper `"bidirectional/forward_lstm"`; attention has one path. Or a function that
+            makes such a dict from one of the kernels, such as `magnitude_sparsity(0.9)`; those of a layer with several
+            kernels come as one flat array.
         kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen, and scores of 1
             for the largest magnitudes and 0.99 for the others (equal ones: the lower flat index is larger), so that the
             mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). There is a
@@ -80,7 +69,7 @@ def to_mpt(
         kernel_initializer: Of random kernels, default `"signed_constant"`; see `keras_mpt.initializers`.
         kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (their own values) for
             pretrained ones.
-        input_quantizer: See `MPTLayer`.
+        input_quantizer: See `MPTLayer`. Embeddings, whose inputs are integers, get none; attention must be skipped.
         mask: Instead of `TopK(sparsity)`, a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`; or a
             function that makes a layer's rule from its sparsity, such as `lambda s: TopK(s, selector="sort")`.
         only: Which layers to convert: paths (that of a nested model stands for all in it) and classes of layers.
@@ -116,54 +105,74 @@ def to_mpt(
         "input_quantizer": quantizers.get_activation(input_quantizer),
     }
     leaves = _leaves(model)
-    chosen = _chosen(leaves, only, skip)
+    chosen = _chosen(model, leaves, only, skip)
     rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
     if only is None:
-        skipped = _named("skip", skip, leaves)
+        skipped = _named("skip", skip, leaves, model)
         _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped}, model)
     _warn_of_constant_signs(model, chosen, settings["input_quantizer"])
     _warn_of_losses(chosen)
     if kernel == "pretrained":
         _check_pretrained(chosen, leaves.values())
     arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
+    for layer in chosen.values():
+        if isinstance(layer, keras.layers.Embedding):
+            arguments[id(layer)]["input_quantizer"] = None
     twins = {}
+
+    def holds_twins(layer):
+        return any(id(inner) in arguments or holds_twins(inner) for inner in held(layer))
 
     @functools.cache
     def twin_of(layer):
         if id(layer) not in arguments:
-            return copied(layer)
+            return wrapped(layer, twin_of) if holds_twins(layer) else copied(layer)
         twins[id(layer)] = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
         return twins[id(layer)]
+
+    def take_state(layer, twin):
+        if id(layer) in arguments:
+            twin.take_weights(layer, kernels=kernel == "pretrained")
+            copy_state_inside(layer, twin)
+        elif holds_twins(layer):
+            for pair in pairs_inside(layer, twin):
+                take_state(*pair)
+        else:
+            copy_state(layer, twin)
 
     def step(path, operation, args, kwargs):
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
         twin = twin_of(operation)
         outputs = twin(*args, **kwargs)
-        if id(operation) not in arguments:
-            copy_state(operation, twin)
-            return outputs
-        twin.take_weights(operation, kernels=kernel == "pretrained")
-        copy_state_inside(operation, twin)
+        take_state(operation, twin)
         return outputs
 
     result = rewrite(model, step, make=of_same_class)
     if kernel == "pretrained":
         _start_at_magnitudes([twins[id(layer)] for layer in chosen.values()])
-    result.trainable = model.trainable
-    for part, twin in zip(layers_inside(model), layers_inside(result), strict=True):
-        twin.trainable = part.trainable  # an outer one passes it on to those inside, whose turn comes later
+    _take_trainable(model, result)
     _compile(result, model)
     return result
 
 
+def _take_trainable(layer, twin):
+    twin.trainable = layer.trainable  # an outer one passes it on to those inside, whose turn comes later
+    for pair in pairs_inside(layer, twin):
+        _take_trainable(*pair)
+
+
+def _has_leaves(layer):
+    return isinstance(layer, keras.Model) or bool(held(layer))
+
+
 def _leaves(model):
-    """Return the layers that are no models by their paths, in the order of the model."""
+    """Return the layers that are neither models nor wrappers by their paths, in the order of the model."""
     leaves = {}
-    for path, layer in walk(model, into=keras.Model):
+    for path, layer in walk(model, _has_leaves):
         if isinstance(layer, keras.Model):
             check_model(layer, "converted")
-        else:
+        elif not held(layer):
             leaves[path] = layer
     return leaves
 
@@ -176,15 +185,16 @@ def convertible_layers(model):
 
 
 def _convertible(layer):
-    quantized = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-    return type(layer) in _TWINS and not quantized
+    parts = [layer, *layers_inside(layer)]
+    quantized = any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts)
+    return type(layer) in layers.TWINS and not quantized
 
 
-def _chosen(leaves, only, skip):
+def _chosen(model, leaves, only, skip):
     """Return the layers to convert by their paths."""
     convertible = {path: layer for path, layer in leaves.items() if _convertible(layer)}
-    wanted = convertible if only is None else _named("only", only, convertible)
-    unwanted = _named("skip", skip, leaves)
+    wanted = convertible if only is None else _named("only", only, convertible, model)
+    unwanted = _named("skip", skip, leaves, model)
     chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in unwanted}
     if not chosen:
         what = "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not."
@@ -192,8 +202,8 @@ def _chosen(leaves, only, skip):
     return chosen
 
 
-def _named(argument, which, layers_by_path):
-    """Return the paths of the layers that an argument means."""
+def _named(argument, which, layers_by_path, model):
+    """Return the paths of the layers of a model that an argument means."""
     found = set()
     if not isinstance(which, (str, type, list, tuple, set)):
         raise ValueError(f"`{argument}` must be a list of paths and classes of layers. Received: {which!r}")
@@ -201,7 +211,12 @@ def _named(argument, which, layers_by_path):
         if isinstance(item, str):
             paths = [path for path in layers_by_path if path == item or path.startswith(f"{item}/")]
         elif isinstance(item, type):
-            paths = [path for path, layer in layers_by_path.items() if isinstance(layer, item)]
+            around = [path for path, layer in walk(model, _has_leaves) if held(layer) and isinstance(layer, item)]
+            paths = [
+                path
+                for path, layer in layers_by_path.items()
+                if isinstance(layer, item) or any(path.startswith(f"{outer}/") for outer in around)
+            ]
         else:
             raise ValueError(f"`{argument}` must hold paths and classes of layers. Received: {item!r}")
         if not paths:
@@ -243,15 +258,13 @@ def _rules(chosen, sparsity, mask):
 
 def _seeds(leaves, seed):
     """Return the seeds of all layers that could be MPT layers by their paths: those of two calls are different ones."""
-    paths = [path for path, layer in leaves.items() if type(layer) in _TWINS or isinstance(layer, layers.MPTLayer)]
+    paths = [path for path, layer in leaves.items() if type(layer) in layers.TWINS or isinstance(layer, PlainTwin)]
     return dict(zip(paths, initializers.layer_seeds(seed), strict=False))
 
 
 def _mpt_layer(layer, kernel, kernel_initializer, settings):
-    cls = _TWINS[type(layer)]
-    if kernel == "pretrained":  # a copy: the initializer has no meaning for it, but tells how it was made
-        kernel_initializer = getattr(layer, f"{next(iter(cls._kernels.values()))}_initializer")
-    return cls.from_plain(layer, kernel_initializer, **settings)
+    pretrained = kernel == "pretrained"  # a copy: its initializers have no meaning for it, but tell how it was made
+    return layers.TWINS[type(layer)].from_plain(layer, kernel_initializer, own_initializers=pretrained, **settings)
 
 
 def _start_at_magnitudes(twins):
@@ -262,6 +275,9 @@ def _start_at_magnitudes(twins):
             group = subnet.group
             groups[group[0].number] = group
     for group in groups.values():
+        if not group[0].layer.mask.shared:
+            group[0].assign(group[0].mask_of(np.abs(to_numpy(group[0].frozen_kernel))))
+            continue
         sizes = np.cumsum([np.prod(subnet.shape) for subnet in group])
         magnitudes = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
         mask = largest(magnitudes, kept_count(magnitudes.size, group[0].layer.sparsity))
@@ -284,12 +300,13 @@ def _check_pretrained(chosen, leaves):
 
 
 def _is_as_drawn(layer):
-    initializer = getattr(layer, f"{next(iter(_TWINS[type(layer)]._kernels.values()))}_initializer")
-    if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
-        return False
-    return np.array_equal(
-        to_numpy(initializer(layer.kernel.shape, dtype=layer.kernel.dtype), "float32"), _kernel(layer)
-    )
+    for kernel, initializer in layers.TWINS[type(layer)].kernels_of(layer):
+        if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
+            return False
+        drawn = initializer(kernel.shape, dtype=kernel.dtype)
+        if not np.array_equal(to_numpy(drawn, "float32"), to_numpy(kernel, "float32")):
+            return False
+    return True
 
 
 def _is_at_its_start(layer):
@@ -303,35 +320,35 @@ def _is_at_its_start(layer):
 def _warn_of_losses(chosen):
     lost = []
     for path, layer in chosen.items():
-        prefix = next(iter(_TWINS[type(layer)]._kernels.values()))
-        arguments = [f"{prefix}_{what}" for what in ("regularizer", "constraint")]
-        lost += [f"{path} ({argument})" for argument in arguments if getattr(layer, argument) is not None]
+        prefixes, config = layers.TWINS[type(layer)]._kernels.values(), layer.get_config()
+        arguments = [f"{prefix}_{what}" for prefix in prefixes for what in ("regularizer", "constraint")]
+        lost += [f"{path} ({argument})" for argument in arguments if config.get(argument) is not None]
     if lost:
         _warn(f"Frozen kernels have neither regularizers nor constraints; dropped: {', '.join(lost)}")
 
 
 def _warn_of_others(leaves, model):
-    others, changed, weights = {}, [], 0
+    others, changed, weights, total = {}, [], {}, model.count_params()
     for path, layer in leaves.items():
-        has_matrix = any(len(weight.shape) > 1 for weight in layer.weights)
-        if not has_matrix or _convertible(layer) or isinstance(layer, layers.MPTLayer):
+        kind, has_matrix = type(layer).__name__, any(len(weight.shape) > 1 for weight in layer.weights)
+        if not has_matrix or _convertible(layer) or isinstance(layer, PlainTwin):
             continue
-        if type(layer) in _TWINS:
+        if type(layer) in layers.TWINS:
             changed.append(path)
         else:
-            others.setdefault(type(layer).__name__, []).append(path)
-            weights += layer.count_params()
+            others.setdefault(kind, []).append(path)
+            weights[kind] = weights.get(kind, 0) + layer.count_params()
     if changed:
         _warn(
             "These layers are quantized or have low-rank weights (LoRA), and stay as they are; for their twins, take "
             f"the model from before that (name them in `skip` to be silent): {', '.join(changed)}"
         )
     if others:
-        share = weights / model.count_params()
-        listed = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in others.items())
+        kinds = sorted(others, key=lambda kind: -weights[kind])
+        listed = "; ".join(f"{kind} ({weights[kind] / total:.2%}): {', '.join(others[kind])}" for kind in kinds)
         _warn(
-            f"These layers have no MPT twin and stay as they are, floats with {share:.2%} of the model's weights (name "
-            f"them in `skip` to be silent): {listed}"
+            f"These layers have no MPT twin and stay as they are, floats with {sum(weights.values()) / total:.2%} of "
+            f"the model's weights (name them in `skip` to be silent): {listed}"
         )
 
 
@@ -378,4 +395,6 @@ def _warn(message):
 
 
 def _kernel(layer):
-    return to_numpy(layer.kernel, "float32")
+    """Return the kernel of a plain layer as a float32 array, a flat one of all where it has several."""
+    kernels = [to_numpy(kernel, "float32") for kernel, _ in layers.TWINS[type(layer)].kernels_of(layer)]
+    return kernels[0] if len(kernels) == 1 else np.concatenate([kernel.ravel() for kernel in kernels])

@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_mpt._keras import functional_graph, has_keras_mask, layers_inside
 from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import autocast, first_input
+from keras_mpt.layers.twins import PlainTwin
+from keras_mpt.models.copies import autocast, first_input, holds_mpt
 from keras_mpt.models.paths import check_is_model, joined, own_variables
 from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
 
@@ -61,7 +62,8 @@ def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type
 
 def check_opened(layer, what):
     """Raise ValueError if MPT layers are inside a layer that is no functional or Sequential model."""
-    if functional_graph(layer) is None and not isinstance(layer, MPTLayer) and _holds_mpt(layer):
+    known = functional_graph(layer) is not None or isinstance(layer, PlainTwin) or holds_mpt(layer)
+    if not known and _holds_mpt(layer):
         hint = ": see `keras_mpt.models.to_functional`" if _subclassed(layer) else ""
         raise ValueError(
             f"`model` must hold its MPT layers in functional or Sequential models to be {what}{hint}. "
@@ -74,7 +76,7 @@ def all_steps(path, operation, args, kwargs, step):
 
     None for other layers, and where the number of steps is not known or a Keras mask says which count.
     """
-    if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, MPTLayer):
+    if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, PlainTwin):
         return None
     x = first_input(args, kwargs)
     if None in x.shape[1:] or has_keras_mask(x):
@@ -95,7 +97,7 @@ class _Opening:
 
     def hides(self, layer):
         """Return whether a layer is to be opened."""
-        if not isinstance(layer, keras.layers.Layer) or isinstance(layer, MPTLayer) or not _subclassed(layer):
+        if not isinstance(layer, keras.layers.Layer) or isinstance(layer, PlainTwin) or not _subclassed(layer):
             return False
         return _holds_mpt(layer) if self.only is None else isinstance(layer, self.only)
 

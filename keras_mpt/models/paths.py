@@ -6,13 +6,13 @@ from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.layers import MPTLayer
 
 
-def walk(layer, into=keras.layers.Layer):
+def walk(layer, into=None):
     """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
     inside it. The path is the layer's name, in a nested model `"model/layer"`.
 
     Args:
         layer: A model, or a layer that holds others.
-        into: Class of the layers whose insides are walked.
+        into: Called as `into(layer)`: whether to walk the inside of a layer; default: of all.
 
     Raises:
         TypeError: `layer` is not a Keras model or layer.
@@ -106,5 +106,5 @@ def _walk(layer, path, into, seen):
             seen.add(id(child))
             name = joined(path, child.name)
             yield name, child
-            if isinstance(child, into):
+            if into is None or into(child):
                 yield from _walk(child, name, into, seen)

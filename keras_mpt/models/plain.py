@@ -6,13 +6,23 @@ from typing import Any
 import keras
 
 from keras_mpt import initializers, quantizers
-from keras_mpt._keras import layers_inside
+from keras_mpt._keras import has_keras_mask, layers_inside
 from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import autocast, copied, copy_state, copy_state_inside, first_input
+from keras_mpt.layers.twins import PlainTwin
+from keras_mpt.models.copies import (
+    autocast,
+    copied,
+    copy_state,
+    copy_state_inside,
+    first_input,
+    held,
+    holds_mpt,
+    pairs_inside,
+    wrapped,
+)
 from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional, walk
 from keras_mpt.models.rewrite import rewrite
-from keras_mpt.ops import to_numpy
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -41,7 +51,7 @@ def strip(model: keras.Model) -> keras.Model:
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)
-        bake(layer, twin, to_numpy(layer.kernel)) if isinstance(layer, MPTLayer) else copy_state(layer, twin)
+        bake(layer, twin)
         return outputs
 
     plain = _without_mpt(model, call)
@@ -54,12 +64,78 @@ def strip(model: keras.Model) -> keras.Model:
     return plain
 
 
-def bake(layer, twin, kernel):
-    """Give the plain layer in the place of an MPT layer a kernel, the bias, and the state of the layers inside."""
-    twin.kernel.assign(kernel)
-    if layer.bias is not None:
-        twin.bias.assign(to_numpy(layer.bias))
-    copy_state_inside(layer, twin)
+def bake(layer, twin):
+    """Give the plain layer in the place of another its effective kernels, and all other state."""
+    if isinstance(layer, PlainTwin):
+        layer.fill_plain(twin)
+        copy_state_inside(layer, twin)
+    elif holds_mpt(layer):
+        for pair in pairs_inside(layer, twin):
+            bake(*pair)
+    else:
+        copy_state(layer, twin)
+
+
+def plain_twin(layer, make, **changes):
+    """Return the unbuilt plain layer in the place of another.
+
+    Args:
+        layer: An MPT layer, a wrapper of Keras around some, or any other layer.
+        make: Called with each MPT layer; returns the plain one.
+        **changes: Of the configs of all others.
+    """
+    if isinstance(layer, PlainTwin):
+        return make(layer)
+    if holds_mpt(layer):
+        return wrapped(layer, lambda inner: plain_twin(inner, make, **changes), **changes)
+    return copied(layer, **changes)
+
+
+def input_quantizer(layer):
+    """Return the quantizer of what an MPT layer, or a wrapper of Keras around some, is called on; None without.
+
+    Raises:
+        ValueError: What is in a wrapper does more to its inputs than one quantizer of the wrapper's could.
+    """
+    if isinstance(layer, PlainTwin):
+        return layer.input_quantizer
+    found = [input_quantizer(inner) for inner in held(layer)]
+    differ = any(quantizers.serialize(quantizer) != quantizers.serialize(found[0]) for quantizer in found)
+    between = isinstance(layer, keras.layers.StackedRNNCells) and any(quantizer is not None for quantizer in found)
+    if differ or between or any(getattr(inner, "pad_values", 0) for inner in held(layer)):
+        raise ValueError(
+            "`model` must not have layers in wrappers of Keras that pad their inputs with values, or quantize them in "
+            f"different ways or after one another, to become plain. Received: {type(layer).__name__} {layer.name!r}"
+        )
+    return found[0] if found else None
+
+
+def prepared_call(layer, args, kwargs, quantize=quantizers.plain):
+    """Return the arguments of the call of a plain layer in the place of another: inputs quantized and padded.
+
+    Args:
+        layer: An MPT layer, a wrapper of Keras around some, or any other layer.
+        args, kwargs: What it is called with.
+        quantize: Called with a quantizer; returns what applies it in plain Keras operations.
+    """
+    if not isinstance(layer, PlainTwin) and not holds_mpt(layer):
+        return args, kwargs
+    quantizer = input_quantizer(layer)
+    x = first_input(args, kwargs)
+    if isinstance(layer, MPTLayer):
+        x = x if quantizer is None else autocast(layer, x)
+        return (layer._prepare(x, None if quantizer is None else quantize(quantizer)),), {}
+    if quantizer is None:
+        return args, kwargs
+    if has_keras_mask(x):
+        raise ValueError(
+            "`model` must not quantize what has a Keras mask, such as `Masking` makes, to become plain. Received: "
+            f"{type(layer).__name__} {layer.name!r} with input_quantizer={quantizer!r}"
+        )
+    x = quantize(quantizer)(autocast(layer, x))
+    if args:
+        return (x, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): x}
 
 
 def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> keras.Model:
@@ -77,7 +153,7 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
             `kernel_initializer` is none.
     """
     for _, layer in walk(model):
-        inputs = layer.input_quantizer if isinstance(layer, MPTLayer) else None
+        inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None
         activation = getattr(layer, "activation", None)
         if inputs is not None or quantizers.is_activation_quantizer(activation):
             raise ValueError(
@@ -88,7 +164,8 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)
-        if hasattr(layer, "adapt") or not layer.trainable:  # not learned, but taken from data
+        fresh = isinstance(layer, PlainTwin) or holds_mpt(layer)
+        if not fresh and (hasattr(layer, "adapt") or not layer.trainable):  # not learned, but taken from data
             copy_state(layer, twin)
         return outputs
 
@@ -97,13 +174,12 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
 
 def _without_mpt(model, call, kernel_initializer="zeros"):
     """Return the plain model, whose layers are called by `call(layer, twin, args, kwargs)`."""
+    initializer = initializers.get(kernel_initializer, "kernel_initializer")
 
     @functools.cache
     def plain(layer):
         check_opened(layer, "made plain")
-        if isinstance(layer, MPTLayer):
-            return layer.plain(initializers.get(kernel_initializer, "kernel_initializer"))
-        return copied(layer)
+        return plain_twin(layer, lambda inner: inner.plain(initializer))
 
     def step(path, operation, args, kwargs):
         if not isinstance(operation, keras.layers.Layer):
@@ -112,11 +188,7 @@ def _without_mpt(model, call, kernel_initializer="zeros"):
             return outputs
         if quantizes(operation):
             return quantizers.plain(operation.activation)(autocast(operation, first_input(args, kwargs)))
-        if isinstance(operation, MPTLayer):
-            x = first_input(args, kwargs)
-            x = x if operation.input_quantizer is None else autocast(operation, x)
-            args, kwargs = (operation.prepare_plain(x),), {}
-        return call(operation, plain(operation), args, kwargs)
+        return call(operation, plain(operation), *prepared_call(operation, args, kwargs))
 
     return rewrite(model, step)
 

@@ -9,16 +9,21 @@ from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.initializers import SeededInitializer
-from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import first_input
+from keras_mpt.layers import TWINS
+from keras_mpt.layers.twins import PlainTwin
+from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
 from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
-from keras_mpt.ops import entropy_bits
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
-_COUNTED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D, *_DEPTHWISE, *_TRANSPOSED)
+_ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+_RECURRENT = (layers.SimpleRNN, layers.LSTM, layers.GRU)
+_CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
+_COUNTED = (layers.Dense, layers.EinsumDense, layers.Embedding, *_CONVOLUTIONS, *_ATTENTION, *_RECURRENT, *_CELLS)
+_WHOLE = _ATTENTION + _RECURRENT  # one row with all that is inside
 
 
 def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include_macs: bool = True) -> "Summary":
@@ -29,11 +34,14 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
     has one row: its weights count once, its multiply-accumulates (MACs) at every call.
 
     The file's size is an estimate. The mask of n weights, of which the fraction d is kept, takes `n * H(d)` bits,
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Kept values take none if a seeded initializer drew them (recycling is not
-    accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each. Scales and all else take 32.
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or what its rule says (`MaskRule.mask_bits`). Kept values take none if a
+    seeded initializer drew them (recycling is not accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each.
+    Scales and all else take 32.
     MACs are those of dense kernels, removed weights included, for one sample; the last line tells the kept weights'
-    share. They are 1-bit where input and kernel quantizer both have precision 1, else 32-bit. "?" is unknown: what
-    subclassed models and custom layers call inside, axes without a size, other layers with matrices.
+    share. Of attention they are those of its projections, not of products between activations; those of recurrent
+    layers count at each time step; embeddings have none. They are 1-bit where input and kernel quantizer both have
+    precision 1, else 32-bit. "?" is unknown: what subclassed models and custom layers call inside, axes without a size,
+    other layers with matrices.
 
     Args:
         model: A built model: functional, Sequential or subclassed.
@@ -56,7 +64,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
     check_is_model(model)
     found = _calls(model)
     for layer, *_ in found:
-        if not layer.built and (layer is model or isinstance(layer, MPTLayer)):
+        if not layer.built and (layer is model or isinstance(layer, PlainTwin)):
             raise ValueError(f"`model` must be built: call it on data or `build` it first. Received: {layer!r}")
     counted = set()
     rows = [_row(layer, depth, calls, counted) for layer, depth, calls in found]
@@ -130,87 +138,176 @@ def _calls(model):
         if not isinstance(operation, layers.Layer):
             return operation.compute_output_spec(*args, **kwargs)
         depth = path.count("/") + 1 if path else 0
-        calls = found.setdefault(id(operation), (operation, depth, []))[2]
-        inputs = first_input(args, kwargs)
+        inputs = _inputs(operation, args, kwargs)
         if functional_graph(operation) is None:
             outputs = operation.compute_output_spec(*args, **kwargs)
-            note_unknown(_children(operation), depth + 1)
+            note(operation, depth, [_shapes(inputs, outputs)])
         else:
+            calls = found.setdefault(id(operation), (operation, depth, []))[2]
             outputs = run(operation, inputs, step, path)
-        calls.append([[tuple(tensor.shape) for tensor in tree.flatten(x)] for x in (inputs, outputs)])
+            calls.append(_shapes(inputs, outputs))
         return outputs
 
-    def note_unknown(inner_layers, depth):
-        for layer in inner_layers:
-            found.setdefault(id(layer), (layer, depth, []))[2].append(None)
-            note_unknown(_children(layer), depth + 1)
+    def note(layer, depth, calls):
+        found.setdefault(id(layer), (layer, depth, []))[2].extend(calls)
+        for child in _children(layer):
+            note(child, depth + 1, _calls_inside(layer, child, calls))
 
-    note_unknown([model], depth=0) if functional_graph(model) is None else step("", model, (model.inputs,), {})
+    note(model, 0, [None]) if functional_graph(model) is None else step("", model, (model.inputs,), {})
     return list(found.values())
 
 
+def call_shapes(layer, args, kwargs, outputs):
+    """Return the shapes `[inputs, outputs]` of a call, as `positions` takes them, of symbolic tensors."""
+    return _shapes(_inputs(layer, args, kwargs), outputs)
+
+
+def with_inside(layer, calls):
+    """Yield a layer with its calls, and the layers in it with theirs, where it is a wrapper of Keras."""
+    yield layer, calls
+    for inner in held(layer):
+        yield from with_inside(inner, _calls_inside(layer, inner, calls))
+
+
+def _inputs(layer, args, kwargs):
+    """Return what a layer is called on; of attention, query, value and key."""
+    if not isinstance(layer, _ATTENTION):
+        return first_input(args, kwargs)
+    given = {**dict(zip(("query", "value", "key"), args, strict=False)), **kwargs}
+    return [given["query"], given["value"], given["value"] if given.get("key") is None else given["key"]]
+
+
+def _shapes(*tensors):
+    return [[tuple(tensor.shape) for tensor in tree.flatten(x)] for x in tensors]
+
+
+def _calls_inside(wrapper, layer, calls):
+    """Return the calls of a layer that one of Keras' wrappers holds, in the calls of this; unknown of other layers."""
+    if None in calls or layer not in held(wrapper) or functional_graph(layer) is not None:
+        return [None]
+    if isinstance(wrapper, layers.TimeDistributed):
+        steps = [(inputs[0][1], _step(inputs), _step(outputs)) for inputs, outputs in calls]
+        return [call for n, *call in steps for call in ([call] * n if n else [None])]
+    if isinstance(wrapper, layers.Bidirectional):
+        return [[inputs, _shapes(layer.compute_output_spec(keras.KerasTensor(inputs[0])))[0]] for inputs, _ in calls]
+    return [[inputs, []] for inputs, _ in calls]
+
+
+def _step(shapes):
+    return [(shape[0], *shape[2:]) for shape in shapes]
+
+
 def _children(layer):
-    return [child for child in layers_inside(layer, recursive=False) if not isinstance(child, layers.InputLayer)]
+    inside = [] if isinstance(layer, _WHOLE) else layers_inside(layer, recursive=False)
+    return [child for child in inside if not isinstance(child, layers.InputLayer)]
 
 
-def has_macs(layer):
-    """Return whether the multiply-accumulates of a layer are known."""
-    return isinstance(layer, _COUNTED)
+def kernels(layer):
+    """Return the kernels of a layer, a list of `Subnet` or of variables."""
+    if isinstance(layer, PlainTwin):
+        return list(layer.subnets)
+    twin = next((TWINS[cls] for cls in type(layer).__mro__ if cls in TWINS), None)
+    if twin is not None:
+        return [kernel for kernel, _ in twin.kernels_of(layer)] if layer.built else []
+    return [v for v in _own(layer) if len(v.shape) > 1]
 
 
 def positions(layer, calls):
-    """Return how often one sample uses each weight of a layer's kernel, None if unknown."""
-    if not has_macs(layer) or None in calls:
+    """Return how often one sample uses each weight of a layer, a list with a number for each of `kernels`.
+
+    Args:
+        layer: A built layer.
+        calls: List of the shapes of inputs and outputs, `[inputs, outputs]` for each call; None for an unknown one.
+
+    Returns:
+        None if it is unknown.
+    """
+    if not isinstance(layer, _COUNTED) or None in calls:
         return None
-    shapes = [inputs[0] if isinstance(layer, _TRANSPOSED) else outputs[0] for inputs, outputs in calls]
-    channels_first = getattr(layer, "data_format", None) == "channels_first"
-    axes = [shape[2:] if channels_first else shape[1:-1] for shape in shapes]
-    return None if any(None in sizes for sizes in axes) else sum(map(math.prod, axes))
+    found = [[_product(sizes) for sizes in _axes(layer, inputs, outputs)] for inputs, outputs in calls]
+    return None if any(None in uses for uses in found) else [sum(uses) for uses in zip(*found, strict=True)]
+
+
+def _axes(layer, inputs, outputs):
+    """Return the sizes of the axes along which one call uses each of a layer's kernels again, a list of tuples."""
+    if isinstance(layer, _ATTENTION):
+        query, value, key = (shape[1:-1] for shape in inputs)
+        gate = [query] * (getattr(layer, "_gate_dense", None) is not None)
+        return [query, key, *gate, value, query]
+    if isinstance(layer, (*_RECURRENT, *_CELLS)):
+        return [inputs[0][1:2]] * 2
+    if isinstance(layer, layers.Embedding):
+        return [(0,)]
+    if isinstance(layer, layers.EinsumDense):
+        taken, axes = layer.equation.replace(" ", "").split("->")[0].split(",")
+        sizes = zip(axes, kernels(layer)[0].shape, strict=True)
+        own = math.prod(size for axis, size in sizes if axis in taken)
+        return [(None,)] if None in inputs[0][1:] else [(math.prod(inputs[0][1:]) // own,)]
+    shape = inputs[0] if isinstance(layer, _TRANSPOSED) else outputs[0]
+    axes = shape[2:] if getattr(layer, "data_format", None) == "channels_first" else shape[1:-1]
+    return [axes] * len(kernels(layer))
+
+
+def _product(sizes):
+    return None if None in sizes else math.prod(sizes)
+
+
+def _own(layer):
+    """Return the weights of a layer that are not in a row of a layer inside."""
+    inner = {id(v) for child in _children(layer) for v in child.weights}
+    return [v for v in layer.weights if id(v) not in inner]
 
 
 def _row(layer, depth, calls, counted):
     """Return a layer's data; `counted` holds the ids of the variables that earlier rows count, and gets its own."""
-    inner = {id(v) for child in _children(layer) for v in child.weights}
-    own = [v for v in layer.weights if id(v) not in inner]
+    own, subnets = _own(layer), layer.subnets if isinstance(layer, PlainTwin) else ()
     new = {id(v) for v in own} - counted
     counted |= new
 
-    if isinstance(layer, MPTLayer):
-        kernel, kept = _size([layer.frozen_kernel]), int(keras.ops.convert_to_numpy(layer.kept))
-        other = 0 if layer.bias is None else _size([layer.bias])  # the remaining variables are scores and state
-        weights, file_bits = kernel + other, _kernel_bits(layer, kernel, kept) + 32.0 * other
+    sizes = kept = [math.prod(kernel.shape) for kernel in kernels(layer)]
+    file_bits = 0.0
+    if subnets:
+        state = {id(v) for subnet in subnets for v in (*subnet.variables, subnet.layer.kernel_epoch)}
+        kept = [int(keras.ops.convert_to_numpy(subnet.kept)) for subnet in subnets]
+        other = _size(v for v in own if id(v) in new and id(v) not in state)
+        weights = sum(sizes) + other
+        file_bits = sum(map(_kernel_bits, subnets, sizes, kept)) + 32.0 * other
     else:
-        kernel = kept = _size(v for v in own if len(v.shape) > 1)
         weights = _size(v for v in own if id(v) in new)  # a variable may belong to two layers
         file_bits = 32.0 * weights
 
     bits = [getattr(getattr(layer, f"{which}_quantizer", None), "precision", 32) for which in ("input", "kernel")]
-    uses = positions(layer, calls) if kernel else 0
-    macs, macs_kept = (None if uses is None else uses * size for size in (kernel, kept))
+    uses = positions(layer, calls) if sizes else []
+    macs, macs_kept, binary = None, None, None if bits == [1, 1] else 0
+    floats = 0 if bits == [1, 1] and len(sizes) == 1 else None
+    if uses is not None:
+        macs, macs_kept = (sum(map(math.prod, zip(uses, counts, strict=True))) for counts in (sizes, kept))
+        binary = uses[0] * sizes[0] if bits == [1, 1] and sizes else 0  # what is behind takes no signs
+        floats = macs - binary
     return {
         "name": layer.name,
         "type": type(layer).__name__,
         "depth": depth,
         "calls": None if None in calls else len(calls),
-        "input_bits": bits[0] if kernel else None,
+        "input_bits": bits[0] if sizes else None,
         "output_shapes": list(dict.fromkeys(shape for call in calls if call for shape in call[1])),
         "weights": weights,
-        "kept": weights - (kernel - kept),
+        "kept": weights - (sum(sizes) - sum(kept)),
         "trainable": _size(v for v in layer.trainable_weights if id(v) in new),
         "file_bits": file_bits,
         "bits_per_weight": file_bits / max(weights, 1),
-        "macs_1bit": macs if bits == [1, 1] else 0,
-        "macs_32bit": 0 if bits == [1, 1] else macs,
+        "macs_1bit": binary,
+        "macs_32bit": floats,
         "macs_kept": macs_kept,
     }
 
 
-def _kernel_bits(layer, size, kept):
+def _kernel_bits(subnet, size, kept):
     """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
-    bits = entropy_bits(size, kept)
-    if not isinstance(getattr(layer, f"{layer.subnets[0].argument}_initializer"), SeededInitializer):
-        bits += kept * getattr(layer.kernel_quantizer, "precision", 32)
-    return bits + 32 * getattr(layer.kernel_quantizer, "scale_count", 0)
+    bits, quantizer = subnet.layer.mask.mask_bits(size, kept), subnet.kernel_quantizer
+    if not isinstance(subnet.initializer, SeededInitializer):
+        bits += kept * getattr(quantizer, "precision", 32)
+    return bits + 32 * getattr(quantizer, "scale_count", 0)
 
 
 def _totals(rows):

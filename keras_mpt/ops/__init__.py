@@ -7,6 +7,7 @@ eagerly, and gives the same bits everywhere.
 from keras_mpt.ops.backend import to_numpy
 from keras_mpt.ops.counts import entropy_bits, kept_count, sparsity_of
 from keras_mpt.ops.gradients import straight_through
+from keras_mpt.ops.groups import n_of_m_mask
 from keras_mpt.ops.selection import (
     has_nan,
     magnitude_bits,
@@ -25,6 +26,7 @@ __all__ = [
     "magnitude_bits",
     "mask_at",
     "mask_of_largest",
+    "n_of_m_mask",
     "search_threshold",
     "sort_threshold",
     "sparsity_of",

@@ -33,23 +33,27 @@ def magnitude_bits(scores: Tensor) -> Tensor:
     return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
 
 
-def top_k_mask(keys: Tensor, kept: Tensor, start: Tensor, select: Callable) -> tuple[Tensor, Tensor, Tensor]:
+def top_k_mask(
+    keys: Tensor, kept: Tensor, start: Tensor, select: Callable, size: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
 
     One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
 
     Args:
-        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`).
+        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`), or -1: then it is never chosen.
         kept: int32 scalar, the number of ones, from 1 to all.
         start: int32 scalar, the last step's threshold; it changes the work, never the result.
         select: `search_threshold` or `sort_threshold`.
+        size: How many keys there are but for those < 0; None: all.
 
     Returns:
         `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones; the threshold, an
         int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the mask is all NaN: none would
         be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
-    mask, threshold, invalid = _top_k(select)(_rows(keys), *_integers(kept, start, math.prod(keys.shape)))
+    size = math.prod(keys.shape) if size is None else size
+    mask, threshold, invalid = _top_k(select)(_rows(keys), *_integers(kept, start, size))
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 

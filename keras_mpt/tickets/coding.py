@@ -10,6 +10,8 @@ there are two, whichever ends up smaller:
 If more than half of the entries are ones, the complement is coded. Bytes of a random mask are independent, so Huffman
 codes without a search for repeats come closest to the entropy, `H(d) = -d log2(d) - (1 - d) log2(1 - d)` bits for an
 entry; a mask with repeats is smaller with it.
+
+Two further ones are for masks that are worth less than that, see `rules`: `"searched"` and `"groups"`.
 """
 
 import dataclasses
@@ -17,6 +19,9 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+
+from keras_mpt.tickets import rules
+from keras_mpt.tickets.limits import LARGEST_INTEGER
 
 _BLOCK = 1 << 20  # entries at a time, to take little memory
 
@@ -40,29 +45,42 @@ class Coding:
     version: int = 1
 
 
-def encode(mask, coding=None, **settings):
+def encode(mask, way=None):
     """Return `(form, data)` of a mask: how it is coded, and the bytes.
 
     Args:
         mask: Boolean array of any shape; entries count in C order.
-        coding: One of `CODINGS` with its settings; None: one that suits any mask, whichever is smaller.
+        way: Name and settings of one of `CODINGS`, as a mask rule has it; None: one that suits any mask, whichever is
+            smaller.
 
     Returns:
         A dict of `coding` and its settings, and bytes.
+
+    Raises:
+        ValueError: The mask cannot be coded in this way.
     """
     mask = np.ravel(mask)
-    if coding is not None:
-        return {"coding": coding, **settings}, deflate(CODINGS[coding].pack(mask, **settings))
+    if way is None:
+        forms = ways_of_any(mask)
+    elif way[0] == "searched":  # the others in a way that suits any mask
+        rest = mask[rules.searched(mask.size, **way[1])]
+        forms = [{**form, "of": form["coding"], "coding": "searched", **way[1]} for form in ways_of_any(rest)]
+    else:
+        forms = [{"coding": way[0], **way[1]}]
+    raw = [CODINGS[form["coding"]].pack(mask, **check_form(form)) for form in forms]
+    coded = [deflate(data, zlib.Z_HUFFMAN_ONLY) for data in raw]
+    best = min(range(len(forms)), key=lambda i: len(coded[i]))
+    return forms[best], min(coded[best], deflate(raw[best]), key=len)
+
+
+def ways_of_any(mask):
+    """Return the forms that may be the smallest of a mask of which nothing is known."""
     ones = np.count_nonzero(mask)
-    settings = {"inverted": bool(2 * ones > mask.size)}
-    tried = ["bits"]
+    inverted = bool(2 * ones > mask.size)
+    forms = [{"coding": "bits", "inverted": inverted}]
     if 4 * min(ones, mask.size - ones) < mask.size:  # denser ones need a byte for less than four entries
-        tried.append("gaps")
-    raw = {coding: CODINGS[coding].pack(mask, **settings) for coding in tried}
-    coded = {coding: deflate(data, zlib.Z_HUFFMAN_ONLY) for coding, data in raw.items()}
-    coding = min(coded, key=lambda coding: len(coded[coding]))
-    with_repeats = deflate(raw[coding])
-    return {"coding": coding, **settings}, min(coded[coding], with_repeats, key=len)
+        forms.append({"coding": "gaps", "inverted": inverted})
+    return forms
 
 
 def decode(form, data, size):
@@ -150,11 +168,37 @@ def _from_gaps(data, size, inverted):
     return mask
 
 
+def _to_searched(mask, of, inverted, **frozen):
+    return CODINGS[of].pack(rules.searched_part(mask, **frozen), inverted)
+
+
+def _from_searched(data, size, of, inverted, **frozen):
+    return rules.with_frozen(lambda count: CODINGS[of].unpack(data, count, inverted), size, **frozen)
+
+
+def _from_groups(data, size, **groups):
+    return rules.groups_from_bytes(lambda most: inflate(data, most), size, **groups)
+
+
 def _is_bool(value):
     return type(value) is bool
 
 
+def _is_integer(least, most):
+    return lambda value: type(value) is int and least <= value <= most
+
+
+_FROZEN = {"pruned": _is_integer(0, 2**63 - 1), "locked": _is_integer(0, 2**63 - 1)}
+_FROZEN |= {"seed": _is_integer(0, LARGEST_INTEGER), "stream": _is_integer(0, LARGEST_INTEGER)}
+_GROUPS = {"n": _is_integer(1, 31), "m": _is_integer(2, 32), "stride": _is_integer(1, 2**63 - 1)}
 CODINGS = {
     "bits": Coding(_to_bits, _from_bits, {"inverted": _is_bool}),
     "gaps": Coding(_to_gaps, _from_gaps, {"inverted": _is_bool}),
+    "searched": Coding(
+        _to_searched,
+        _from_searched,
+        {"of": lambda value: value in ("bits", "gaps"), "inverted": _is_bool, **_FROZEN},
+        version=2,
+    ),
+    "groups": Coding(rules.groups_to_bytes, _from_groups, _GROUPS, version=2),
 }

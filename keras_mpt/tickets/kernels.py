@@ -15,7 +15,7 @@ The entry that describes a kernel of n weights, `kept` of which stay:
                   float32, zeros positive
     frozen_sha256 of all the weights in the same form where `over` is "all", else null
 
-A coded mask is {"coding", "inverted", "blob"}: see `coding`.
+A coded mask is {"coding", "blob"} with the settings of the coding: see `coding`.
 """
 
 import dataclasses
@@ -97,14 +97,17 @@ def encode(subnet, name, whole, base):
 
     blobs = {}
 
-    def coded(part, mask):
-        form, blobs[f"{name}/{part}"] = coding.encode(mask)
+    def coded(part, mask, way=None):
+        try:
+            form, blobs[f"{name}/{part}"] = coding.encode(mask, way)
+        except ValueError as error:
+            raise ValueError(f"The mask of layer {layer.name!r} cannot be saved: {error}") from error
         return {**form, "blob": f"{name}/{part}"}
 
     entry = {
         "shape": list(frozen.shape),
         "kept": kept,
-        "mask": coded("mask", mask),
+        "mask": coded("mask", mask, subnet.coding),
         "source": source,
         "over": "all" if whole else "kept",
         "by": "signs" if by_sign else "values",

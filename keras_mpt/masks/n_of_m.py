@@ -1,0 +1,98 @@
+"""The same number of weights of every few: semi-structured sparsity."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_mpt.arguments import check_choice, check_integer, received
+from keras_mpt.masks.rule import MaskRule
+from keras_mpt.ops import magnitude_bits, n_of_m_mask
+
+_LONGEST = 32  # the ranks are found by comparing each pair of a group
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class NofM(MaskRule):
+    """Keep exactly n of each m weights: in each group those with the largest `|scores|`; ties keep the lower index.
+
+    A group is m consecutive input channels, from a multiple of m on, of one output at one position of the kernel: along
+    the axis before the last of a kernel `(..., inputs, outputs)`, as engines for 2:4 sparsity want it. With
+    `axis="flat"` it is m consecutive weights by the flat index, whatever they connect, for kernels of any kind.
+
+    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not, as for `TopK`.
+
+    In a ticket a mask takes `log2(C(m, n)) / m` bits for a weight: 0.646 for 2 of 4, 0.5 for 1 or 3 of 4. The sparsity
+    is `1 - n / m`, and stays so.
+
+    Source: Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
+    arXiv:2102.04010, for weights that are learned.
+
+    Args:
+        n: How many weights of a group stay, an integer from 1 to `m - 1`.
+        m: How many weights a group has, an integer from 2 to 32. It must divide the number of input channels.
+        axis: `"inputs"` or `"flat"`: what a group is.
+
+    Raises:
+        ValueError: An argument is not as described; when a layer is built: `m` does not divide the channels (the
+            weights for `"flat"`), or the kernel has its inputs elsewhere, as those of embeddings, depthwise and
+            transposed convolutions.
+
+    Example:
+
+    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.NofM(2, 4))
+    """
+
+    def __init__(self, n, m, axis="inputs"):
+        check_integer("m", m, 2, _LONGEST)
+        check_integer("n", n, 1, m - 1)
+        check_choice("axis", axis, ["inputs", "flat"])
+        super().__init__(1 - n / m)
+        self.n, self.m, self.axis = int(n), int(m), axis
+
+    def init(self, shape, seed=0, stream=0, inputs=-2):
+        if self.axis == "inputs" and inputs != -2:
+            raise ValueError(
+                "Groups are along the axis before the last, where this kernel does not have its input channels: use "
+                f'axis="flat". Received: a kernel of shape {tuple(shape)}'
+            )
+        size = shape[-2] if self.axis == "inputs" else math.prod(shape)
+        if size % self.m:
+            what = "input channels" if self.axis == "inputs" else "weights"
+            raise ValueError(f"`m` must divide the number of {what}, {size}. {received('m', self.m)}")
+        first = super().init(shape, seed, stream, inputs)
+        return {**first, "quota": np.int32(math.prod(shape) // self.m * self.n)}
+
+    def __call__(self, scores, state, training=False):
+        mask, invalid = n_of_m_mask(magnitude_bits(scores), self.n, self.m, self._stride(scores.shape))
+        return mask, state["quota"], {"nan_steps": invalid}
+
+    def resized(self, scores, state, kept):
+        """Return no changes for the number of ones that all masks have.
+
+        Raises:
+            ValueError: It is another one.
+        """
+        always = math.prod(scores.shape) // self.m * self.n
+        if kept != always:
+            raise ValueError(
+                f"The rule {self!r} always has {always} of {math.prod(scores.shape)} weights. "
+                f"Received: a sparsity that keeps {kept}"
+            )
+        return {}
+
+    def _stride(self, shape):
+        """Return how far apart the entries of a group are by the flat index."""
+        return shape[-1] if self.axis == "inputs" else 1
+
+    def mask_bits(self, size, kept):
+        return size / self.m * math.log2(math.comb(self.m, self.n))
+
+    def coding(self, shape, seed, stream):
+        return "groups", {"n": self.n, "m": self.m, "stride": self._stride(shape)}
+
+    def get_config(self):
+        return {"n": self.n, "m": self.m, "axis": self.axis}
+
+    def __repr__(self):
+        return f"NofM({self.n}, {self.m}, axis={self.axis!r})"

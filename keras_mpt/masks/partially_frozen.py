@@ -1,0 +1,121 @@
+"""A part of the weights decided by the seed, for good: less to search, less to store."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt.arguments import check_fraction, received
+from keras_mpt.initializers import partition
+from keras_mpt.masks.rule import SELECTORS, MaskRule
+from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, top_k_mask
+
+PRUNED, LOCKED = 1, 2  # in the state `frozen`; 0 is searched
+_STREAM = 5  # from a kernel's first stream: 0 to 3 are its weights and scores, 4 gives a model's layers their seeds
+
+
+@keras.saving.register_keras_serializable(package="keras_mpt")
+class PartiallyFrozen(MaskRule):
+    """Prune a random part of each layer for good, lock another one for good, and search the rest as `TopK` does.
+
+    Of n weights, `p = floor(pruned * n)` are removed and `l = floor(locked * n)` are kept whatever their scores: which
+    ones says the layer's seed, the same on every backend. Of the others, the `k - l` largest `|scores|` are kept, with
+    `k = n - floor(sparsity * n)`; ties keep the lower flat index. So the layer keeps k weights, as with `TopK`.
+
+    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, as with other rules; scores of frozen weights change
+    nothing.
+
+    A ticket stores the mask of the searched weights only: `m = n - p - l` of them take `m H((k - l) / m)` bits with
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Each layer has its own part and its own threshold.
+
+    Source: Otsuka et al. 2024, "Partially Frozen Random Networks Contain Compact Strong Lottery Tickets",
+    arXiv:2402.14029, from which the words are.
+
+    Args:
+        sparsity: Fraction of the weights removed in all, in `[0, 1)`.
+        pruned: Fraction of the weights that are removed for good, from 0 to `sparsity`.
+        locked: Fraction of the weights that are kept for good, from 0 to less than `1 - sparsity`.
+        selector: How the threshold is found, see `TopK`.
+
+    Raises:
+        ValueError: An argument is not as described.
+
+    Example:
+
+    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.PartiallyFrozen(0.8, pruned=0.5, locked=0.1), seed=1)
+    """
+
+    def __init__(self, sparsity, pruned=0.0, locked=0.0, selector="search"):
+        super().__init__(sparsity, selector)
+        check_fraction("pruned", pruned)
+        check_fraction("locked", locked)
+        if pruned > sparsity:
+            raise ValueError(f"`pruned` must be at most `sparsity`, {sparsity!r}. {received('pruned', pruned)}")
+        if locked >= 1 - sparsity:
+            most = 1 - sparsity
+            raise ValueError(f"`locked` must be less than 1 - `sparsity`, {most!r}. {received('locked', locked)}")
+        self.pruned, self.locked = float(pruned), float(locked)
+
+    def frozen_counts(self, size):
+        """Return how many of `size` weights are pruned for good, and how many are locked."""
+        kept = kept_count(size, self.sparsity)
+        pruned, locked = (math.floor(fraction * size + 1e-9) for fraction in (self.pruned, self.locked))
+        return min(pruned, size - kept), min(locked, kept - 1)
+
+    def init(self, shape, seed=0, stream=0, inputs=-2):
+        """Return the first state of a kernel, see `MaskRule`.
+
+        `frozen` (uint8) is 0 where a weight is searched, 1 where it is pruned, 2 where it is locked.
+        """
+        size = math.prod(shape)
+        pruned, locked = partition(size, self.frozen_counts(size), seed, stream + _STREAM)
+        frozen = PRUNED * pruned.astype(np.uint8) + LOCKED * locked.astype(np.uint8)
+        return {**super().init(shape, seed, stream, inputs), "frozen": frozen.reshape(shape)}
+
+    def __call__(self, scores, state, training=False):
+        kept, frozen = state["quota"], state["frozen"]
+        pruned, locked = self.frozen_counts(math.prod(scores.shape))
+        keys = ops.where(ops.equal(frozen, 0), magnitude_bits(scores), -1)
+        searched = math.prod(scores.shape) - pruned - locked
+        mask, threshold, invalid = top_k_mask(
+            keys, kept - locked, state["threshold"], SELECTORS[self.selector], searched
+        )
+        if locked:
+            mask = mask + ops.cast(ops.equal(frozen, LOCKED), "float32")
+        return mask, kept, {"threshold": threshold, "nan_steps": invalid}
+
+    def resized(self, scores, state, kept):
+        """Return the changes that let a kernel keep another number of weights: more than are locked.
+
+        Raises:
+            ValueError: So many cannot be kept, or so few.
+        """
+        size = math.prod(scores.shape)
+        pruned, locked = self.frozen_counts(size)
+        if not locked < kept <= size - pruned:
+            raise ValueError(
+                f"Of its {size} weights {pruned} are pruned for good and {locked} locked, so that {locked + 1} to "
+                f"{size - pruned} may be kept. Received: a sparsity that keeps {kept}"
+            )
+        return super().resized(scores, state, kept)
+
+    def searched(self, state):
+        return ops.equal(state["frozen"], 0)
+
+    def mask_bits(self, size, kept):
+        pruned, locked = self.frozen_counts(size)
+        return entropy_bits(size - pruned - locked, kept - locked)
+
+    def coding(self, shape, seed, stream):
+        pruned, locked = self.frozen_counts(math.prod(shape))
+        return "searched", {"pruned": pruned, "locked": locked, "seed": seed, "stream": stream + _STREAM}
+
+    def get_config(self):
+        return {**super().get_config(), "pruned": self.pruned, "locked": self.locked}
+
+    def __repr__(self):
+        return (
+            f"PartiallyFrozen({self.sparsity!r}, pruned={self.pruned!r}, locked={self.locked!r}, "
+            f"selector={self.selector!r})"
+        )

@@ -1,0 +1,282 @@
+"""Rules whose masks cost less than their entropy: equal to numpy, to the bit on every backend, small in a file."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from layer_contract import numpy
+
+import keras_mpt
+from keras_mpt import layers
+from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
+from keras_mpt.masks import NofM, PartiallyFrozen, TopK
+
+EXAMPLES = 4 if keras.backend.backend() == "jax" else 10  # JAX compiles each shape
+ENTRY = st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, float("inf"), 1e-45, 2e-45]) | st.floats(width=32, allow_nan=False)
+SHAPE = (3, 8, 5)
+SCORES = st.lists(ENTRY, min_size=120, max_size=120).map(lambda entries: np.array(entries, np.float32).reshape(SHAPE))
+
+
+def words(seed, stream, size):
+    """The 32-bit numbers of a seed, as numpy alone draws them."""
+    raw = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(-(-size // 2))
+    return raw.astype("<u8").view("<u4")[:size]
+
+
+def frozen_parts(seed, size, pruned, locked):
+    order = np.argsort(words(seed, 5, size), kind="stable")
+    return order[:pruned], order[pruned : pruned + locked]
+
+
+def magnitudes(scores):
+    """|scores| as integers of the same order: some libraries let numpy take the smallest for 0."""
+    return np.abs(scores).view(np.int32)
+
+
+def largest(keys, indices, count):
+    """The `count` of these indices with the largest keys; ties: the lower."""
+    return sorted(indices, key=lambda i: (-int(keys[i]), i))[:count]
+
+
+def frozen_mask(scores, seed, sparsity, pruned, locked):
+    size, flat = scores.size, magnitudes(scores).ravel()
+    kept = size - math.floor(sparsity * size + 1e-9)
+    zeros, ones = frozen_parts(seed, size, math.floor(pruned * size), math.floor(locked * size))
+    mask = np.zeros(size)
+    mask[ones] = 1
+    mask[largest(flat, sorted(set(range(size)) - {*zeros, *ones}), kept - len(ones))] = 1
+    return mask.reshape(scores.shape)
+
+
+def n_of_m_mask(scores, n, m, axis):
+    """Sort each group on its own."""
+    groups = magnitudes(scores).reshape((-1, m, 1) if axis == "flat" else (-1, m, scores.shape[-1]))
+    mask = np.zeros(groups.shape)
+    for block in range(groups.shape[0]):
+        for column in range(groups.shape[2]):
+            mask[block, largest(groups[block, :, column], range(m), n), column] = 1
+    return mask.reshape(scores.shape)
+
+
+def conv(mask, scores=None, shape=SHAPE, **kwargs):
+    layer = layers.MPTConv1D(shape[2], shape[0], mask=mask, seed=kwargs.pop("seed", 9), **kwargs)
+    layer.build((None, 20, shape[1]))
+    if scores is not None:
+        layer.scores.assign(scores)
+    return layer
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(SCORES, st.sampled_from([(0, 0.1), (0.3, 0), (0.55, 0.3)]))
+def test_partially_frozen_equals_numpy(scores, fractions):
+    for selector in ("search", "sort"):
+        layer = conv(PartiallyFrozen(0.6, *fractions, selector=selector), scores)
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), frozen_mask(scores, 9, 0.6, *fractions))
+        assert int(layer.kept) == numpy(layer.subnet_mask).sum()
+
+
+def test_nothing_frozen_is_top_k():
+    scores = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32).round(1)
+    np.testing.assert_array_equal(
+        numpy(conv(PartiallyFrozen(0.7), scores).subnet_mask), numpy(conv(TopK(0.7), scores).subnet_mask)
+    )
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(SCORES, st.sampled_from([(1, 2), (2, 4), (3, 4), (1, 8), (5, 8)]))
+def test_n_of_m_equals_numpy(scores, n_and_m):
+    for axis in ("inputs", "flat"):
+        mask = numpy(conv(NofM(*n_and_m, axis=axis), scores).subnet_mask)
+        np.testing.assert_array_equal(mask, n_of_m_mask(scores, *n_and_m, axis))
+
+
+def test_groups_are_consecutive_input_channels():
+    scores = np.zeros((1, 8, 2), np.float32)
+    scores[0, [1, 3, 4, 6], 0] = scores[0, [0, 1, 6, 7], 1] = 1
+    layer = layers.MPTConv1D(2, 1, mask=NofM(2, 4), seed=0)
+    layer.build((None, 3, 8))
+    layer.scores.assign(scores)
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), scores)
+
+
+@pytest.mark.parametrize("rule", [PartiallyFrozen(0.6, 0.3, 0.1), NofM(2, 4)], ids=str)
+def test_nan_is_seen(rule):
+    layer = conv(rule, np.full(SHAPE, np.nan, np.float32))
+    assert np.isnan(numpy(layer.subnet_mask)).all()
+    layer(np.ones((1, 20, 8), np.float32), training=True)
+    assert int(layer.nan_steps) == 1
+
+
+def trained(rule, epochs=2, callbacks=()):
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+    y = (x.sum(axis=1) > 0).astype(int)
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.MPTDense(16, mask=rule, seed=3), layers.MPTDense(4, mask=rule, seed=4)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    history = model.fit(x, y, epochs=epochs, batch_size=8, verbose=0, callbacks=list(callbacks), shuffle=False)
+    return model, history, x
+
+
+RULES = {
+    "partially frozen": (PartiallyFrozen(0.6, 0.4, 0.2), lambda s, seed: frozen_mask(s, seed, 0.6, 0.4, 0.2)),
+    "n of m": (NofM(1, 4), lambda s, seed: n_of_m_mask(s, 1, 4, "inputs")),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_training_saving_and_tickets(name, tmp_path):
+    rule, expected = RULES[name]
+    assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rule)) == rule
+    model, history, x = trained(rule, callbacks=[MaskStatistics()])
+    assert history.history["mask_flip_ratio"][0] > 0
+    for layer in model.layers:
+        before = expected(numpy(conv_scores(layer)), layer.seed)
+        assert not np.array_equal(before, numpy(layer.subnet_mask))  # it was searched
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), expected(numpy(layer.scores), layer.seed))
+    keras_mpt.save_ticket(model, tmp_path / "a.mpt")
+    keras_mpt.save_ticket(model, tmp_path / "b.mpt", scores=True)
+    model.save(tmp_path / "a.keras")
+    others = [keras_mpt.load_ticket(tmp_path / "a.mpt", trainable=trainable) for trainable in (False, True)]
+    others += [keras_mpt.load_ticket(tmp_path / "b.mpt"), keras.saving.load_model(tmp_path / "a.keras")]
+    for other in others:
+        for ours, theirs in zip(model.layers, other.layers, strict=True):
+            np.testing.assert_array_equal(numpy(ours.subnet_mask), numpy(theirs.subnet_mask))
+        np.testing.assert_allclose(numpy(model(x)), numpy(other(x)), rtol=1e-5, atol=1e-6)
+    plain = keras_mpt.models.strip(model)
+    np.testing.assert_allclose(numpy(model(x)), numpy(plain(x)), rtol=1e-5, atol=1e-6)
+
+
+def conv_scores(layer):
+    """The scores that a layer started with."""
+    twin = type(layer).from_config(layer.get_config())
+    twin.build((None, layer.scores.shape[0]))
+    return twin.scores
+
+
+def test_recycling_and_schedules_leave_frozen_weights_alone():
+    rule, _ = RULES["partially frozen"]
+    schedule = SparsitySchedule(initial_sparsity=0.45, epochs=2)
+    model, *_ = trained(rule, 3, [schedule, IterativeWeightRecycling(0.4, every=1)])
+    changed = 0
+    for layer in model.layers:
+        size = math.prod(layer.scores.shape)
+        zeros, ones = frozen_parts(layer.seed, size, math.floor(0.4 * size), math.floor(0.2 * size))
+        fresh = layer.kernel_initializer.draw(layer.scores.shape, layer.seed, fan_in=layer.scores.shape[0])
+        same = (numpy(layer.frozen_kernel) == fresh).ravel()
+        assert same[zeros].all() and same[ones].all()
+        changed += np.count_nonzero(~same)
+        mask = numpy(layer.subnet_mask).ravel()
+        assert mask.sum() == size - math.floor(0.6 * size) and mask[ones].all() and not mask[zeros].any()
+    assert changed
+
+
+def test_sparsities_that_do_not_fit_are_refused():
+    layer = conv(PartiallyFrozen(0.6, 0.5, 0.1))
+    for sparsity in (0.4, 0.95):
+        with pytest.raises(ValueError, match="Of its 120 weights 60 are pruned for good and 12 locked, so that 13 to"):
+            layer.set_sparsity(sparsity)
+    layer.set_sparsity(0.5)
+    assert numpy(layer.subnet_mask).sum() == 60
+    with pytest.raises(ValueError, match="always has 60 of 120 weights. Received: a sparsity that keeps 30"):
+        conv(NofM(2, 4)).set_sparsity(0.75)
+
+
+@pytest.mark.parametrize("rule", [PartiallyFrozen(0.5, 0.2, 0.2), NofM(2, 4)], ids=str)
+def test_pretrained_kernels_start_with_the_largest_that_the_rule_can_keep(rule):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(2)])
+    model.set_weights([np.random.default_rng(1).normal(size=w.shape) for w in model.weights])
+    twin = keras_mpt.models.to_mpt(model, mask=rule, kernel="pretrained", skip=[model.layers[1].name])
+    layer = twin.layers[0]
+    weights = numpy(model.layers[0].kernel)
+    expected = n_of_m_mask(weights, 2, 4, "inputs")
+    if isinstance(rule, PartiallyFrozen):
+        expected = frozen_mask(weights, layer.seed, 0.5, 0.2, 0.2)
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), expected)
+
+
+def test_kernels_without_groups_along_the_inputs():
+    refused = [layers.MPTDepthwiseConv2D(3, mask=NofM(2, 4)), layers.MPTConv2DTranspose(8, 3, mask=NofM(2, 4))]
+    refused += [layers.MPTSeparableConv2D(8, 3, mask=NofM(2, 4))]
+    for layer in refused:
+        with pytest.raises(ValueError, match='where this kernel does not have its input channels: use axis="flat"'):
+            layer.build((None, 9, 9, 4))
+    with pytest.raises(ValueError, match="`m` must divide the number of input channels, 3. Received: m=4"):
+        layers.MPTConv2D(8, 3, mask=NofM(2, 4)).build((None, 9, 9, 3))
+    layer = layers.MPTDepthwiseConv2D(3, mask=NofM(2, 4, axis="flat"))
+    layer.build((None, 9, 9, 4))
+    assert numpy(layer.subnet_mask).reshape(-1, 4).sum(axis=1).tolist() == [2] * 9
+    einsum = layers.MPTEinsumDense("abcd,cde->abe", (None, 6), mask=NofM(2, 4))
+    einsum.build((None, 5, 3, 4))
+    assert (numpy(einsum.subnet_mask).sum(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PartiallyFrozen(0.5, pruned=0.6), "`pruned` must be at most `sparsity`, 0.5. Received: pruned=0.6"),
+        (lambda: PartiallyFrozen(0.5, locked=0.5), "`locked` must be less than 1 - `sparsity`, 0.5."),
+        (lambda: PartiallyFrozen(0.5, locked="x"), "`locked` must be a number in"),
+        (lambda: NofM(4, 4), "`n` must be an integer"),
+        (lambda: NofM(2, 64), "`m` must be an integer"),
+        (lambda: NofM(2, 4, axis="input"), "`axis` must be one of .* Did you mean 'inputs'"),
+    ],
+)
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def bits_of(d):
+    return -d * math.log2(d) - (1 - d) * math.log2(1 - d)
+
+
+@pytest.mark.parametrize(
+    ("rule", "bits"),
+    [
+        (PartiallyFrozen(0.8, 0.6, 0.1), 0.3 * bits_of(1 / 3)),
+        (PartiallyFrozen(0.8, 0.7, 0.0), 0.3 * bits_of(2 / 3)),
+        (PartiallyFrozen(0.5, 0.4, 0.45), 0.15 * bits_of(1 / 3)),
+        *((NofM(n, m), math.log2(math.comb(m, n)) / m) for n, m in [(2, 4), (1, 4), (3, 4), (1, 2), (2, 8), (4, 8)]),
+        (NofM(4, 16), math.log2(1820) / 16),
+        (NofM(16, 32), math.log2(601080390) / 32),
+        (NofM(2, 4, axis="flat"), math.log2(6) / 4),
+    ],
+    ids=str,
+)
+def test_bytes_are_those_of_the_formula(rule, bits, tmp_path):
+    layer = layers.MPTDense(500, mask=rule, seed=1)
+    model = keras.Sequential([keras.Input((800,)), layer])
+    ticket = keras_mpt.save_ticket(model, tmp_path / "ticket.mpt")
+    (entry,) = (e["kernel"] for e in ticket.layers.values())
+    size = len(ticket.blobs[entry["mask"]["blob"]])
+    assert abs(size / (400_000 * bits / 8) - 1) < 0.03
+    row = keras_mpt.models.summary(model, print_fn=str).rows[0]
+    assert row["file_bits"] == pytest.approx(400_000 * bits + 32, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_resnet18_at_80_percent_in_450_kb(tmp_path):
+    rule = PartiallyFrozen(0.8, 0.65, 0.1)
+    model = keras_mpt.zoo.resnet18_mpt(mask=rule, seed=0)
+    assert keras_mpt.save_ticket(model, tmp_path / "ticket.mpt").size <= 450_000
+
+
+def test_tickets_of_a_layer_with_the_frozen_weights_of_another_seed(tmp_path):
+    rule = PartiallyFrozen(0.8, 0.4, 0.1)
+    model, other = (keras.Sequential([keras.Input((8,)), layers.MPTDense(16, mask=rule, seed=s)]) for s in (1, 2))
+    model.set_weights(other.get_weights())
+    with pytest.raises(ValueError, match="locked for good are not those of the layer's seed"):
+        keras_mpt.save_ticket(model, tmp_path / "ticket.mpt")
+
+
+def test_frozen_weights_are_the_same_bits_everywhere():
+    layer = conv(PartiallyFrozen(0.5, 0.2, 0.2), seed=2**64 - 1)
+    found = ops.convert_to_numpy(layer.subnets[0].state["frozen"]).ravel()
+    zeros, ones = frozen_parts(2**64 - 1, 120, 24, 24)
+    assert sorted(zeros) == np.flatnonzero(found == 1).tolist() and sorted(ones) == np.flatnonzero(found == 2).tolist()
