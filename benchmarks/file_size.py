@@ -3,8 +3,9 @@
     python -m benchmarks.file_size
 
 The networks are untrained: training changes which weights are kept, not how many. The entropy is that of masks with
-independent entries, and 32 bits for each other variable. "zipped" is zlib at its highest level, as an app store or a
-web server would compress the file. Writes `benchmarks/results/file_size.json` and prints a table. Needs TensorFlow.
+independent entries (of the searched ones, where a part is frozen), and 32 bits for each other variable. "zipped" is
+zlib at its highest level, as an app store or a web server would compress the file. Writes
+`benchmarks/results/file_size.json` and prints a table. Needs TensorFlow.
 """
 
 import math
@@ -14,13 +15,16 @@ import zlib
 
 import keras_mpt
 from benchmarks.rounds import save
+from keras_mpt.masks import PartiallyFrozen
 from keras_mpt.models import mpt_layers
-from keras_mpt.ops import entropy_bits
 
 NETWORKS = {
     "Conv-4, 50 %": lambda: keras_mpt.zoo.conv4_mpt(sparsity=0.5, seed=0),
     "VGG-Small, 95 %": lambda: keras_mpt.zoo.vgg_small_mpt(sparsity=0.95, seed=0),
     "ResNet-18, 80 %": lambda: keras_mpt.zoo.resnet18_mpt(sparsity=0.8, seed=0),
+    "ResNet-18, 80 %, 75 % frozen": lambda: keras_mpt.zoo.resnet18_mpt(
+        mask=PartiallyFrozen(0.8, pruned=0.65, locked=0.1), seed=0
+    ),
     "ResNet-18, 80 %, trainable batch norm": lambda: keras_mpt.zoo.resnet18_mpt(
         sparsity=0.8, batch_norm_affine=True, seed=0
     ),
@@ -32,7 +36,7 @@ def entropy(model):
     bits, counted = 0.0, set()
     for layer in mpt_layers(model):
         size, kept = math.prod(layer.frozen_kernel.shape), int(layer.kept)
-        bits += entropy_bits(size, kept)
+        bits += layer.mask.mask_bits(size, kept)
         counted |= {id(v) for v in layer.variables}
     return math.ceil(bits / 8) + sum(4 * math.prod(v.shape) for v in model.variables if id(v) not in counted)
 

@@ -761,7 +761,11 @@ def test_the_test_vectors_of_the_page():
     for case in vectors["masks"]:
         mask = read_mask({**case["form"], "blob": "x"}, case["size"], {"x": bytes.fromhex(case["blob"])})
         assert [i for i, bit in enumerate(mask) if bit] == case["ones"]
-        form, data = keras_mpt.tickets.coding.encode(np.array(mask))
+        way = None
+        if case["form"]["coding"] in ("searched", "groups"):
+            settings = {key: case["form"][key] for key in case["form"] if key not in ("coding", "of", "inverted")}
+            way = (case["form"]["coding"], settings)
+        form, data = keras_mpt.tickets.coding.encode(np.array(mask), way)
         assert form == case["form"] and inflate(data, 600) == inflate(bytes.fromhex(case["blob"]), 600)
 
 

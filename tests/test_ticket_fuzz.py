@@ -16,7 +16,8 @@ from layer_contract import numpy
 from ticket_files import X, assert_as_declared, opened, outputs, seal, sealed, tiny
 
 from keras_mpt.layers import MPTDense
-from keras_mpt.tickets import Ticket, TicketError, load_ticket, save_ticket
+from keras_mpt.masks import NofM, PartiallyFrozen
+from keras_mpt.tickets import Ticket, TicketError, coding, load_ticket, save_ticket
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,17 @@ def content(tmp_path_factory):
 def content_with_scores(tmp_path_factory):
     file = tmp_path_factory.mktemp("tickets") / "tiny.mpt"
     save_ticket(tiny(), file, scores=True)
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def content_of_rules(tmp_path_factory):
+    """A file of version 2, with the masks of rules that leave less to say."""
+    inputs = keras.Input((3,), name="inputs")
+    x = MPTDense(8, mask=PartiallyFrozen(0.5, pruned=0.3, locked=0.2), seed=1, name="first")(inputs)
+    x = MPTDense(2, mask=NofM(2, 4), seed=2, name="second")(x)
+    file = tmp_path_factory.mktemp("tickets") / "rules.mpt"
+    save_ticket(keras.Model(inputs, x, name="rules"), file)
     return file.read_bytes()
 
 
@@ -108,6 +120,8 @@ HOSTILE += [
     "first/mask",
     "bits",
     "gaps",
+    "searched",
+    "groups",
 ]
 HOSTILE += [
     "seed",
@@ -195,6 +209,48 @@ def mutated(header, blobs, rng):
     return header, blobs
 
 
+MASKS_OF_RULES = {
+    "more frozen than there are": ("first", {"pruned": 20, "locked": 20}),
+    "another number of them": ("first", {"pruned": 6}),
+    "others": ("first", {"seed": 2}),
+    "a large number": ("first", {"pruned": 2**63 - 1, "locked": 2**63 - 1}),
+    "no way": ("first", {"of": "searched"}),
+    "no ways": ("first", {"of": ["bits"]}),
+    "no number": ("first", {"locked": True}),
+    "all of m": ("second", {"n": 4}),
+    "more than m": ("second", {"n": 5}),
+    "m does not fit": ("second", {"m": 3}),
+    "another stride": ("second", {"stride": 1}),
+    "a large stride": ("second", {"stride": 2**62}),
+    "a large group": ("second", {"m": 2**40}),
+    "more": ("second", {"inverted": False}),
+}
+
+
+@pytest.mark.parametrize("case", MASKS_OF_RULES)
+def test_masks_of_rules_are_refused(case, content_of_rules, tmp_path):
+    name, changes = MASKS_OF_RULES[case]
+    header, blobs = edited(content_of_rules, **{f"{name}.kernel.mask.{key}": value for key, value in changes.items()})
+    (tmp_path / "ticket.mpt").write_bytes(sealed(header, blobs, 2))
+    with pytest.raises(TicketError, match=f"ticket.mpt.*layer '{name}'"):
+        load_ticket(tmp_path / "ticket.mpt")
+
+
+def test_masks_of_rules_need_version_2(content_of_rules, tmp_path):
+    assert content_of_rules[8] == 2
+    (tmp_path / "ticket.mpt").write_bytes(sealed(*opened(content_of_rules), 1))
+    with pytest.raises(TicketError, match="version 1 of the format does not have what is in the file"):
+        Ticket.read(tmp_path / "ticket.mpt")
+
+
+@pytest.mark.parametrize("raw", [b"\xd8\x00", b"\xff\x00", b"\x00\x06", b"\x00", b"\x00\x00\x00"])
+def test_bytes_that_are_no_groups(raw):
+    form = {"coding": "groups", "n": 2, "m": 4, "stride": 1}
+    assert coding.decode(form, zlib.compress(b"\xcc\x03"), 16).reshape(4, 4).sum(axis=1).tolist() == [2] * 4
+    with pytest.raises(ValueError):
+        coding.decode(form, zlib.compress(raw), 16)
+
+
 def bytes_in_use():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -217,12 +273,13 @@ def assert_refused_or_as_declared(content, file):
 
 @pytest.mark.filterwarnings("ignore")  # Keras' and numpy's, about what is in the files
 @pytest.mark.parametrize(("seed", "count"), [(1, 300), pytest.param(2, 3000, marks=pytest.mark.slow)])
-def test_wrong_content(seed, count, content, content_with_scores, tmp_path):
+def test_wrong_content(seed, count, content, content_with_scores, content_of_rules, tmp_path):
     rng = random.Random(seed)
-    originals = [opened(content), opened(content_with_scores)]
+    originals = [(opened(content), 1), (opened(content_with_scores), 1), (opened(content_of_rules), 2)]
     loaded = 0
     for i in range(count):
-        other = sealed(*mutated(*originals[i % 2], rng))
+        original, version = originals[i % 3]
+        other = sealed(*mutated(*original, rng), version)
         loaded += assert_refused_or_as_declared(other, tmp_path / "ticket.mpt")
     assert 0 < loaded < 0.7 * count  # some changes matter to nobody
 

@@ -758,7 +758,8 @@ def test_other_files(tmp_path):
         message = f"ticket.mpt has format version {version}; this version of keras_mpt reads 1 and 2"
         with pytest.raises(TicketError, match=message):
             load_ticket(file)
-    for path in (tmp_path, tmp_path / "missing.mpt"):
+    (tmp_path / "folder").mkdir()  # without a ticket.mpt
+    for path in (tmp_path / "folder", tmp_path / "missing.mpt"):
         with pytest.raises(OSError):
             load_ticket(path)
     assert issubclass(TicketError, ValueError)
@@ -843,6 +844,7 @@ def test_activations_as_functions(tmp_path, rng):
 
 def test_other_operations_are_refused_by_name(tmp_path):
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, MPTDense(3, seed=1)(keras.ops.nonzero(inputs)[0]))
+    found = keras.ops.reshape(keras.ops.cast(keras.ops.nonzero(inputs)[0], "float32"), (-1, 6))
+    model = keras.Model(inputs, MPTDense(3, seed=1)(found))
     with pytest.raises(ValueError, match="call it in a layer of your own, whose class is regist.*Received: Nonzero"):
         save_ticket(model, tmp_path / "ticket.mpt")
