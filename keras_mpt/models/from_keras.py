@@ -15,10 +15,11 @@ from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
-from keras_mpt.models.copies import copied, copy_state, copy_state_inside, held, pairs_inside, wrapped
+from keras_mpt.models.copies import held
 from keras_mpt.models.paths import check_is_model, walk
 from keras_mpt.models.ranges import never_negative
-from keras_mpt.models.rewrite import check_model, of_same_class, rewrite
+from keras_mpt.models.replacing import with_twins
+from keras_mpt.models.rewrite import check_model
 from keras_mpt.ops import kept_count, to_numpy
 
 _START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
@@ -117,48 +118,15 @@ def to_mpt(
     for layer in chosen.values():
         if isinstance(layer, keras.layers.Embedding):
             arguments[id(layer)]["input_quantizer"] = None
-    twins = {}
-
-    def holds_twins(layer):
-        return any(id(inner) in arguments or holds_twins(inner) for inner in held(layer))
-
-    @functools.cache
-    def twin_of(layer):
-        if id(layer) not in arguments:
-            return wrapped(layer, twin_of) if holds_twins(layer) else copied(layer)
-        twins[id(layer)] = _mpt_layer(layer, kernel, kernel_initializer, arguments[id(layer)])
-        return twins[id(layer)]
-
-    def take_state(layer, twin):
-        if id(layer) in arguments:
-            twin.take_weights(layer, kernels=kernel == "pretrained")
-            copy_state_inside(layer, twin)
-        elif holds_twins(layer):
-            for pair in pairs_inside(layer, twin):
-                take_state(*pair)
-        else:
-            copy_state(layer, twin)
-
-    def step(path, operation, args, kwargs):
-        if not isinstance(operation, keras.layers.Layer):
-            return operation(*args, **kwargs)
-        twin = twin_of(operation)
-        outputs = twin(*args, **kwargs)
-        take_state(operation, twin)
-        return outputs
-
-    result = rewrite(model, step, make=of_same_class)
+    makers = {
+        id(layer): functools.partial(_mpt_layer, layer, kernel, kernel_initializer, arguments[id(layer)])
+        for layer in chosen.values()
+    }
+    result, twins = with_twins(model, makers, kernels=kernel == "pretrained")
     if kernel == "pretrained":
         _start_at_magnitudes([twins[id(layer)] for layer in chosen.values()])
-    _take_trainable(model, result)
     _compile(result, model)
     return result
-
-
-def _take_trainable(layer, twin):
-    twin.trainable = layer.trainable  # an outer one passes it on to those inside, whose turn comes later
-    for pair in pairs_inside(layer, twin):
-        _take_trainable(*pair)
 
 
 def _has_leaves(layer):
