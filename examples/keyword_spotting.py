@@ -18,7 +18,7 @@ from keras import layers
 
 import keras_mpt
 
-EPOCHS = 30
+EPOCHS = 20
 WORDS = [(300, 900, 1500), (900, 300, 1500), (1500, 900, 300), (300, 1500, 900), (600, 600, 1200), (1200, 600, 600)]
 RATE, SAMPLES, STEPS, BANDS = 8000, 4096, 32, 24
 

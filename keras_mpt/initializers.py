@@ -235,9 +235,8 @@ class SignedConstant(_Kaiming):
             half: with 20 % kept, its weights are half as large.)
         seed: See `SeededInitializer`.
 
-    Example:
-
-    >>> keras_mpt.initializers.SignedConstant(seed=1).draw((2, 2), seed=1)
+    Examples:
+        >>> keras_mpt.initializers.SignedConstant(seed=1).draw((2, 2), seed=1)
     """
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):

@@ -48,17 +48,36 @@ def rng():
 # does no tensor arithmetic of its own; so does JAX, which compiles each operation anew for each shape, with networks
 # that are compared with PyTorch's.
 _ELSEWHERE_SLOW = [
+    "test_arguments",
+    "test_benchmarks",
+    "test_commands",
+    "test_hub",
+    "test_layering",
+    "test_pytorch_reading",
+    "test_requirements",
     "test_ticket_coding",
     "test_ticket_document",
     "test_ticket_fuzz",
+    "test_ticket_limits",
+    "test_ticket_models",
     "test_ticket_safety",
+    "test_types",
+    "test_what_can_be_a_ticket",
+    "test_wrong_arguments",
     "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
     "test_examples::test_a_finished_run_is_not_overwritten",
     "test_examples::test_dense_network_is_trained_by_the_same_command",
     "test_examples::test_evaluating_what_is_not_there",
 ]
 _SLOW = {
-    "jax": {*_ELSEWHERE_SLOW, "test_zoo_torch", "test_zoo_networks", "test_pytorch_document", "test_pytorch_import"},
+    "jax": {
+        *_ELSEWHERE_SLOW,
+        "test_summary",
+        "test_zoo_torch",
+        "test_zoo_networks",
+        "test_pytorch_document",
+        "test_pytorch_import",
+    },
     "torch": {*_ELSEWHERE_SLOW},
     "tensorflow": {
         "test_docs::test_first_ticket_is_as_good_as_promised",

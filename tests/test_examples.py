@@ -77,7 +77,7 @@ def _long(name):
 
 @pytest.mark.tensorflow_only  # phone.py is; the others take their time
 @pytest.mark.parametrize(
-    "name", ["own_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jackpot", "recycling", "phone"))]
+    "name", ["own_model", *map(_long, ("jackpot", "recycling", "phone", "vit", "keyword_spotting"))]
 )
 def test_scripts_of_digits_and_phones(name, monkeypatch, capsys):
     specification = importlib.util.spec_from_file_location(name, EXAMPLES.parent / f"{name}.py")
@@ -90,6 +90,8 @@ def test_scripts_of_digits_and_phones(name, monkeypatch, capsys):
         "own_model": [r"Test accuracy: [\d.]+%", r"The file of 15,\d{3} bytes gives the same logits"],
         "jackpot": [r"all weights +[\d.]+%\nthe largest tenth +[\d.]+%\nthe tenth that was found +[\d.]+%\n"],
         "recycling": [rf"\n{name}: [\d.]+% of the test images.*: [\d.]+%\n" for name in ("plain", "recycling")],
+        "vit": [r"\ndense   [\d.]+%\nticket  [\d.]+%\nThe ticket's file: 2\d,\d{3} bytes"],
+        "keyword_spotting": [r"\ndense   [\d.]+%\nticket  [\d.]+%\nThe ticket's file: \d+,\d{3} bytes"],
         "phone": [r"Largest difference to Keras: [\d.]+(e-\d+)?\n"],
     }
     for pattern in expected[name]:

@@ -43,7 +43,7 @@ def test_recycling_study(tmp_path):
 
 @pytest.mark.slow
 def test_frontier(tmp_path):
-    flags = ("--budgets=4000,100", "--densities=0.5", "--frozen=0,0.5")
+    flags = ("--budgets=8000,100", "--densities=0.5", "--frozen=0,0.5")
     study("frontier", tmp_path, *flags, "--seeds=1")
     first = (tmp_path / "runs.csv").read_text()
     printed = study("frontier", tmp_path, *flags, "--seeds=2")
@@ -51,13 +51,13 @@ def test_frontier(tmp_path):
     found = {(row["kind"], row["frozen"], row["budget"], row["seed"]): row for row in rows(tmp_path)}
     assert len(found) == 2 * 2 * (2 + 2)
     for (_, _, budget, _), row in found.items():
-        assert (row["width"] == "0") == (budget == "100")
+        assert (row["factor"] == "0") == (budget == "100")
     widths = [
-        float(found[kind, frozen, "4000", "0"]["width"])
+        float(found[kind, frozen, "8000", "0"]["factor"])
         for kind, frozen in (("float32", "0"), ("int8", "0"), ("ticket", "0"), ("ticket", "0.5"))
     ]
     assert widths == sorted(widths) and len(set(widths)) == 4
-    assert "| int8 | 1 | 0 | 4000 |" in printed and (tmp_path / "frontier.png").exists()
+    assert "| int8 | 1 | 0 | 8000 |" in printed and (tmp_path / "frontier.png").exists()
     assert not list(tmp_path.glob("*.mpt"))
 
 

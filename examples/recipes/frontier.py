@@ -8,7 +8,8 @@ say: sparser ones, or with a part that the seed prunes or locks for good (`masks
 is removed and kept). For each budget, density and frozen fraction, the width is the largest one that fits. Beside them
 are trained dense twins with weights of 32 bits and of 8 (rounded after training, a scale for each output channel).
 
-Each finished run is a row of `runs.csv`; called again, the study does what is missing. It prints a table and draws
+The widths are tried on untrained networks, whose files are as large as those of trained ones to some bytes. Each
+finished run is a row of `runs.csv`; called again, the study does what is missing. It prints a table and draws
 accuracy against bytes, beside published networks, `frontier.png`. These were trained longer, on all images.
 """
 
@@ -54,10 +55,12 @@ def network(data, kind, density, frozen, width, seed):
     return model if kind == "ticket" else keras_mpt.models.dense_twin(model)
 
 
-def file_bytes(model, kind):
-    """Return about how many bytes a file of the network has."""
+def file_bytes(model, kind, folder):
+    """Return how many bytes a file of the network has."""
     if kind == "ticket":
-        return keras_mpt.models.summary(model, print_fn=lambda text: None, include_macs=False).totals["file_bytes"]
+        ticket = keras_mpt.save_ticket(model, folder / "unfinished.mpt")
+        os.remove(ticket.path)
+        return ticket.size
     kernels = [v for v in model.weights if len(v.shape) > 1]
     others = sum(math.prod(v.shape) for v in model.weights if len(v.shape) < 2)
     scales = sum(v.shape[-1] for v in kernels) if kind == "int8" else 0
@@ -86,23 +89,22 @@ def round_to_int8(model):
 
 
 def run(data, kind, density, frozen, budget, seed, folder):
-    """Train one network; return its results, None if none is small enough."""
-    width = largest_width(
-        functools.cache(lambda width: file_bytes(network(data, kind, density, frozen, width, 0), kind) <= int(budget))
-    )
+    """Train one network; return its results: zeros if none is small enough."""
+
+    @functools.cache
+    def fits(width):
+        return file_bytes(network(data, kind, density, frozen, width, seed), kind, folder) <= int(budget)
+
+    width = largest_width(fits)
     if width is None:
-        return {"width": 0, "bytes": 0, "accuracy": 0}
+        return {"factor": 0, "bytes": 0, "accuracy": 0}
     keras.utils.set_random_seed(seed)
     model = network(data, kind, density, frozen, width, seed)
-    accuracy, size = studies.train(model, data, seed, []), file_bytes(model, kind)
-    if kind == "ticket":
-        ticket = keras_mpt.save_ticket(model, folder / "unfinished.mpt")
-        size = ticket.size
-        os.remove(ticket.path)
-    elif kind == "int8":
+    accuracy = studies.train(model, data, seed, [])
+    if kind == "int8":
         round_to_int8(model)
         accuracy = model.evaluate(*data["test"], batch_size=500, verbose=0)[1]
-    return {"width": width, "bytes": size, "accuracy": accuracy}
+    return {"factor": width, "bytes": file_bytes(model, kind, folder), "accuracy": accuracy}
 
 
 def settings():
@@ -134,7 +136,7 @@ def print_table(table):
         for budget, rows in budgets.items():
             accuracy = studies.mean_and_deviation([float(row["accuracy"]) for row in rows])
             size = np.mean([int(row["bytes"]) for row in rows])
-            print(f"| {kind} | {density} | {frozen} | {budget} | {rows[0]['width']} | {size:,.0f} | {accuracy} |")
+            print(f"| {kind} | {density} | {frozen} | {budget} | {rows[0]['factor']} | {size:,.0f} | {accuracy} |")
 
 
 def draw(table, folder):

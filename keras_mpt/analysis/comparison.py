@@ -120,9 +120,8 @@ def overlap(first, second):
         ValueError: The networks have kernels of other shapes, or there is no mask.
         TypeError, TicketError, OSError: See `masks`.
 
-    Example:
-
-    >>> print(keras_mpt.analysis.overlap("seed0.mpt", "seed1.mpt"))
+    Examples:
+        >>> print(keras_mpt.analysis.overlap("seed0.mpt", "seed1.mpt"))
     """
     layers = {path: Overlap.of(*pair) for path, pair in paired(masks(first), masks(second)).items()}
     fields = [field.name for field in dataclasses.fields(Overlap)]

@@ -43,10 +43,9 @@ def criteria_masks(model, batches, loss, seed=0):
     Raises:
         ValueError: A layer has another rule, or there are no batches, or no loss.
 
-    Example:
-
-    >>> found = keras_mpt.analysis.criteria_masks(jackpot, batches, loss)
-    >>> print(keras_mpt.analysis.overlap(jackpot, found["magnitude"]))
+    Examples:
+        >>> found = keras_mpt.analysis.criteria_masks(jackpot, batches, loss)
+        >>> print(keras_mpt.analysis.overlap(jackpot, found["magnitude"]))
     """
     if loss is None:
         raise ValueError("`loss` must be a Keras loss: without one there are no gradients. Received: loss=None")

@@ -60,9 +60,8 @@ def n_of_m(model, n=2, m=4):
     Raises:
         ValueError: The model has no MPT layers, one is not built, or `n` or `m` is not as described.
 
-    Example:
-
-    >>> print(keras_mpt.analysis.n_of_m(model))
+    Examples:
+        >>> print(keras_mpt.analysis.n_of_m(model))
     """
     check_integer("m", m, 2)
     check_integer("n", n, 1, m - 1)

@@ -127,7 +127,7 @@ class IterativeWeightRecycling(_KernelChange):
 
     To mix it with `IteRand` as the paper does, use half the rate for each, `IteRand` first:
 
-    >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
+        >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
 
     A layer with `trainable=False` is left alone. Training that is resumed between epochs goes on exactly as if it had
     not stopped, and one that `BackupAndRestore(save_freq=...)` resumes in the midst of an epoch is not recycled a
@@ -145,9 +145,8 @@ class IterativeWeightRecycling(_KernelChange):
         ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
             some with `masks.Restricted`, whose kernels are pretrained.
 
-    Example:
-
-    >>> model.fit(images, labels, epochs=100, callbacks=[IterativeWeightRecycling(0.2, every=10)])
+    Examples:
+        >>> model.fit(images, labels, epochs=100, callbacks=[IterativeWeightRecycling(0.2, every=10)])
     """
 
     def __init__(self, rate, every, ablation=False):
@@ -194,9 +193,8 @@ class IteRand(_KernelChange):
             some with `masks.Restricted`; or the unit is a step, and the model is not compiled, or with
             `steps_per_execution` other than 1.
 
-    Example:
-
-    >>> model.fit(images, labels, epochs=100, callbacks=[IteRand(0.1, every=300, unit="step")])
+    Examples:
+        >>> model.fit(images, labels, epochs=100, callbacks=[IteRand(0.1, every=300, unit="step")])
     """
 
     def __init__(self, rate, every, unit="epoch", seed=0):

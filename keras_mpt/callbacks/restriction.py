@@ -26,9 +26,8 @@ class ShortRestriction(keras.callbacks.Callback):
         ValueError: An argument is out of its range; as the training begins: no layer has a `masks.Restricted`, or
             one that has is not built.
 
-    Example:
-
-    >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
+    Examples:
+        >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
     """
 
     def __init__(self, epochs, power=4):

@@ -33,10 +33,9 @@ class SparsitySchedule(keras.callbacks.Callback):
         ValueError: An argument is out of its range; as the training begins: the model has no MPT layers that are
             trained, only some of those that share a rule, or one that is not built.
 
-    Example:
-
-    >>> model = keras_mpt.zoo.resnet18_mpt(mask=keras_mpt.masks.GlobalTopK(0.9))
-    >>> model.fit(images, labels, epochs=100, callbacks=[keras_mpt.callbacks.SparsitySchedule()])
+    Examples:
+        >>> model = keras_mpt.zoo.resnet18_mpt(mask=keras_mpt.masks.GlobalTopK(0.9))
+        >>> model.fit(images, labels, epochs=100, callbacks=[keras_mpt.callbacks.SparsitySchedule()])
     """
 
     def __init__(self, sparsity=None, initial_sparsity=None, epochs=10, curve="cubic"):

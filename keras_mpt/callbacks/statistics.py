@@ -44,11 +44,10 @@ class MaskStatistics(keras.callbacks.Callback):
             built, or `path` is a file with something else.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
 
-    Example:
-
-    >>> statistics = MaskStatistics("masks.csv")
-    >>> history = model.fit(images, labels, epochs=10, callbacks=[statistics]).history
-    >>> history["flip_ratio/conv1"]
+    Examples:
+        >>> statistics = MaskStatistics("masks.csv")
+        >>> history = model.fit(images, labels, epochs=10, callbacks=[statistics]).history
+        >>> history["flip_ratio/conv1"]
     """
 
     def __init__(self, path=None, log_dir=None, bins=20):

@@ -65,9 +65,8 @@ def to_lce(
         ImportError: larq-compute-engine is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 
-    Example:
-
-    >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
+    Examples:
+        >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
     """
     return convert(model, path, LarqComputeEngine(require_binary), samples)
 

@@ -69,9 +69,8 @@ def to_qonnx(
         ImportError: qonnx is not installed.
         RuntimeError: Keras does not run on TensorFlow.
 
-    Example:
-
-    >>> report = keras_mpt.convert.to_qonnx("conv2.mpt", "conv2.onnx", input_precision=(8, 3), samples=images[:100])
+    Examples:
+        >>> report = keras_mpt.convert.to_qonnx("conv2.mpt", "conv2.onnx", input_precision=(8, 3), samples=images[:100])
     """
     if data_format not in DATA_FORMATS:
         raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")

@@ -74,9 +74,8 @@ def to_tflite(
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: Keras does not run on TensorFlow.
 
-    Example:
-
-    >>> print(keras_mpt.convert.to_tflite("conv4.mpt", "conv4.tflite", samples=images[:100]))
+    Examples:
+        >>> print(keras_mpt.convert.to_tflite("conv4.mpt", "conv4.tflite", samples=images[:100]))
     """
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")

@@ -68,9 +68,8 @@ def to_tflm(
         ValueError: `weights` is none of these, or see `to_tflite`.
         ImportError: tflite-micro is not installed.
 
-    Example:
-
-    >>> print(keras_mpt.convert.to_tflm("digits.mpt", "digits.cc", samples=images[:100]))
+    Examples:
+        >>> print(keras_mpt.convert.to_tflm("digits.mpt", "digits.cc", samples=images[:100]))
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)

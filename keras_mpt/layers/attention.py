@@ -51,12 +51,11 @@ class MPTMultiHeadAttention(MPTAttention, keras.layers.MultiHeadAttention):
 
     Input shapes: `(batch, ..., features)` of query, value and, on demand, key. Output shape: that of the query.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTMultiHeadAttention(4, 16, seed=1)
-    >>> x = np.ones((2, 7, 64), "float32")
-    >>> layer(x, x).shape
-    (2, 7, 64)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTMultiHeadAttention(4, 16, seed=1)
+        >>> x = np.ones((2, 7, 64), "float32")
+        >>> layer(x, x).shape
+        (2, 7, 64)
     """
 
 
@@ -73,10 +72,9 @@ class MPTGroupQueryAttention(MPTAttention, keras.layers.GroupQueryAttention):
 
     Input shapes: `(batch, steps, features)` of query, value and, on demand, key. Output shape: that of the query.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTGroupQueryAttention(16, 4, 2, seed=1)
-    >>> x = np.ones((2, 7, 64), "float32")
-    >>> layer(x, x).shape
-    (2, 7, 64)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTGroupQueryAttention(16, 4, 2, seed=1)
+        >>> x = np.ones((2, 7, 64), "float32")
+        >>> layer(x, x).shape
+        (2, 7, 64)
     """

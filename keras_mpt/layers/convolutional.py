@@ -141,13 +141,12 @@ class MPTConv2D(MPTConv, keras.layers.Conv2D):
     Input shape: `(batch, height, width, channels)`. Output shape: `(batch, new_height, new_width, filters)`. Kernel:
     `(height, width, channels // groups, filters)`.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTConv2D(
-    ...     64, 3, padding="same", sparsity=0.8, input_quantizer="approx_sign", pad_values=1.0, seed=1
-    ... )
-    >>> layer(np.ones((2, 32, 32, 3), "float32")).shape
-    (2, 32, 32, 64)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTConv2D(
+        ...     64, 3, padding="same", sparsity=0.8, input_quantizer="approx_sign", pad_values=1.0, seed=1
+        ... )
+        >>> layer(np.ones((2, 32, 32, 3), "float32")).shape
+        (2, 32, 32, 64)
     """
 
 

@@ -18,9 +18,8 @@ class MPTDense(MPTLayer, keras.layers.Dense):
 
     Input shape: `(..., inputs)`. Output shape: `(..., units)`. Kernel: `(inputs, units)`.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTDense(10, sparsity=0.8, seed=1)
-    >>> layer(np.ones((2, 64), "float32")).shape
-    (2, 10)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTDense(10, sparsity=0.8, seed=1)
+        >>> layer(np.ones((2, 64), "float32")).shape
+        (2, 10)
     """

@@ -20,11 +20,10 @@ class MPTEinsumDense(MPTLayer, keras.layers.EinsumDense):
     Shapes: those of the equation, such as `"abc,cde->abde"` with inputs `abc`, kernel `cde` and outputs `abde`. The
     `fan_in` counts the kernel's axes that the outputs lack, here c.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTEinsumDense("abc,cde->abde", (None, 4, 16), seed=1)
-    >>> layer(np.ones((2, 7, 64), "float32")).shape
-    (2, 7, 4, 16)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTEinsumDense("abc,cde->abde", (None, 4, 16), seed=1)
+        >>> layer(np.ones((2, 7, 64), "float32")).shape
+        (2, 7, 4, 16)
     """
 
     def _fan_in(self, shape, kernel="kernel"):

@@ -21,11 +21,10 @@ class MPTEmbedding(MPTLayer, keras.layers.Embedding):
     Input shape: `(...)`, integers. Output shape: `(..., output_dim)`. Kernel, called `embeddings`: `(input_dim,
     output_dim)`; `fan_in` is `output_dim`, so that the length of a row does not depend on it.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTEmbedding(1000, 64, seed=1)
-    >>> layer(np.zeros((2, 7), "int32")).shape
-    (2, 7, 64)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTEmbedding(1000, 64, seed=1)
+        >>> layer(np.zeros((2, 7), "int32")).shape
+        (2, 7, 64)
     """
 
     _kernels = {"embeddings": "embeddings"}

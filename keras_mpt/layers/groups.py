@@ -22,10 +22,9 @@ def share(model):
         TypeError: `model` is no Keras model.
         ValueError: A layer is not built.
 
-    Example:
-
-    >>> part = keras.Model(model.inputs, model.get_layer("conv4").output)
-    >>> keras_mpt.layers.share(part)
+    Examples:
+        >>> part = keras.Model(model.inputs, model.get_layer("conv4").output)
+        >>> keras_mpt.layers.share(part)
     """
     check_instance("model", model, keras.Model, "a Keras model")
     layers = [layer for layer in _keras.layers_inside(model) if hasattr(layer, "_subnets")]

@@ -141,11 +141,10 @@ class MPTSimpleRNN(MPTRecurrent, keras.layers.SimpleRNN):
     `return_sequences=True`. Kernels, of `layer.cell`: `kernel` `(inputs, units)`, `recurrent_kernel`
     `(units, units)`.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTSimpleRNN(16, seed=1)
-    >>> layer(np.ones((2, 7, 4), "float32")).shape
-    (2, 16)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTSimpleRNN(16, seed=1)
+        >>> layer(np.ones((2, 7, 4), "float32")).shape
+        (2, 16)
     """
 
     _cell_class = MPTSimpleRNNCell
@@ -167,11 +166,10 @@ class MPTLSTM(MPTRecurrent, keras.layers.LSTM):
     `return_sequences=True`. Kernels, of `layer.cell`: `kernel` `(inputs, 4 * units)`, `recurrent_kernel`
     `(units, 4 * units)`.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTLSTM(16, seed=1)
-    >>> layer(np.ones((2, 7, 4), "float32")).shape
-    (2, 16)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTLSTM(16, seed=1)
+        >>> layer(np.ones((2, 7, 4), "float32")).shape
+        (2, 16)
     """
 
     _cell_class = MPTLSTMCell
@@ -193,11 +191,10 @@ class MPTGRU(MPTRecurrent, keras.layers.GRU):
     `return_sequences=True`. Kernels, of `layer.cell`: `kernel` `(inputs, 3 * units)`, `recurrent_kernel`
     `(units, 3 * units)`.
 
-    Example:
-
-    >>> layer = keras_mpt.layers.MPTGRU(16, seed=1)
-    >>> layer(np.ones((2, 7, 4), "float32")).shape
-    (2, 16)
+    Examples:
+        >>> layer = keras_mpt.layers.MPTGRU(16, seed=1)
+        >>> layer(np.ones((2, 7, 4), "float32")).shape
+        (2, 16)
     """
 
     _cell_class = MPTGRUCell

@@ -36,10 +36,9 @@ class GlobalTopK(MaskRule):
     Raises:
         ValueError: An argument is not as described.
 
-    Example:
-
-    >>> rule = keras_mpt.masks.GlobalTopK(0.8)
-    >>> model = keras.Sequential([MPTConv2D(64, 3, mask=rule), keras.layers.Flatten(), MPTDense(10, mask=rule)])
+    Examples:
+        >>> rule = keras_mpt.masks.GlobalTopK(0.8)
+        >>> model = keras.Sequential([MPTConv2D(64, 3, mask=rule), keras.layers.Flatten(), MPTDense(10, mask=rule)])
     """
 
     ranks_magnitudes = True

@@ -40,9 +40,8 @@ class NofM(MaskRule):
             weights for `"flat"`), or the kernel has its inputs elsewhere, as those of embeddings, depthwise and
             transposed convolutions.
 
-    Example:
-
-    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.NofM(2, 4))
+    Examples:
+        >>> MPTConv2D(64, 3, mask=keras_mpt.masks.NofM(2, 4))
     """
 
     def __init__(self, n: int, m: int, axis: str = "inputs") -> None:

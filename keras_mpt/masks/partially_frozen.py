@@ -43,9 +43,8 @@ class PartiallyFrozen(MaskRule):
     Raises:
         ValueError: An argument is not as described.
 
-    Example:
-
-    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.PartiallyFrozen(0.8, pruned=0.5, locked=0.1), seed=1)
+    Examples:
+        >>> MPTConv2D(64, 3, mask=keras_mpt.masks.PartiallyFrozen(0.8, pruned=0.5, locked=0.1), seed=1)
     """
 
     def __init__(self, sparsity: float, pruned: float = 0.0, locked: float = 0.0, selector: str = "search") -> None:

@@ -41,9 +41,8 @@ class Restricted(MaskRule):
     Raises:
         ValueError: An argument is not as described.
 
-    Example:
-
-    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.Restricted(0.9), kernel_quantizer=None)
+    Examples:
+        >>> MPTConv2D(64, 3, mask=keras_mpt.masks.Restricted(0.9), kernel_quantizer=None)
     """
 
     stores_mask = True

@@ -22,9 +22,8 @@ class TopK(MaskRule):
     Raises:
         ValueError: An argument is not as described.
 
-    Example:
-
-    >>> MPTConv2D(64, 3, mask=keras_mpt.masks.TopK(0.8, selector="sort"))
+    Examples:
+        >>> MPTConv2D(64, 3, mask=keras_mpt.masks.TopK(0.8, selector="sort"))
     """
 
     ranks_magnitudes = True

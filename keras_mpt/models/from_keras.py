@@ -85,10 +85,9 @@ def to_mpt(
             left to convert, or a pretrained weight is not finite.
         TypeError: `model` is no Keras model.
 
-    Example:
-
-    >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
-    >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
+    Examples:
+        >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
+        >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
     """
     check_is_model(model)
     check_model(model, "converted")

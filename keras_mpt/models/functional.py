@@ -38,10 +38,9 @@ def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type
             called in different ways.
         TypeError: `model` is no Keras model, or `only` no list of classes.
 
-    Example:
-
-    >>> functional = keras_mpt.models.to_functional(MyNetwork(), keras.Input((32, 32, 3)))
-    >>> keras_mpt.convert.to_tflite(functional, "network.tflite")
+    Examples:
+        >>> functional = keras_mpt.models.to_functional(MyNetwork(), keras.Input((32, 32, 3)))
+        >>> keras_mpt.convert.to_tflite(functional, "network.tflite")
     """
     check_is_model(model)
     opening = _Opening(only)

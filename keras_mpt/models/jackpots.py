@@ -46,11 +46,10 @@ def to_jackpot(
     Raises:
         ValueError: As for `to_mpt`; or a layer would keep no weight, or `skip` is left out with several outputs.
 
-    Example:
-
-    >>> jackpot = keras_mpt.models.to_jackpot(model, sparsity=0.9)
-    >>> jackpot.compile("sgd", "sparse_categorical_crossentropy")
-    >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
+    Examples:
+        >>> jackpot = keras_mpt.models.to_jackpot(model, sparsity=0.9)
+        >>> jackpot.compile("sgd", "sparse_categorical_crossentropy")
+        >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])
     """
     check_choice("rates", rates, _RATES)
     check_sparsity("sparsity", sparsity)
@@ -87,9 +86,8 @@ def magnitude_sparsity(sparsity: float, least: float = 0.0) -> Callable:
     Raises:
         ValueError: An argument is out of its range.
 
-    Example:
-
-    >>> model = keras_mpt.models.to_mpt(trained, keras_mpt.models.magnitude_sparsity(0.9), kernel="pretrained")
+    Examples:
+        >>> model = keras_mpt.models.to_mpt(trained, keras_mpt.models.magnitude_sparsity(0.9), kernel="pretrained")
     """
     check_sparsity("sparsity", sparsity)
     if not is_number(least) or not 0 <= least < 1:

@@ -43,9 +43,8 @@ def strip(model: keras.Model) -> keras.Model:
         ValueError: `model` is subclassed or not built, an MPT layer hides in a custom layer or has a `call` of its own,
             or another layer has an object of keras_mpt as an argument.
 
-    Example:
-
-    >>> keras_mpt.models.strip(model).save("plain.keras")
+    Examples:
+        >>> keras_mpt.models.strip(model).save("plain.keras")
     """
     check_functional(model, "made plain")
 

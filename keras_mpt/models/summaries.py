@@ -55,11 +55,10 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         ValueError: The model, or an MPT layer in it, is not built.
         TypeError: `model` is not a Keras model or layer.
 
-    Example:
-
-    >>> model = keras_mpt.zoo.conv4_mpt(sparsity=0.8)
-    >>> keras_mpt.models.summary(model, print_fn=logging.info).totals["kept"]
-    485008
+    Examples:
+        >>> model = keras_mpt.zoo.conv4_mpt(sparsity=0.8)
+        >>> keras_mpt.models.summary(model, print_fn=logging.info).totals["kept"]
+        485008
     """
     check_is_model(model)
     found = _calls(model)

@@ -101,7 +101,7 @@ def search_threshold(
 
     Args:
         keys: int32 tensor of any shape, or a list of such tensors to search as one, with less than 2**31 entries, each
-            >= 0 (see `magnitude_bits`).
+            at least 0 (see `magnitude_bits`).
         kept: int32 scalar, how many keys shall be kept, from 1 to all.
         start: int32 scalar, where to begin; it changes the number of passes, never the result.
         size: int32 scalar, how many keys there are but for those < 0, which count for nothing; None: all.

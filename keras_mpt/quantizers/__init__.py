@@ -66,10 +66,9 @@ def get_activation(identifier):
     Raises:
         ValueError: The identifier is none of these.
 
-    Example:
-
-    >>> get_activation("ste_sign")
-    SteSign(clip_value=1.0)
+    Examples:
+        >>> get_activation("ste_sign")
+        SteSign(clip_value=1.0)
     """
     if identifier is None:
         return None
@@ -94,10 +93,9 @@ def get_kernel(identifier):
     Raises:
         ValueError: The identifier is none of these.
 
-    Example:
-
-    >>> get_kernel("scaled_sign")
-    ScaledSign(scale=None)
+    Examples:
+        >>> get_kernel("scaled_sign")
+        ScaledSign(scale=None)
     """
     if identifier is None:
         return Identity()

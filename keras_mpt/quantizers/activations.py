@@ -78,10 +78,9 @@ class SteSign(ActivationQuantizer):
     Reference:
         Hubara et al., "Binarized Neural Networks", NeurIPS 2016, https://arxiv.org/abs/1602.02830
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(SteSign()([-0.5, 0.0, 2.0])).tolist()
-    [-1.0, 1.0, 1.0]
+    Examples:
+        >>> keras.ops.convert_to_numpy(SteSign()([-0.5, 0.0, 2.0])).tolist()
+        [-1.0, 1.0, 1.0]
     """
 
     precision = 1
@@ -109,10 +108,9 @@ class ApproxSign(ActivationQuantizer):
     Reference:
         Liu et al., "Bi-Real Net", ECCV 2018, section 3.3, https://arxiv.org/abs/1808.00278
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(ApproxSign()([-0.5, 0.0, 2.0])).tolist()
-    [-1.0, 1.0, 1.0]
+    Examples:
+        >>> keras.ops.convert_to_numpy(ApproxSign()([-0.5, 0.0, 2.0])).tolist()
+        [-1.0, 1.0, 1.0]
     """
 
     precision = 1
@@ -146,10 +144,9 @@ class SwishSign(ActivationQuantizer):
     Reference:
         Darabi et al., "BNN+: Improved Binary Network Training", 2018, https://arxiv.org/abs/1812.11800
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(SwishSign(beta=2.0)([-0.5, 0.0, 2.0])).tolist()
-    [-1.0, 1.0, 1.0]
+    Examples:
+        >>> keras.ops.convert_to_numpy(SwishSign(beta=2.0)([-0.5, 0.0, 2.0])).tolist()
+        [-1.0, 1.0, 1.0]
     """
 
     precision = 1
@@ -186,10 +183,9 @@ class SteHeaviside(ActivationQuantizer):
     Reference:
         The estimator is that of Hubara et al., NeurIPS 2016, https://arxiv.org/abs/1602.02830
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(SteHeaviside()([-0.5, 0.0, 2.0])).tolist()
-    [0.0, 0.0, 1.0]
+    Examples:
+        >>> keras.ops.convert_to_numpy(SteHeaviside()([-0.5, 0.0, 2.0])).tolist()
+        [0.0, 0.0, 1.0]
     """
 
     precision = 1
@@ -226,10 +222,9 @@ class SteTern(ActivationQuantizer):
     Reference:
         Li et al., "Ternary Weight Networks", 2016, https://arxiv.org/abs/1605.04711
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(SteTern()([-0.5, 0.01, 2.0])).tolist()
-    [-1.0, 0.0, 1.0]
+    Examples:
+        >>> keras.ops.convert_to_numpy(SteTern()([-0.5, 0.01, 2.0])).tolist()
+        [-1.0, 0.0, 1.0]
     """
 
     precision = 2
@@ -270,10 +265,9 @@ class MagnitudeAwareSign(ActivationQuantizer):
     Reference:
         Liu et al., "Bi-Real Net", ECCV 2018, section 3.3, https://arxiv.org/abs/1808.00278
 
-    Example:
-
-    >>> keras.ops.convert_to_numpy(MagnitudeAwareSign()([[-0.5, 1.0], [0.25, 2.0]])).tolist()
-    [[-0.375, 1.5], [0.375, 1.5]]
+    Examples:
+        >>> keras.ops.convert_to_numpy(MagnitudeAwareSign()([[-0.5, 1.0], [0.25, 2.0]])).tolist()
+        [[-0.375, 1.5], [0.375, 1.5]]
     """
 
     precision = 1
@@ -314,10 +308,9 @@ class DoReFa(ActivationQuantizer):
     Reference:
         Zhou et al., "DoReFa-Net", 2016, section 2.4, https://arxiv.org/abs/1606.06160
 
-    Example:
-
-    >>> (3 * keras.ops.convert_to_numpy(DoReFa(k_bit=2)([-0.5, 0.4, 2.0]))).tolist()
-    [0.0, 1.0, 3.0]
+    Examples:
+        >>> (3 * keras.ops.convert_to_numpy(DoReFa(k_bit=2)([-0.5, 0.4, 2.0]))).tolist()
+        [0.0, 1.0, 3.0]
     """
 
     def __init__(self, k_bit=2, mode="activations"):

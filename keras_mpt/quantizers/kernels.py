@@ -76,11 +76,10 @@ class ScaledSign(KernelQuantizer):
         Diffenderfer and Kailkhura, "Multi-Prize Lottery Ticket Hypothesis: Finding Accurate Binary Neural Networks by
         Pruning A Randomly Weighted Network", ICLR 2021, algorithm 1 (biprop), https://arxiv.org/abs/2103.09377
 
-    Example:
-
-    >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
-    >>> keras.ops.convert_to_numpy(ScaledSign()(kernel, mask, 2)).tolist()
-    [-0.5, 0.5, 0.0]
+    Examples:
+        >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
+        >>> keras.ops.convert_to_numpy(ScaledSign()(kernel, mask, 2)).tolist()
+        [-0.5, 0.5, 0.0]
     """
 
     precision = 1
@@ -123,11 +122,10 @@ class Identity(KernelQuantizer):
         Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020, section 3 (edge-popup),
         https://arxiv.org/abs/1911.13299
 
-    Example:
-
-    >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
-    >>> keras.ops.convert_to_numpy(Identity()(kernel, mask, 2)).tolist()
-    [-0.25, 0.75, 0.0]
+    Examples:
+        >>> kernel, mask = keras.ops.array([-0.25, 0.75, 2.0]), keras.ops.array([1.0, 1.0, 0.0])
+        >>> keras.ops.convert_to_numpy(Identity()(kernel, mask, 2)).tolist()
+        [-0.25, 0.75, 0.0]
     """
 
     precision = 32

@@ -66,9 +66,8 @@ def save_ticket(
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: What was written was not read back as it was.
 
-    Example:
-
-    >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
+    Examples:
+        >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
     custom_objects = _objects(custom_objects)
     check_choice("dtype", dtype, ("float32", "float16"))
@@ -194,10 +193,9 @@ def load_ticket(
         OSError: The file cannot be opened.
         TypeError: `base` is no model, or `custom_objects` no list of classes and functions.
 
-    Example:
-
-    >>> model = keras_mpt.load_ticket("conv4.mpt")
-    >>> probabilities = keras.ops.softmax(model.predict(images))
+    Examples:
+        >>> model = keras_mpt.load_ticket("conv4.mpt")
+        >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     check_bool("trainable", trainable)
     custom_objects = _objects(custom_objects)

@@ -18,10 +18,9 @@ Raises:
     FileNotFoundError: There is no file at the path `weights`.
     TicketError: The file is no ticket, damaged, or one of another network. It is a ValueError.
 
-Example:
-
->>> model = keras_mpt.zoo.resnet18_mpt(sparsity=0.9, seed=0)
->>> model = keras_mpt.zoo.conv4_mpt(weights="conv4_mpt32_s50")
+Examples:
+    >>> model = keras_mpt.zoo.resnet18_mpt(sparsity=0.9, seed=0)
+    >>> model = keras_mpt.zoo.conv4_mpt(weights="conv4_mpt32_s50")
 """
 
 from keras_mpt.zoo.conv import conv2_mpt, conv4_mpt, conv6_mpt, conv8_mpt

@@ -214,10 +214,9 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
     Raises:
         ValueError: `keras_mpt.zoo` has no such architecture, or another argument is not as described.
 
-    Example:
-
-    >>> print(keras_mpt.zoo.list_presets(activations="binary", max_bytes=400_000))
-    >>> best = max(keras_mpt.zoo.list_presets(), key=lambda preset: preset.accuracy)
+    Examples:
+        >>> print(keras_mpt.zoo.list_presets(activations="binary", max_bytes=400_000))
+        >>> best = max(keras_mpt.zoo.list_presets(), key=lambda preset: preset.accuracy)
     """
     from keras_mpt import zoo
 

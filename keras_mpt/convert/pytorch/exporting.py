@@ -47,9 +47,8 @@ def to_pytorch_state_dict(
         ValueError: An argument is not as described, or `layout` has no way to make these masks.
         ImportError: There is no PyTorch.
 
-    Example:
-
-    >>> torch.save({"state_dict": to_pytorch_state_dict(model), "prune_rate": 0.2}, "resnet18.pth")
+    Examples:
+        >>> torch.save({"state_dict": to_pytorch_state_dict(model), "prune_rate": 0.2}, "resnet18.pth")
     """
     import torch
 

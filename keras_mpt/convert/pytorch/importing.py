@@ -71,10 +71,9 @@ def from_pytorch(
         OSError: The file cannot be opened.
         ImportError: Reading a file needs PyTorch.
 
-    Example:
-
-    >>> model = keras_mpt.convert.from_pytorch("model_best.pth", "resnet18_mpt", sparsity=0.8, layout="biprop")
-    >>> keras_mpt.save_ticket(model, "resnet18.mpt")
+    Examples:
+        >>> model = keras_mpt.convert.from_pytorch("model_best.pth", "resnet18_mpt", sparsity=0.8, layout="biprop")
+        >>> keras_mpt.save_ticket(model, "resnet18.mpt")
     """
     check_bool("trainable", trainable)
     check_positive("epsilon", epsilon)
