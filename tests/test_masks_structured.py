@@ -280,3 +280,26 @@ def test_frozen_weights_are_the_same_bits_everywhere():
     found = ops.convert_to_numpy(layer.subnets[0].state["frozen"]).ravel()
     zeros, ones = frozen_parts(2**64 - 1, 120, 24, 24)
     assert sorted(zeros) == np.flatnonzero(found == 1).tolist() and sorted(ones) == np.flatnonzero(found == 2).tolist()
+
+
+def test_layers_that_a_2_of_4_engine_takes():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.MPTConv2D(8, 3, sparsity=0.5, seed=1, name="stem"),
+            layers.MPTDepthwiseConv2D(3, sparsity=0.5, seed=2, name="depthwise"),
+            layers.MPTConv2D(8, 1, mask=NofM(2, 4), seed=3, name="conv"),
+            layers.MPTConv2D(4, 1, mask=TopK(0.5), seed=4, name="other"),
+            keras.layers.Flatten(),
+            layers.MPTDense(5, mask=NofM(1, 4), seed=5, name="head"),
+        ]
+    )
+    found = keras_mpt.analysis.n_of_m(model)
+    assert found.fitting == ["conv", "head"]
+    shares = {row["name"]: row["share"] for row in found.rows}
+    assert shares["stem"] is None and shares["depthwise"] is None and shares["conv"] == shares["head"] == 1
+    other = numpy(model.get_layer("other").subnet_mask)[0, 0]
+    assert shares["other"] == np.mean([other[i : i + 4, j].sum() <= 2 for i in (0, 4) for j in range(4)]) < 1
+    assert "2 of 5" in str(found) and found._repr_html_()
+    with pytest.raises(ValueError, match="`n` must be an integer"):
+        keras_mpt.analysis.n_of_m(model, 4, 4)

@@ -1,10 +1,12 @@
 """The same number of weights of every few: semi-structured sparsity."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_choice, check_integer, received
 from keras_mpt.masks.rule import MaskRule
 from keras_mpt.ops import magnitude_bits, n_of_m_mask
@@ -42,14 +44,14 @@ class NofM(MaskRule):
         >>> MPTConv2D(64, 3, mask=keras_mpt.masks.NofM(2, 4))
     """
 
-    def __init__(self, n, m, axis="inputs"):
+    def __init__(self, n: int, m: int, axis: str = "inputs") -> None:
         check_integer("m", m, 2, _LONGEST)
         check_integer("n", n, 1, m - 1)
         check_choice("axis", axis, ["inputs", "flat"])
         super().__init__(1 - n / m)
         self.n, self.m, self.axis = int(n), int(m), axis
 
-    def init(self, shape, seed=0, stream=0, inputs=-2):
+    def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         if self.axis == "inputs" and inputs != -2:
             raise ValueError(
                 "Groups are along the axis before the last, where this kernel does not have its input channels: use "
@@ -62,11 +64,13 @@ class NofM(MaskRule):
         first = super().init(shape, seed, stream, inputs)
         return {**first, "quota": np.int32(math.prod(shape) // self.m * self.n)}
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         mask, invalid = n_of_m_mask(magnitude_bits(scores), self.n, self.m, self._stride(scores.shape))
         return mask, state["quota"], {"nan_steps": invalid}
 
-    def resized(self, scores, state, kept):
+    def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return no changes for the number of ones that all masks have.
 
         Raises:
@@ -84,13 +88,13 @@ class NofM(MaskRule):
         """Return how far apart the entries of a group are by the flat index."""
         return shape[-1] if self.axis == "inputs" else 1
 
-    def mask_bits(self, size, kept):
+    def mask_bits(self, size: int, kept: int) -> float:
         return size / self.m * math.log2(math.comb(self.m, self.n))
 
-    def coding(self, shape, seed, stream):
+    def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict]:
         return "groups", {"n": self.n, "m": self.m, "stride": self._stride(shape)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"n": self.n, "m": self.m, "axis": self.axis}
 
     def __repr__(self):

@@ -1,11 +1,13 @@
 """A part of the weights decided by the seed, for good: less to search, less to store."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_fraction, received
 from keras_mpt.initializers import partition
 from keras_mpt.masks.rule import SELECTORS, MaskRule
@@ -45,7 +47,7 @@ class PartiallyFrozen(MaskRule):
         >>> MPTConv2D(64, 3, mask=keras_mpt.masks.PartiallyFrozen(0.8, pruned=0.5, locked=0.1), seed=1)
     """
 
-    def __init__(self, sparsity, pruned=0.0, locked=0.0, selector="search"):
+    def __init__(self, sparsity: float, pruned: float = 0.0, locked: float = 0.0, selector: str = "search") -> None:
         super().__init__(sparsity, selector)
         check_fraction("pruned", pruned)
         check_fraction("locked", locked)
@@ -56,13 +58,13 @@ class PartiallyFrozen(MaskRule):
             raise ValueError(f"`locked` must be less than 1 - `sparsity`, {most!r}. {received('locked', locked)}")
         self.pruned, self.locked = float(pruned), float(locked)
 
-    def frozen_counts(self, size):
+    def frozen_counts(self, size: int) -> tuple[int, int]:
         """Return how many of `size` weights are pruned for good, and how many are locked."""
         kept = kept_count(size, self.sparsity)
         pruned, locked = (math.floor(fraction * size + 1e-9) for fraction in (self.pruned, self.locked))
         return min(pruned, size - kept), min(locked, kept - 1)
 
-    def init(self, shape, seed=0, stream=0, inputs=-2):
+    def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
         `frozen` (uint8) is 0 where a weight is searched, 1 where it is pruned, 2 where it is locked.
@@ -72,7 +74,9 @@ class PartiallyFrozen(MaskRule):
         frozen = PRUNED * pruned.astype(np.uint8) + LOCKED * locked.astype(np.uint8)
         return {**super().init(shape, seed, stream, inputs), "frozen": frozen.reshape(shape)}
 
-    def __call__(self, scores, state, training=False):
+    def __call__(
+        self, scores: Tensor, state: dict[str, Tensor], training: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         kept, frozen = state["quota"], state["frozen"]
         pruned, locked = self.frozen_counts(math.prod(scores.shape))
         keys = ops.where(ops.equal(frozen, 0), magnitude_bits(scores), -1)
@@ -84,7 +88,7 @@ class PartiallyFrozen(MaskRule):
             mask = mask + ops.cast(ops.equal(frozen, LOCKED), "float32")
         return mask, kept, {"threshold": threshold, "nan_steps": invalid}
 
-    def resized(self, scores, state, kept):
+    def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return the changes that let a kernel keep another number of weights: more than are locked.
 
         Raises:
@@ -99,18 +103,18 @@ class PartiallyFrozen(MaskRule):
             )
         return super().resized(scores, state, kept)
 
-    def searched(self, state):
+    def searched(self, state: dict[str, Tensor]) -> Tensor:
         return ops.equal(state["frozen"], 0)
 
-    def mask_bits(self, size, kept):
+    def mask_bits(self, size: int, kept: int) -> float:
         pruned, locked = self.frozen_counts(size)
         return entropy_bits(size - pruned - locked, kept - locked)
 
-    def coding(self, shape, seed, stream):
+    def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict]:
         pruned, locked = self.frozen_counts(math.prod(shape))
         return "searched", {"pruned": pruned, "locked": locked, "seed": seed, "stream": stream + _STREAM}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pruned": self.pruned, "locked": self.locked}
 
     def __repr__(self):

@@ -11,7 +11,7 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt._types import Names
-from keras_mpt.arguments import did_you_mean
+from keras_mpt.arguments import check_choice, did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import largest
@@ -92,8 +92,7 @@ def to_mpt(
     """
     check_is_model(model)
     check_model(model, "converted")
-    if kernel not in ("random", "pretrained"):
-        raise ValueError(f'`kernel` must be "random" or "pretrained". Received: kernel={kernel!r}')
+    check_choice("kernel", kernel, ("random", "pretrained"))
     if kernel == "pretrained" and kernel_initializer is not None:
         raise ValueError(
             f"`kernel_initializer` must be left out for pretrained kernels. Received: {kernel_initializer!r}"
@@ -115,9 +114,6 @@ def to_mpt(
     if kernel == "pretrained":
         _check_pretrained(chosen, leaves.values())
     arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
-    for layer in chosen.values():
-        if isinstance(layer, keras.layers.Embedding):
-            arguments[id(layer)]["input_quantizer"] = None
     makers = {
         id(layer): functools.partial(_mpt_layer, layer, kernel, kernel_initializer, arguments[id(layer)])
         for layer in chosen.values()
@@ -232,6 +228,8 @@ def _seeds(leaves, seed):
 
 
 def _mpt_layer(layer, kernel, kernel_initializer, settings):
+    if isinstance(layer, keras.layers.Embedding):  # its inputs are indices
+        settings = {**settings, "input_quantizer": None}
     pretrained = kernel == "pretrained"  # a copy: its initializers have no meaning for it, but tell how it was made
     return layers.TWINS[type(layer)].from_plain(layer, kernel_initializer, own_initializers=pretrained, **settings)
 

@@ -5,11 +5,12 @@ import math
 
 from keras import ops
 
+from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import nan_where, traced_once
 from keras_mpt.ops.selection import has_nan
 
 
-def n_of_m_mask(keys, n, m, stride=1):
+def n_of_m_mask(keys: Tensor, n: int, m: int, stride: int = 1) -> tuple[Tensor, Tensor]:
     """Return the 0/1 mask of the `n` largest keys of each group of `m`; of equal ones those with the lower index stay.
 
     Group g has the entries `(g // stride) * m * stride + g % stride + i * stride` for i < m, by the flat index.
