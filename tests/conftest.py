@@ -80,11 +80,19 @@ _SLOW = {
     },
     "torch": {*_ELSEWHERE_SLOW},
     "tensorflow": {
-        "test_docs::test_first_ticket_is_as_good_as_promised",
-        "test_examples::test_a_finished_run_is_not_overwritten",
-        "test_examples::test_jackpots_of_a_dense_network",
-        "test_examples::test_evaluating_presets_and_their_phone_files",
+        "test_benchmarks::test_networks_in_pytorch_are_those_of_the_zoo",
+        "test_commands::test_evaluating_a_converted_file",
+        "test_convert::test_networks_of_the_zoo",
         "test_distributed::test_plain_batch_norm_of_mirrored_replicas_is_another_training",
+        "test_distributed::test_training_is_that_of_one_device",
+        "test_docs::test_first_ticket_is_as_good_as_promised",
+        "test_docs::test_notebooks_run",
+        "test_examples::test_a_finished_run_is_not_overwritten",
+        "test_examples::test_evaluating_presets_and_their_phone_files",
+        "test_examples::test_jackpots_of_a_dense_network",
+        "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
+        "test_examples::test_the_recipe_of_a_preset_gives_the_same_ticket_again",
+        "test_to_mpt_applications::test_trained_stripped_saved_and_loaded",
     },
 }
 

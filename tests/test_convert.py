@@ -378,7 +378,7 @@ def test_state_that_is_no_weight_is_converted(tmp_path):
 
 
 def test_a_graph_that_is_not_the_models_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert.plan, "copy_state", lambda source, target: None)
+    monkeypatch.setattr(convert.plan, "bake", lambda source, target: None)
     layers = [keras.layers.Dense(8, bias_initializer="ones", name="plain"), MPTDense(4, seed=2)]
     with pytest.raises(convert.ConversionError, match="differs from the model"):
         convert.to_tflite(chain(*layers, shape=(4,)), tmp_path / "model.tflite")

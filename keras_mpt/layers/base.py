@@ -149,7 +149,10 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         Raises:
             ValueError: The layer is not built, or shapes or values are not as described; the layer is untouched.
         """
-        self._only("assign_mask").assign(mask, scores)
+        subnet = self._only("assign_mask")
+        if not np.any(mask) and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
+            raise ValueError(f"`mask` must keep a weight of layer {self.name!r}. Received: zeros only")
+        subnet.assign(mask, scores)
 
     @property
     def subnets(self):

@@ -271,8 +271,6 @@ class Subnet:
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
         if not rule.shared:
-            if not kept:
-                raise ValueError(f"`mask` must keep a weight of layer {name!r}. Received: zeros only")
             made = to_numpy(rule(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
             if not np.array_equal(made, mask):
                 raise ValueError(
