@@ -153,6 +153,18 @@ def test_refusals(transform):
         transform(keras.Sequential([keras.Input((4,)), Hiding()]))
 
 
+def test_time_distributed_over_any_number_of_steps():
+    wrapped = keras.layers.TimeDistributed(layers.MPTDense(3, seed=0, input_quantizer="approx_sign"))
+    model = keras.Sequential([keras.Input((None, 4)), wrapped])
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    plain = strip(model)
+    assert not any(isinstance(layer, layers.MPTLayer) for layer in plain._flatten_layers())
+    np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+    padded = keras.layers.TimeDistributed(layers.MPTConv1D(3, 3, padding="same", pad_values=1.0, seed=0))
+    with pytest.raises(ValueError, match="wrappers of Keras that pad their inputs with values.*'padded"):
+        strip(keras.Sequential([keras.Input((None, 6, 4)), keras.layers.TimeDistributed(padded.layer, name="padded")]))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
