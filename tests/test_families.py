@@ -33,7 +33,7 @@ def seen(image, name, width=16):
 
 def read(words, name, width=16):
     x = kl.Embedding(50, width, name=f"{name}_words")(words)
-    x = x + kl.Embedding(12, width, name=f"{name}_positions")(ops.cumsum(ops.ones_like(words), axis=1) - 1)
+    x = x + kl.Embedding(12, width, name=f"{name}_positions")(ops.cumsum(ops.minimum(words, 1), axis=1) - 1)
     return block(x, name)
 
 
