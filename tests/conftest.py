@@ -51,6 +51,8 @@ _ELSEWHERE_SLOW = [
     "test_arguments",
     "test_benchmarks",
     "test_commands",
+    "test_distributed",
+    "test_families",
     "test_hub",
     "test_layering",
     "test_pytorch_reading",
@@ -64,10 +66,11 @@ _ELSEWHERE_SLOW = [
     "test_types",
     "test_what_can_be_a_ticket",
     "test_wrong_arguments",
-    "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
-    "test_examples::test_a_finished_run_is_not_overwritten",
-    "test_examples::test_dense_network_is_trained_by_the_same_command",
-    "test_examples::test_evaluating_what_is_not_there",
+    "test_examples",
+    "test_presets::test_the_recipe_makes_the_network",
+    "test_presets::test_loading_by_name_dataset_and_path",
+    "test_tickets::test_a_process_that_is_killed_leaves_the_old_file",
+    "test_to_mpt_twins::test_trained_saved_and_stripped",
 ]
 _SLOW = {
     "jax": {

@@ -14,6 +14,7 @@ from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
 
+VALUES = 3 if keras.backend.backend() == "jax" else 4  # JAX's attention takes values of the keys' size only
 # Class, arguments, shape of an input without batch, the kernels' names and their fan-ins.
 KERNELS = [
     (
@@ -36,7 +37,12 @@ KERNELS = [
 ]
 ATTENTION = [
     (layers.MPTMultiHeadAttention, {"num_heads": 2, "key_dim": 3, "use_bias": True}, (5, 6), None),
-    (layers.MPTMultiHeadAttention, {"num_heads": 2, "key_dim": 3, "value_dim": 4, "output_shape": 7}, (5, 6), None),
+    (
+        layers.MPTMultiHeadAttention,
+        {"num_heads": 2, "key_dim": 3, "value_dim": VALUES, "output_shape": 7},
+        (5, 6),
+        None,
+    ),
     (layers.MPTGroupQueryAttention, {"head_dim": 4, "num_query_heads": 4, "num_key_value_heads": 2}, (5, 6), None),
 ]
 CASES = KERNELS + ATTENTION
