@@ -245,7 +245,9 @@ def test_recycling_changes_all_kernels():
 @pytest.mark.parametrize("attribute", ["frozen_kernel", "scores", "subnet_mask", "kept"])
 def test_attributes_of_one_kernel(attribute):
     layer, _ = built(layers.MPTSeparableConv1D, {"filters": 4, "kernel_size": 3}, (8, 3))
-    with pytest.raises(AttributeError, match=f"`{attribute}` of .* there are depthwise_kernel, pointwise_kernel"):
+    ours = f"`{attribute}` of .* there are depthwise_kernel, pointwise_kernel"
+    torchs = f"no attribute '{attribute}'"  # its modules put a message of their own in the place of a property's
+    with pytest.raises(AttributeError, match=torchs if keras.backend.backend() == "torch" else ours):
         getattr(layer, attribute)
 
 
