@@ -75,6 +75,7 @@ _ELSEWHERE_SLOW = [
 _SLOW = {
     "jax": {
         *_ELSEWHERE_SLOW,
+        "test_jackpots",
         "test_summary",
         "test_zoo_torch",
         "test_zoo_networks",
@@ -85,7 +86,10 @@ _SLOW = {
     "tensorflow": {
         "test_benchmarks::test_networks_in_pytorch_are_those_of_the_zoo",
         "test_commands::test_evaluating_a_converted_file",
+        "test_convert::test_command_line",
         "test_convert::test_networks_of_the_zoo",
+        "test_convert_twins::test_every_kernel_is_int8",
+        "test_distributed::test_all_replicas_are_equal",
         "test_distributed::test_plain_batch_norm_of_mirrored_replicas_is_another_training",
         "test_distributed::test_training_is_that_of_one_device",
         "test_docs::test_first_ticket_is_as_good_as_promised",
@@ -95,7 +99,11 @@ _SLOW = {
         "test_examples::test_jackpots_of_a_dense_network",
         "test_examples::test_resuming_after_a_kill_reproduces_the_uninterrupted_run",
         "test_examples::test_the_recipe_of_a_preset_gives_the_same_ticket_again",
+        "test_families::test_family",
+        "test_larq::test_larq_objects_in_keras_3_layers",
+        "test_presets::test_publishing_writes_everything_or_nothing",
         "test_to_mpt_applications::test_trained_stripped_saved_and_loaded",
+        "test_to_mpt_twins::test_trained_saved_and_stripped",
     },
 }
 

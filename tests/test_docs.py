@@ -113,7 +113,13 @@ def run_python(name, **namespace):
 OTHERS = ("docs/first-ticket.md", "docs/from-pytorch.md")  # see below, and test_pytorch_document.py
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if blocks(n, "python") and n not in OTHERS])
+# All cards of the zoo have the same blocks; some pages take other people's converters along.
+LONG = {n for n in NAMES if n.startswith("zoo/") and n not in ("zoo/README.md", "zoo/whitened_conv6_mpt32_s50.md")}
+LONG |= {"docs/guides/fpga.md", "docs/deploy/onnx.md", "docs/guides/distributed.md"}
+RUNNING = [n for n in NAMES if blocks(n, "python") and n not in OTHERS]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in RUNNING])
 def test_python_blocks_run(name, small):
     if "larq." in "".join(blocks(name, "python")):
         pytest.importorskip("tf_keras")
