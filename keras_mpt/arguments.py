@@ -112,7 +112,7 @@ def shown(value, most=200):
         return f"an integer of {value.bit_length()} bits"  # Python refuses to print very long ones
     try:
         return printable(repr(value), most)
-    except Exception:
+    except Exception:  # whatever the `__repr__` of somebody else raises
         return f"an object of type {type(value).__name__}"
 
 

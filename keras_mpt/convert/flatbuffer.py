@@ -306,14 +306,7 @@ class File:
         tensor.buffer = 0
 
     def _opcode(self, name, version):
-        builtin = getattr(self._schema.BuiltinOperator, name)
-        for index, code in enumerate(self.model.operatorCodes):
-            if code.builtinCode == builtin and code.version >= version:
-                return index
-        code = self._schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
+        return opcode(self.model, self._schema, name, version)
 
 
 def _kernel_of(operator, kind):
@@ -326,3 +319,15 @@ def _rescaled(signs, others):
         return False
     a, b = (kernel.reshape(-1, kernel.shape[-1]) for kernel in (signs, others))
     return bool(np.all((a == b).all(axis=0) | (a == -b).all(axis=0) | (a == 0).all(axis=0)))
+
+
+def opcode(model, schema, name, version):
+    """Return the index of a kind of operation in a file, of this version or a later one; appended if it is missing."""
+    builtin = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

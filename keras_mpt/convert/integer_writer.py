@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_mpt.convert.flatbuffer import opcode
+
 # The options of each operation, by the name of their table in the schema, and the version of its integer kernels.
 _OPERATIONS = {
     "ADD": ("AddOptions", 2),
@@ -111,7 +113,7 @@ class Writer:
                 raise AttributeError(f"{name} has no {key}")
             setattr(table, key, value)
         operator = self.schema.OperatorT()
-        operator.opcodeIndex = self._code(kind, version or usual)
+        operator.opcodeIndex = opcode(self.model, self.schema, kind, version or usual)
         operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
         operator.builtinOptions, operator.builtinOptionsType = table, getattr(self.schema.BuiltinOptions, name)
         self.graph.operators.append(operator)
@@ -149,13 +151,3 @@ class Writer:
             there.update(output for op in ready for output in op.outputs)
             waiting = [op for op in waiting if not any(op is other for other in ready)]
         self.graph.operators = ordered
-
-    def _code(self, kind, version):
-        builtin = getattr(self.schema.BuiltinOperator, kind)
-        for index, code in enumerate(self.model.operatorCodes):
-            if code.builtinCode == builtin and code.version >= version:
-                return index
-        code = self.schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
