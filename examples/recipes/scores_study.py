@@ -3,8 +3,8 @@
     python examples/recipes/scores_study.py --output_dir runs/scores
 
 Each variant is a short training by whitened_conv6.py with other flags: 5 epochs of 10,000 images of 20 pixels; the
-accuracy is that on the last 5,000 training images. `--variants` names some of them. Finished ones are not repeated. Writes `scores.csv`
-and prints the table, the best first. On CPUs with bfloat16, `KERAS_BACKEND=torch` and `--bfloat16` are the fastest.
+accuracy is that on the last 5,000 training images. `--variants` names some of them. Finished ones are not repeated.
+Writes `scores.csv`. On CPUs with bfloat16, `KERAS_BACKEND=torch` and `--bfloat16` are the fastest.
 """
 
 import csv
