@@ -47,6 +47,7 @@ class Preset:
         note: What else its card says.
         found: How the ticket was found, where that is more than a search over random weights: recycling, a jackpot and
             its base. In words.
+        accuracy_flipped: Of the mean of the logits for an image and its mirror image; None if not measured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Preset:
     golden: list
     note: str = ""
     found: str = ""
+    accuracy_flipped: float | None = None
 
     def __repr__(self):
         cells = dict(zip(_COLUMNS, self._row(), strict=True))
@@ -152,7 +154,7 @@ class Preset:
             runtime: `"keras"`, `"tflite"` or `"lce"`.
 
         Raises:
-            ValueError: There is no such file of the preset: phone files are published of binary activations only.
+            ValueError: There is no such file of the preset.
             TicketError: It is not the file that was published.
             OSError: It cannot be opened.
         """
