@@ -167,8 +167,8 @@ app.run(reproduce.main)
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_a_published_recipe_gives_the_same_again(data, tmp_path):
-    """Conv-2 as it was published, two steps of it: a batch of 48 of the 96 images that there are here."""
-    recipe = keras_mpt.zoo.get_preset("conv2_mpt32_s50").recipe.split()[1:]
+    """Conv-4 as it was published, two steps of it: a batch of 48 of the 96 images that there are here."""
+    recipe = keras_mpt.zoo.get_preset("conv4_mpt32_s80").recipe.split()[1:]
     for folder in (tmp_path / "first", tmp_path / "second"):
         flags = [f"--data_dir={data}", f"--output_dir={folder}", "--batch_size=48", "--stop_after=1"]
         subprocess.run([sys.executable, *recipe, *flags], cwd=EXAMPLES.parent, capture_output=True, check=True)
