@@ -37,6 +37,9 @@ flags.DEFINE_bool("dense", False, "Train all weights of the plain network instea
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
+flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
+flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
+flags.DEFINE_list("n_of_m", None, "N,M: keep N of each M input channels: see keras_mpt.masks.NofM.")
 flags.DEFINE_float("width", 1.0, "Factor on the filters.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Of the scores, or of the weights of --dense.")
 flags.DEFINE_float("learning_rate", None, "The highest one. Default for Adam: by kind of network.", lower_bound=0)
@@ -124,10 +127,23 @@ def one_hot(labels):
     return keras.utils.to_categorical(labels, 10)
 
 
+def mask():
+    """Return the mask rule, None for the usual one."""
+    if FLAGS.n_of_m:
+        n, m = (int(word) if word.isdigit() else 0 for word in (*FLAGS.n_of_m, "", "")[:2])
+        training.check(0 < n < m and len(FLAGS.n_of_m) == 2, "n_of_m", "two numbers N,M", FLAGS.n_of_m)
+        return keras_mpt.masks.NofM(n, m)
+    if FLAGS.pruned or FLAGS.locked:
+        return keras_mpt.masks.PartiallyFrozen(FLAGS.sparsity, FLAGS.pruned, FLAGS.locked)
+    return None
+
+
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
+    rule = mask()
     return {
-        "sparsity": FLAGS.sparsity,
+        "sparsity": rule.sparsity if rule else FLAGS.sparsity,
+        "mask": keras.saving.serialize_keras_object(rule) if rule else None,
         "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
         "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
         "width": FLAGS.width,
