@@ -70,6 +70,7 @@ OPERATION = "an operation of the file format, whose attributes they are"
 MORE_PARAMETERS = {
     "layers/twins.py: __init__": PUBLIC,
     "models/from_keras.py: to_mpt": PUBLIC,
+    "models/jackpots.py: to_jackpot": PUBLIC,
     "tickets/saving.py: save_ticket": PUBLIC,
     "convert/pytorch/importing.py: from_pytorch": PUBLIC,
     "ops/selection.py: enclose": "the state of a loop, which backends take as separate tensors",
