@@ -5,8 +5,8 @@
     python examples/recipes/whitened_conv6.py --dense --output_dir runs/dense                  # all weights trained
     python examples/recipes/whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --output_dir runs/jackpot
 
-`--jackpot` searches in a trained network: the kernels' signs are those of the dense network, the scores start at the
-magnitudes of its weights, and normalization is re-estimated before the first epoch. On CPUs with bfloat16 (avx512_bf16
+`--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
+network, and the scores start at the magnitudes of its weights. On CPUs with bfloat16 (avx512_bf16
 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`. The output folder receives the
 flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or `model.keras`. The same command
 goes on where a training was stopped.
@@ -36,6 +36,7 @@ OPTIMIZERS = {
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
+flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -169,34 +170,21 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
-    if FLAGS.jackpot:
-        take_weights(model, keras.models.load_model(FLAGS.jackpot))
-        estimate_normalization(model, cifar10.normalize(resized(images[:STEM_IMAGES], sizes()[0])))
-    else:
+    if not FLAGS.jackpot:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
-    return model
-
-
-def take_weights(ticket, trained):
-    """Give a ticket the kernels of a trained network, and scores that are their magnitudes."""
-    for layer in ticket.layers:
-        if not isinstance(layer, keras_mpt.layers.MPTLayer):
-            layer.set_weights(trained.get_layer(layer.name).get_weights())
-            continue
-        kernel = keras.ops.convert_to_numpy(trained.get_layer(layer.name).kernel)
-        layer.frozen_kernel.assign(kernel)
-        # As large as scores are that are drawn, on average, so that one learning rate suits both.
-        scale = np.sqrt(1 / 3 / np.prod(kernel.shape[:-1])) / np.sqrt(np.mean(kernel**2))
-        layer.scores.assign(np.abs(kernel) * scale)
-
-
-def estimate_normalization(model, images):
-    """Let each batch normalization, from the first to the last, have the mean and variance of its inputs."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            values = keras.Model(model.inputs, layer.input).predict(images, batch_size=500, verbose=0)
-            layer.moving_mean.assign(values.astype("float32").mean(axis=(0, 1, 2)))
-            layer.moving_variance.assign(values.astype("float32").var(axis=(0, 1, 2)))
+        return model
+    trained = keras_mpt.models.dense_twin(model)
+    trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
+    return keras_mpt.models.to_jackpot(
+        trained,
+        None if mask() else FLAGS.sparsity,
+        kernel_quantizer="scaled_sign",
+        mask=mask(),
+        rates=FLAGS.rates,
+        skip=["stem"],
+        data=cifar10.normalize(resized(images[:STEM_IMAGES], sizes()[0])),
+        seed=FLAGS.seed,
+    )
 
 
 def schedule(steps):
