@@ -285,10 +285,28 @@ def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, 
     assert zoo.conv2_mpt(weights=file, include_top=False, **MADE_WITH)
     for other, default, message in [
         ("pad_values", 0.0, "layer 'conv2' has pad_values=1.0 in the file, pad_values=0.0 in the model"),
-        ("input_quantizer", None, r"the model has no layers \['norm1', .*'norm4'\]"),
+        ("input_quantizer", None, "'relu1' is missing in the file, and ReLU of conv1 in conv2_mpt"),
     ]:
         with pytest.raises(TicketError, match=message):
             zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_ticket_of_a_network_with_other_shortcuts(part, tmp_path):
+    """Layers with weights are the same, so that only the wiring tells."""
+    made_with = {"input_shape": [16, 16, 3], "width": 0.06, "seed": 0}
+    model = zoo.whitened_conv6_mpt(**made_with)
+
+    def without_shortcuts(layer, *args, **kwargs):
+        return args[0][1] if layer.name == "add4" else layer(*args, **kwargs)
+
+    other = keras.models.clone_model(model, call_function=without_shortcuts, clone_function=lambda layer: layer)
+    provenance = {"architecture": "whitened_conv6_mpt", "arguments": made_with}
+    keras_mpt.save_ticket(model, tmp_path / "a.mpt", provenance=provenance)
+    keras_mpt.save_ticket(other, tmp_path / "b.mpt", provenance=provenance)
+    assert zoo.whitened_conv6_mpt(weights=tmp_path / "a.mpt", include_top=not part)
+    with pytest.raises(TicketError, match="layer 'add4' is missing in the file, and Add of gelu3, gelu4 in whitened"):
+        zoo.whitened_conv6_mpt(weights=tmp_path / "b.mpt", include_top=not part)
 
 
 @pytest.mark.parametrize(

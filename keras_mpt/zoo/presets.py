@@ -13,6 +13,7 @@ from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
+from keras_mpt.zoo.wiring import check_wiring
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -179,7 +180,9 @@ class Preset:
             TicketError: The file is not the one that was published, or the network is another one.
             OSError: The file cannot be opened.
         """
-        tickets.restore(model, self.published(), part=part)
+        ticket = tickets.Ticket.read(self.published())
+        check_wiring(model, ticket, part)
+        tickets.restore(model, ticket, part=part)
 
 
 _COLUMNS = ("preset", "activations", "kept", "bytes", "1-bit MACs", "float MACs", "accuracy")
