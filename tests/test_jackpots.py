@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_contract import numpy
-from networks import X, Y
 
 import keras_mpt
 from keras_mpt import analysis
 from keras_mpt.callbacks import ShortRestriction
 from keras_mpt.masks import GlobalTopK, NofM, PartiallyFrozen, Restricted, TopK
 from keras_mpt.models import magnitude_sparsity, mpt_layers, mpt_layers_by_path, strip, to_jackpot, to_mpt
+from support.layer_contract import numpy
+from support.networks import X, Y
+
+pytestmark = pytest.mark.slow_with("jax")
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

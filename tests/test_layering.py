@@ -13,6 +13,8 @@ import pytest
 
 import keras_mpt
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
 # A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.

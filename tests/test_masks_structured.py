@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_contract import numpy
 
 import keras_mpt
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import NofM, PartiallyFrozen, TopK
+from support.layer_contract import numpy
 
 EXAMPLES = 4 if keras.backend.backend() == "jax" else 10  # JAX compiles each shape
 ENTRY = st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, float("inf"), 1e-45, 2e-45]) | st.floats(width=32, allow_nan=False)

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from ticket_files import outputs
 
 from keras_mpt import layers
 from keras_mpt.tickets import Ticket, load_ticket, restore, save_ticket
+from support.ticket_files import outputs
 
 X = np.random.default_rng(0).integers(0, 9, (3, 5))
 
