@@ -193,7 +193,8 @@ def _sparsities(sparsity, rates, least=None):
                 '(a number for `to_mpt`, `rates="uniform"` for `to_jackpot`). '
                 f"Received: {sparsity=}, which keeps none of {', '.join(empty)}"
             )
-        return {path: sparsity_of(count, sizes[path]) for path, count in kept.items()}
+        alike = {path for path, size in sizes.items() if kept[path] == kept_count(size, sparsity)}
+        return {path: sparsity if path in alike else sparsity_of(kept[path], sizes[path]) for path in kept}
 
     return of_layers
 
