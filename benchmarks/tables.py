@@ -197,6 +197,29 @@ def training():
     return markdown(["run", "epochs", "training accuracy", "test accuracy (last epoch)"], rows)
 
 
+def scores():
+    """Accuracies of short trainings with other recipes, the best first."""
+    rows = {}
+    for row in measured("scores"):
+        rows.setdefault((row["variant"], row["flags"]), []).append(row)
+    epochs = [column for column in measured("scores")[0] if column.startswith("epoch")]
+
+    def mean(runs, column):
+        return f"{100 * sum(float(run[column]) for run in runs) / len(runs):.1f}"
+
+    cells = [
+        [
+            variant,
+            f"`{flags}`" if flags else "",
+            str(len(runs)),
+            *(mean(runs, column) for column in (*epochs, "training")),
+        ]
+        for (variant, flags), runs in rows.items()
+    ]
+    header = ["variant", "flags", "seeds", *epochs, "training"]
+    return markdown(header, sorted(cells, key=lambda row: -float(row[-2])))
+
+
 def jackpots():
     """Test accuracies of sparse networks found in a trained one, after each epoch."""
     rows = measured("jackpots")
@@ -218,7 +241,20 @@ def jackpot_overlaps():
     )
 
 
-_ALL = [step_time, throughput, memory, inference, growth, file_size, zoo, formats, training, jackpots, jackpot_overlaps]
+_ALL = [
+    step_time,
+    throughput,
+    memory,
+    inference,
+    growth,
+    file_size,
+    zoo,
+    formats,
+    training,
+    scores,
+    jackpots,
+    jackpot_overlaps,
+]
 TABLES = {table.__name__: table for table in _ALL}
 
 
