@@ -14,7 +14,7 @@ import re
 from benchmarks.rounds import RESULTS, load, rows_of
 
 ROOT = RESULTS.parent.parent
-PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md", "docs/guides/jackpots.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BACKENDS = {
     "tensorflow": "TensorFlow",
@@ -161,6 +161,28 @@ def zoo():
         size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
         rows.append([f"[{name}](zoo/{name}.md)", f"{preset['accuracy']:.1%}", ", ".join(beside), f"{size:,}"])
     return markdown(["preset", "accuracy", "beside it", "bytes"], rows)
+
+
+CHOICES = {  # presets of one network
+    "binary jackpot, 80 % removed": "whitened_conv6_mpt32_s80_jackpot",
+    "binary jackpot, 90 % removed": "whitened_conv6_mpt32_s90_jackpot",
+    "random signs, chosen from the trained network's magnitudes": "whitened_conv6_mpt32_s50_guided",
+    "random signs and scores, nothing trained": "whitened_conv6_mpt32_s50",
+}
+
+
+def trained_network():
+    """What can be made of a trained network, and what one gets without: accuracy, epochs and bytes."""
+    presets = {p["name"]: p for p in json.loads((ROOT / "zoo" / "presets.json").read_text(encoding="utf-8"))}
+    first = presets[CHOICES["binary jackpot, 80 % removed"]]
+    weights, dense = first["counts"]["weights"], first["dense"]
+    whole = [f"{dense['accuracy']:.2%}", str(dense["epochs"]), f"{4 * weights:,}", "32"]
+    rows = [["all weights trained, float32", *whole]]
+    for how, name in CHOICES.items():
+        preset, size = presets[name], (ROOT / "zoo" / f"{name}.mpt").stat().st_size
+        cells = [f"[{how}](../../zoo/{name}.md)", f"{preset['accuracy']:.2%}", str(preset["epochs"]), f"{size:,}"]
+        rows.append([*cells, f"{8 * size / weights:.2f}"])
+    return markdown(["", "test accuracy", "epochs", "bytes", "bits a weight"], rows)
 
 
 def formats():
