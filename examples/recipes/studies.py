@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import training
 from absl import flags
+from batches import BeginEpochs
 
 import keras_mpt
 
@@ -88,6 +89,7 @@ def train(model, data, seed, callbacks):
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * len(batches))
     training.compile_for(model, keras.optimizers.SGD(rate, momentum=0.9))
     training.add_weight_decay(model, FLAGS.weight_decay)
+    callbacks = [BeginEpochs(batches), *callbacks]
     model.fit(batches, epochs=FLAGS.epochs, shuffle=False, callbacks=callbacks, verbose=0)
     return model.evaluate(*data["test"], batch_size=500, verbose=0)[1]
 

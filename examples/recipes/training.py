@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import keras
 from absl import app, flags
+from batches import BeginEpochs, EpochBatches
 
 import keras_mpt
 
@@ -157,12 +158,19 @@ def fit(
             prepare(model)
         add_weight_decay(model, weight_decay)
         more = _logs(folder, first_epoch) if devices.is_chief else []
+        begin = [BeginEpochs(data)] if isinstance(data, EpochBatches) else []
         model.fit(
             data,
             shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
             initial_epoch=first_epoch,
             epochs=min(epochs, stop_after or epochs),
-            callbacks=[*callbacks, keras_mpt.callbacks.CheckScores(), *more, Checkpoint(checkpoint, devices)],
+            callbacks=[
+                *begin,
+                *callbacks,
+                keras_mpt.callbacks.CheckScores(),
+                *more,
+                Checkpoint(checkpoint, devices),
+            ],
             **settings,
         )
     return model

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 import training
 from absl import app, flags
+from batches import EpochBatches
 
 import keras_mpt
 from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
@@ -86,7 +87,7 @@ def resized(images, size):
     return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
 
 
-class Batches(keras.utils.PyDataset):
+class Batches(EpochBatches):
     """Shuffled batches of images shifted by up to two pixels, of the size that belongs to the epoch.
 
     Every image is mirrored in each second epoch, which half of them in the first is random (Jordan 2024, section 3.6).
@@ -95,9 +96,9 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, images, labels, epoch):
         super().__init__()
-        self.images, self.labels, self.epoch, self.small = images, labels, epoch, {}
+        self.images, self.labels, self.small = images, labels, {}
         self.mirrored = self._random(-1).random(len(images)) < 0.5
-        self._begin()
+        self.begin(epoch)
 
     def __len__(self):
         return len(self.images) // FLAGS.batch_size
@@ -112,12 +113,9 @@ class Batches(keras.utils.PyDataset):
         batch = np.where(mirror[:, None, None, None], batch[:, :, ::-1], batch)
         return cifar10.normalize(batch), one_hot(self.labels[chosen])
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._begin()
-
-    def _begin(self):
-        size = (sizes() + sizes()[-1:])[min(self.epoch, len(sizes()))]
+    def begin(self, epoch):
+        self.epoch = epoch
+        size = sizes()[min(epoch, len(sizes()) - 1)]
         if size not in self.small:
             self.small = {size: resized(self.images, size)}
         self.current = self.small[size]
