@@ -74,6 +74,8 @@ MORE_PARAMETERS = {
     "tickets/saving.py: save_ticket": PUBLIC,
     "convert/pytorch/importing.py: from_pytorch": PUBLIC,
     "ops/selection.py: enclose": "the state of a loop, which backends take as separate tensors",
+    "convert/tflite.py: to_tflite": PUBLIC,
+    "convert/tflm.py: to_tflm": PUBLIC,
     "convert/lce.py: _convolve": OPERATION,
     "convert/integer_tflite.py: apply": OPERATION,
     "convert/integer_writer.py: tensor": OPERATION,

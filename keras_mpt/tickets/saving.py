@@ -13,6 +13,7 @@ import numpy as np
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
+from keras_mpt.layers import hold
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
@@ -166,7 +167,8 @@ def load_ticket(
     saved with, so have the outputs. (A compiled `predict` of the model that was saved may differ in the last bit on
     JAX, where XLA may sum alpha in another order.)
 
-    By default masks and alphas stay as they are: MPT layers are frozen, other layers train as usual. With
+    By default masks and alphas stay as they are: MPT layers are frozen and cost what plain ones cost (see
+    `keras_mpt.layers.hold`), other layers train as usual. With
     `trainable=True` the search goes on: alpha is computed from the kept weights again, which may change its last bits.
     Scores are those of the file, if it was saved with `scores=True`. If it was not, the ranking among kept weights is
     not known: all start with a score of 1, removed ones with 0.99, so the mask is the saved one until training changes
@@ -199,7 +201,9 @@ def load_ticket(
     """
     check_bool("trainable", trainable)
     custom_objects = _objects(custom_objects)
-    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    model = _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    hold(model)
+    return model
 
 
 def _ticket(source: Path | Ticket) -> Ticket:
