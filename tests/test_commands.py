@@ -98,11 +98,14 @@ def test_evaluating(images, capsys):
 def test_evaluating_a_converted_file(images, capsys):
     files = [str(images / "images.npy"), str(images / "labels.npy")]
     number = len(np.load(files[1]))
-    assert main(["convert", PRESET, str(images / "x.tflite")]) == 0
+    assert main(["convert", PRESET, str(images / "x.tflite"), "--preprocess", "preset"]) == 0
     printed = capsys.readouterr().out
     assert "16 random samples" in printed and "all layers: float input, so no binary form" in printed
-    options = ["--runtime", "tflite", "--preset", PRESET]
-    assert main(["evaluate", str(images / "x.tflite"), *files, *options]) == 0
+    assert main(["inspect", str(images / "x.tflite")]) == 0
+    shown = capsys.readouterr().out
+    assert "Inputs     image (1, 32, 32, 3) uint8" in shown and "Labels     airplane, automobile" in shown
+    assert f"Ticket     {PRESET}.mpt, sha256 {zoo.get_preset(PRESET).sha256}" in shown
+    assert main(["evaluate", str(images / "x.tflite"), *files, "--runtime", "tflite"]) == 0
     assert f"{number - 1} of {number} right (tflite)" in capsys.readouterr().out
 
 

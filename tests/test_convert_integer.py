@@ -66,7 +66,7 @@ def test_thresholds_decide_every_sum_as_the_floats_do():
     gamma = random.normal(0, 1, 40)
     gamma[:3] = 0
     function = normalized(mean, random.uniform(0.1, 2, 40), gamma, beta)
-    turns, thresholds, _ = integer.thresholds(kernel, scales, [function])
+    turns, thresholds, _ = integer.thresholds((kernel != 0).sum(axis=0), scales, [function])
     for channel in range(40):
         sums = np.arange(-(kernel[:, channel] != 0).sum(), (kernel[:, channel] != 0).sum() + 1)
         values = function(scales * np.repeat(sums[:, None], 40, axis=1).astype(np.float32))[:, channel]
@@ -75,22 +75,28 @@ def test_thresholds_decide_every_sum_as_the_floats_do():
 
 
 def test_a_sum_exactly_on_the_threshold_is_decided_as_the_model_decides_it():
-    kernel = np.ones((8, 4), np.int8)
     mean = np.array([3, 3, -2, 0]) * np.float32(0.1)
     function = normalized(mean, np.ones(4), np.array([1, -1, 1, -1]), np.zeros(4))
-    turns, thresholds, _ = integer.thresholds(kernel, np.full(4, 0.1, np.float32), [function])
+    turns, thresholds, _ = integer.thresholds(np.full(4, 8), np.full(4, 0.1, np.float32), [function])
     at_zero = function(np.float32(0.1) * np.array([[3, 3, -2, 0]], np.float32))[0]
     decided = turns * np.array([3, 3, -2, 0]) >= thresholds
     np.testing.assert_array_equal(decided, at_zero >= 0)
     assert decided[3]  # of 0 the sign is +1
 
 
+def test_thresholds_are_found_in_parts_of_the_sums(monkeypatch):
+    monkeypatch.setattr(integer, "_ROWS", 28)
+    limits, most = np.array([-30, 12.5, 30, 50], np.float32), np.array([40, 40, 40, 7])
+    turns, thresholds, _ = integer.thresholds(most, np.ones(4, np.float32), [lambda x: [1, -1, 1, 1] * (x - limits)])
+    assert (turns.tolist(), thresholds.tolist()) == ([1, -1, 1, 1], [-30, -12, 30, 8])
+
+
 def test_what_has_no_threshold_is_refused():
-    kernel, scales = np.ones((8, 2), np.int8), np.ones(2, np.float32)
+    most, scales = np.full(2, 8), np.ones(2, np.float32)
     with pytest.raises(ValueError, match="only rise or only fall"):
-        integer.thresholds(kernel, scales, [lambda x: x * x - 4])
+        integer.thresholds(most, scales, [lambda x: x * x - 4])
     with pytest.raises(ValueError, match="no number"):
-        integer.thresholds(kernel, scales, [lambda x: x * np.nan])
+        integer.thresholds(most, scales, [lambda x: x * np.nan])
 
 
 # --- layers in numpy

@@ -1,5 +1,6 @@
 """Converted files: several inputs and outputs, names, types, batches, samples of all kinds."""
 
+import hashlib
 import itertools
 import os
 import pathlib
@@ -244,3 +245,66 @@ def test_the_report_lists_all_matrices(tmp_path):
         and attention.bytes == 4 * attention.weights
         and attention.form == "float32"
     )
+
+
+class Pixels:
+    """A small network of images, and its normalization in numpy."""
+
+    mean, std = (0.5, 0.25, 0.4), (0.25, 0.5, 0.2)
+
+    def __init__(self, **sign):
+        image = keras.Input((8, 8, 3), name="image")
+        x = L.BatchNormalization()(MPTConv2D(8, 3, padding="same", seed=1)(image))
+        x = L.BatchNormalization()(MPTConv2D(8, 3, padding="same", pad_values=1.0, seed=2, **sign)(x))
+        self.model = settled(keras.Model(image, MPTDense(5, name="logits", seed=3)(L.Flatten()(x))))
+        self.images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+
+    def expected(self):
+        return self.model.predict((self.images / 255 - self.mean) / self.std, verbose=0)
+
+
+SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("lce", "tflm")]
+
+
+@pytest.mark.parametrize("target", ["integer2", *SLOW])
+def test_a_file_that_normalizes_pixels_and_says_what_it_is(target, tmp_path):
+    network, path = Pixels(**SIGN), tmp_path / "model.tflite"
+    keras_mpt.save_ticket(network.model, tmp_path / "model.mpt")
+    how = {"preprocess": (Pixels.mean, Pixels.std), "labels": list("abcde"), "samples": network.images}
+    if target == "tflm":
+        pytest.importorskip("tflite_micro")
+        report = convert.to_tflm(tmp_path / "model.mpt", path, **how)
+    elif target == "lce":
+        report = convert.to_lce(tmp_path / "model.mpt", path, **how)
+    else:
+        report = convert.to_tflite(tmp_path / "model.mpt", path, weights=target, **how)
+    assert report.inputs == [Tensor("image", (1, 8, 8, 3), "uint8")] and report.outputs[0].name == "logits"
+    assert "(pixels / 255 - [0.5, 0.25, 0.4]) / [0.25, 0.5, 0.2]" in dict(report.notes)["Preprocess"]
+    found = convert.run(path, "lce" if target == "lce" else report.target, network.images)
+    np.testing.assert_allclose(found, network.expected(), rtol=1e-4, atol=1e-4)
+    facts = convert.metadata(path)
+    assert facts["labels"] == list("abcde")
+    assert facts["preprocess"] == {"mean": [0.5, 0.25, 0.4], "std": [0.25, 0.5, 0.2]}
+    assert facts["ticket"]["sha256"] == hashlib.sha256((tmp_path / "model.mpt").read_bytes()).hexdigest()
+
+
+def test_what_normalizes_and_what_is_said_of_it_must_fit(tmp_path):
+    model, path = keras.Sequential([keras.Input((4, 4, 3), name="image"), MPTConv2D(2, 3, seed=1)]), tmp_path / "x"
+    two = keras.Model([a := keras.Input((3,), name="a"), b := keras.Input((3,), name="b")], L.Add()([a, b]))
+    whole = keras.Sequential([keras.Input((3,), name="number", dtype="int32"), L.Embedding(9, 2)])
+    for which, how, message in (
+        (model, {"preprocess": "torhc"}, "`preprocess` must be None, a pair .*Did you mean 'torch'"),
+        (model, {"preprocess": (0.5,)}, "`preprocess` must be None, a pair .*Received: preprocess=\\(0.5,\\)"),
+        (model, {"preprocess": (0.5, 0)}, "std > 0"),
+        (model, {"preprocess": ((0.5, 0.5), 1)}, "each channel of input 'image', the last axis .*Received: 2"),
+        (two, {"preprocess": (0.5, 1)}, "`preprocess` must be None for a model with 2 inputs"),
+        (whole, {"preprocess": (0.5, 1)}, "`preprocess` must be None for a model of integers: input 'number'"),
+        (model, {"labels": ["a"]}, "`labels` must be 2 strings, one for each class"),
+        (model, {"preprocess": (0.5, 1), "samples": np.ones((1, 4, 4, 3)) / 2}, "`samples` must be uint8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.to_tflite(which, path, **how)
+    assert not path.exists()
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="no TensorFlow Lite file"):
+        convert.metadata(path)

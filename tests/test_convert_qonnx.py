@@ -194,7 +194,7 @@ def test_thresholds_decide_as_keras_does_for_every_integer():
     norm.set_weights([gamma, np.where(np.arange(channels) % 4 < 2, 0, 0.1), mean, random.uniform(0.5, 2, channels)])
     tensor = qonnx_graph.Tensor("x", (channels,), qonnx_graph.Grid(1.0, bound))
     tensor = tensor.linked(qonnx_graph.scaled(alpha)).linked(qonnx_graph.normalized(norm))
-    direction, threshold = qonnx_graph.thresholds(tensor)
+    direction, threshold = qonnx_graph.half_way(tensor)
     n = np.arange(-bound, bound + 1, dtype=np.float32)[:, None]
     expected = keras.ops.convert_to_numpy(norm(alpha * n)) >= 0
     np.testing.assert_array_equal(direction * (n - threshold) > 0, expected)
@@ -229,8 +229,8 @@ def test_types_for_finn_and_half_integers(path):
 
 
 def test_a_wrong_threshold_is_found(path, monkeypatch):
-    right = qonnx_graph.thresholds
-    monkeypatch.setattr(qonnx_graph, "thresholds", lambda x: (right(x)[0], right(x)[1] + 2))
+    right = qonnx_graph.half_way
+    monkeypatch.setattr(qonnx_graph, "half_way", lambda x: (right(x)[0], right(x)[1] + 2))
     model = chain(MPTDense(16, seed=0, **SIGN), kl.BatchNormalization(), MPTDense(4, seed=1, **SIGN), shape=(16,))
     with pytest.raises(ConversionError, match="differs from the model"):
         convert.to_qonnx(model, path)

@@ -121,6 +121,7 @@ def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):
     model = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1)])
     report = convert.to_tflite(model, tmp_path / "model.tflite", weights="int8")
     assert "to_tflm" in dict(report.notes)["Not for"]
+    assert convert.metadata(report.path) == {}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")

@@ -70,9 +70,12 @@ OPERATION = "an operation of the file format, whose attributes they are"
 MORE_PARAMETERS = {
     "layers/twins.py: __init__": PUBLIC,
     "models/from_keras.py: to_mpt": PUBLIC,
+    "models/jackpots.py: to_jackpot": PUBLIC,
     "tickets/saving.py: save_ticket": PUBLIC,
     "convert/pytorch/importing.py: from_pytorch": PUBLIC,
     "ops/selection.py: enclose": "the state of a loop, which backends take as separate tensors",
+    "convert/tflite.py: to_tflite": PUBLIC,
+    "convert/tflm.py: to_tflm": PUBLIC,
     "convert/lce.py: _convolve": OPERATION,
     "convert/integer_tflite.py: apply": OPERATION,
     "convert/integer_writer.py: tensor": OPERATION,

@@ -8,14 +8,19 @@ from keras_mpt.files import replacing
 
 _TARGETS = {
     "tflite": "LiteRT as it is",
+    "tflm": "TensorFlow Lite Micro, for microcontrollers",
     "lce": "larq-compute-engine, with binary convolutions",
     "qonnx": "QONNX, for FPGAs",
 }
 _TARGETS = {name: what for name, what in _TARGETS.items() if hasattr(convert, f"to_{name}")}
-_OPTIONS = {  # of one target each: arguments of its function
-    "tflite": ("weights",),
-    "lce": ("require_binary",),
-    "qonnx": ("data_format", "input_precision", "activation_precision"),
+_OPTIONS = {  # arguments of some functions only
+    "weights": ("tflite", "tflm"),
+    "compress": ("tflm",),
+    "require_binary": ("lce",),
+    "preprocess": ("tflite", "tflm", "lce"),
+    "data_format": ("qonnx",),
+    "input_precision": ("qonnx",),
+    "activation_precision": ("qonnx",),
 }
 
 
@@ -27,7 +32,9 @@ def add(commands):
         "and must compute the same. Conversion runs on TensorFlow, whatever Keras' backend is.",
     )
     parser.add_argument("ticket", metavar="TICKET", help=sources.TICKET)
-    parser.add_argument("out", metavar="OUT", help="path of the new file; .tflite is the usual ending")
+    parser.add_argument(
+        "out", metavar="OUT", help="path of the new file, usually .tflite; with tflm, .cc for a C array"
+    )
     parser.add_argument(
         "--target",
         choices=tuple(_TARGETS),
@@ -37,8 +44,23 @@ def add(commands):
     parser.add_argument(
         "--weights",
         metavar="FORM",
-        help="of tflite, how kernels are stored: auto (the default), int8, sparse_int8, exact_int8, float32, float16, "
-        "dynamic_int8; see keras_mpt.convert.to_tflite",
+        help="of tflite, how kernels are stored: auto (the default), int8, sparse_int8, integer, integer2, exact_int8, "
+        "float32, float16, dynamic_int8; of tflm: integer (the default), float32, int8; see "
+        "keras_mpt.convert.to_tflite and to_tflm",
+    )
+    parser.add_argument(
+        "--compress",
+        action="store_true",
+        default=None,
+        help="of tflm: store integer kernels as look-up tables of two bits",
+    )
+    parser.add_argument(
+        "--preprocess",
+        nargs="+",
+        metavar="HOW",
+        help="make a file that takes uint8 images of 0 .. 255 and normalizes them itself: preset, for those of the "
+        "preset that TICKET names; two numbers MEAN STD of images / 255, or two lists such as 0.49,0.48,0.45 "
+        "0.25,0.24,0.26; or tf or torch, as Keras' applications call them",
     )
     parser.add_argument(
         "--require_binary",
@@ -51,8 +73,8 @@ def add(commands):
     parser.add_argument(
         "--samples",
         metavar="FILE",
-        help="inputs to check with, normalized as in training: a file of numpy.save, (number, ...), or of numpy.savez "
-        "with the inputs' names; default: 16 of random numbers",
+        help="inputs to check with, normalized as in training, with --preprocess uint8 images: a file of numpy.save, "
+        "(number, ...), or of numpy.savez with the inputs' names; default: 16 of random numbers",
     )
     parser.add_argument("--gzip", action="store_true", help="write OUT.gz as well, as a store or a web server ships it")
     parser.add_argument("--benchmark", action="store_true", help="time the file on this machine, 1 and 2 threads")
@@ -77,15 +99,18 @@ def _add_qonnx(parser):
 
 def run(options):
     given = {}
-    for target, names in _OPTIONS.items():
-        for name in names:
-            value = getattr(options, name, None)
-            if value is not None and options.target != target:
-                raise ValueError(f"--{name} needs --target {target}. Received: --target {options.target}")
-            if value is not None:
-                given[name] = tuple(value) if isinstance(value, list) else value
+    for name, targets in _OPTIONS.items():
+        value = getattr(options, name, None)
+        if value is not None and options.target not in targets:
+            raise ValueError(f"--{name} needs --target {' or '.join(targets)}. Received: --target {options.target}")
+        if value is not None:
+            given[name] = tuple(value) if isinstance(value, list) else value
     samples = convert.tensors.from_file(options.samples) if options.samples else None
-    path, _ = sources.find(options.ticket)
+    path, preset = sources.find(options.ticket)
+    if "preprocess" in given:
+        given["preprocess"] = _preprocess(given["preprocess"], preset)
+    if preset is not None and options.target != "qonnx":
+        given["labels"] = preset.classes
     report = getattr(convert, f"to_{options.target}")(path, options.out, samples=samples, **given)
     print(report)
     if options.gzip:
@@ -97,3 +122,19 @@ def run(options):
         for threads in (1, 2):
             milliseconds = 1e3 * convert.latency(report.path, options.target, threads)
             print(f"Latency    {milliseconds:.2f} ms for one sample here, {threads} thread{'s' * (threads > 1)}")
+
+
+def _preprocess(words, preset):
+    """Return the argument `preprocess` of a conversion for the words behind --preprocess."""
+    if words == ("preset",):
+        if preset is None:
+            raise ValueError("--preprocess preset needs the name of a preset as TICKET: see `keras-mpt list`")
+        return preset
+    if len(words) == 1:
+        return words[0]
+    try:
+        return tuple([float(number) for number in word.split(",")] for word in words)
+    except ValueError as error:
+        raise ValueError(
+            f"--preprocess must be a word, or MEAN STD: numbers with commas between. Received: {' '.join(words)}"
+        ) from error

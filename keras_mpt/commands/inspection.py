@@ -1,20 +1,46 @@
-"""`keras-mpt inspect`: what a ticket holds."""
+"""`keras-mpt inspect`: what a ticket holds, or what a converted file says of itself."""
+
+import pathlib
 
 from keras_mpt.commands import sources
+from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
 
 def add(commands):
     parser = commands.add_parser(
         "inspect",
-        help="show what a ticket holds and where its bytes go",
-        description="Show what a ticket holds and where its bytes go.",
+        help="show what a ticket or a converted file holds",
+        description="Show what a ticket holds and where its bytes go, or what a converted file says of itself.",
     )
-    parser.add_argument("file", nargs="+", metavar="TICKET", help=sources.TICKET)
+    parser.add_argument("file", nargs="+", metavar="TICKET", help=f"{sources.TICKET}; or a .tflite file")
     parser.set_defaults(run=run)
 
 
 def run(options):
     for file in options.file:
-        path, _ = sources.find(file)
-        print(Ticket.read(path), end="\n\n" if len(options.file) > 1 else "\n")
+        shown = _converted(file) if file.endswith(".tflite") else Ticket.read(sources.find(file)[0])
+        print(shown, end="\n\n" if len(options.file) > 1 else "\n")
+
+
+def _converted(path):
+    """Return lines about a converted file."""
+    with extra("tensorflow", "Reading converted files"):
+        from keras_mpt.convert import metadata
+        from keras_mpt.convert.flatbuffer import File
+
+        content = pathlib.Path(path).read_bytes()
+        file, facts = File(content), metadata(path)
+    lines = {
+        "File": f"{path}: {len(content):,} bytes",
+        "Inputs": "; ".join(map(str, file.inputs())),
+        "Outputs": "; ".join(map(str, file.outputs())),
+        "Operations": ", ".join(f"{count} {kind}" for kind, count in file.operations().items()),
+    }
+    if "ticket" in facts:
+        lines["Ticket"] = "{name}, sha256 {sha256}".format(**facts["ticket"])
+    if "preprocess" in facts:
+        lines["Preprocess"] = "(pixels / 255 - {mean}) / {std}, in the file".format(**facts["preprocess"])
+    if "labels" in facts:
+        lines["Labels"] = ", ".join(facts["labels"])
+    return "\n".join(f"{name:10} {text}" for name, text in lines.items())

@@ -1,5 +1,6 @@
 """Conversion to files for phones (LiteRT, larq-compute-engine) and FPGAs (QONNX), and from and to PyTorch's."""
 
+from keras_mpt.convert.annotations import metadata
 from keras_mpt.convert.engines import latency, run
 from keras_mpt.convert.lce import to_lce
 from keras_mpt.convert.pytorch import CheckpointError, from_pytorch, to_pytorch_state_dict
@@ -15,6 +16,7 @@ __all__ = [
     "Report",
     "from_pytorch",
     "latency",
+    "metadata",
     "rounded",
     "run",
     "to_lce",

@@ -7,7 +7,7 @@ import os
 import keras
 
 from keras_mpt.arguments import check_path
-from keras_mpt.convert import tensors, verify
+from keras_mpt.convert import annotations, pixels, tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
 from keras_mpt.files import check_another, check_folder, replacing
@@ -17,12 +17,12 @@ from keras_mpt.models.summaries import kernels, positions, with_inside
 from keras_mpt.tickets import Ticket, load_ticket
 
 
-def convert(model, path, target, samples=None):
-    """Convert a model or ticket, check the result, write it; return the `Report`.
+def convert(model, path, target, samples=None, preprocess=None, labels=None):
+    """Convert a model or ticket, check the result, write it; return the `Report`. See `to_tflite`.
 
     Raises:
         ConversionError: The file does not compute what the model does. `path` is untouched.
-        ValueError: See `Target`, `Plan` and `arrays_for`.
+        ValueError: See `Target`, `Plan`, `normalization`, `check_labels` and `arrays_for`.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -31,16 +31,19 @@ def convert(model, path, target, samples=None):
         )
     path = check_path("path", path)
     check_folder(path)
+    preprocess, ticket = pixels.normalization(preprocess), None
     if isinstance(model, (str, os.PathLike, Ticket)):
         check_another(path, model.path if isinstance(model, Ticket) else model)
-        model = load_ticket(model)
-    plan = Plan(model)
+        ticket = model if isinstance(model, Ticket) else Ticket.read(model)
+        model = load_ticket(ticket)
+    plan = Plan(model, preprocess)
+    labels = annotations.check_labels(labels, plan.model)
     for kernel in plan.kernels:
         target.choose(kernel)
     random, samples = samples is None, samples_for(plan, samples)
 
     graph = plan.graph(target.batch)
-    content = target.compile(graph)
+    content = annotations.annotated(target.compile(graph), annotations.facts_of(ticket, labels, preprocess))
     with errors_of(target.engine, "run"):
         session = target.session(content)
     report = Report(
@@ -55,6 +58,7 @@ def convert(model, path, target, samples=None):
         outputs=list(session.outputs),
         runtimes=target.runtimes(),
         random=random,
+        notes=[] if preprocess is None else [("Preprocess", str(preprocess))],
     )
     verify.check(report, target, plan, content, samples)
     with replacing(path) as unfinished:

@@ -65,11 +65,7 @@ class File:
 
     def content(self):
         """Return the bytes of the file."""
-        import flatbuffers
-
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(self.model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return packed(self.model)
 
     def kind(self, operator):
         """Return the name of an operator's kind, such as "CONV_2D" or "LceBconv2d"."""
@@ -90,6 +86,19 @@ class File:
     def outputs(self):
         """Return a `Tensor` for each output."""
         return self._tensors(self.graph.outputs, "outputs")
+
+    def metadata(self, name):
+        """Return the bytes of an entry of the metadata, None if there is none of this name."""
+        for entry in self.model.metadata or []:
+            if entry.name == name.encode():
+                return bytes(self.model.buffers[entry.buffer].data)
+        return None
+
+    def annotate(self, name, data):
+        """Add an entry to the metadata, which runtimes pass over."""
+        entry = self._schema.MetadataT()
+        entry.name, entry.buffer = name.encode(), self._buffer(np.frombuffer(data, np.uint8))
+        self.model.metadata = [*(self.model.metadata or []), entry]
 
     def order(self, inputs, outputs):
         """Bring inputs and outputs into the order of these names: a converter may have sorted them."""
@@ -221,6 +230,37 @@ class File:
             if sparse and sparse_size(signs, 1) < signs.size:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
 
+    def byte_casts_to_dequantize(self):
+        """Let uint8 become floats by DEQUANTIZE with the scale 1; return how many operators do so."""
+        done = 0
+        for operator in self.graph.operators:
+            tensor = self.graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
+            if self.kind(operator) == "CAST" and tensor.type == self._schema.TensorType.UINT8:
+                tensor.quantization = self._quantization(np.ones(1), 0)
+                operator.opcodeIndex = self._opcode("DEQUANTIZE", 1)
+                operator.builtinOptions, operator.builtinOptionsType = None, self._schema.BuiltinOptions.NONE
+                done += 1
+        return done
+
+    def kernels_to_int2(self, layers):
+        """Store the float kernels of dense layers that are given in two bits, with a scale for each output.
+
+        A DEQUANTIZE operation makes floats of it each time: the same ones.
+
+        Args:
+            layers: As for `integer_kernels`.
+        """
+        for operator, kind, kernel, axis in self.kernels():
+            split, index = ternary(np.moveaxis(kernel, axis, -1)), operator.inputs[1]
+            given = kind == "FULLY_CONNECTED" and split is not None
+            if given and any(_rescaled(split[0], signs) for signs in layers):
+                position, signs = self._users(index)[0], np.moveaxis(split[0], -1, axis)
+                small = self._int8_tensor(index, signs, split[1], axis)
+                self.graph.tensors[small].type = self._schema.TensorType.INT2
+                self.model.buffers[self.graph.tensors[small].buffer].data = packed_2bit(signs)
+                self._insert(position, "DEQUANTIZE", 5, small, index)
+                self._drop(index)
+
     def floats_to_sparse(self):
         """Store of each float kernel what is not zero, and where, if that is smaller.
 
@@ -282,13 +322,17 @@ class File:
         small.name = tensor.name + b"/int8"
         small.type = schema.TensorType.INT8
         small.buffer = self._buffer(np.ascontiguousarray(signs, np.int8))
-        small.quantization = schema.QuantizationParametersT()
-        small.quantization.scale = scales.astype(np.float32)
-        small.quantization.zeroPoint = np.zeros(scales.size, np.int64)
-        small.quantization.quantizedDimension = axis
+        small.quantization = self._quantization(scales, axis)
         self.graph.tensors.append(small)
         self._small[key] = len(self.graph.tensors) - 1
         return self._small[key]
+
+    def _quantization(self, scales, axis):
+        """Return the scales of an axis, with the zero point 0, as a tensor has them."""
+        quantization = self._schema.QuantizationParametersT()
+        quantization.scale, quantization.quantizedDimension = scales.astype(np.float32), axis
+        quantization.zeroPoint = np.zeros(scales.size, np.int64)
+        return quantization
 
     def _buffer(self, values):
         """Return the index of a new buffer with the bytes of an array."""
@@ -321,6 +365,13 @@ def _rescaled(signs, others):
     return bool(np.all((a == b).all(axis=0) | (a == -b).all(axis=0) | (a == 0).all(axis=0)))
 
 
+def packed_2bit(values):
+    """Return integers from -2 to 1 as bytes, four in one, the first in its lowest bits."""
+    flat = np.asarray(values).reshape(-1).astype(np.uint8) & 3
+    flat = np.append(flat, np.zeros(-flat.size % 4, np.uint8)).reshape(-1, 4)
+    return (flat << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
+
+
 def opcode(model, schema, name, version):
     """Return the index of a kind of operation in a file, of this version or a later one; appended if it is missing."""
     builtin = getattr(schema.BuiltinOperator, name)
@@ -331,3 +382,19 @@ def opcode(model, schema, name, version):
     code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def packed(model):
+    """Return the bytes of a file, in which equal arrays are written once: most scales of channels are equal."""
+    import flatbuffers
+
+    class Builder(flatbuffers.Builder):
+        def CreateNumpyVector(self, x):  # noqa: N802
+            key = x.dtype.str, x.tobytes()
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    written, builder = {}, Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -138,14 +138,14 @@ class Reshape:
         return signs.reshape(len(signs), *self.shape)
 
 
-def thresholds(kernel_rows, scales, functions):
-    """Return integers that decide as functions of a layer's sums do.
+def thresholds(most, scales, functions):
+    """Return integers that decide as functions of integers do, such as of a layer's sums.
 
     What the functions give is computed for each sum that is possible, by the operations that the model computes with,
     so a sum that is exactly on the threshold is decided as the model does it.
 
     Args:
-        kernel_rows: int8 array `(weights of an output, outputs)`.
+        most: Integer array: the largest magnitude of the sums of each output.
         scales: float32 array: what one unit of the sums stands for.
         functions: List of functions of a float32 array `(sums, outputs)`, applied one after the other to
             `scales * sum`. The sign is taken of the last one's results.
@@ -157,20 +157,21 @@ def thresholds(kernel_rows, scales, functions):
     Raises:
         ValueError: A function neither rises nor falls in a channel, or gives no number.
     """
-    most = (kernel_rows != 0).sum(axis=0)
-    least, sums = -most, np.arange(-most.max(initial=0), most.max(initial=0) + 1)
+    largest = int(most.max(initial=0))
+    count, total = np.zeros(len(scales), np.int64), 2 * largest + 1  # of sums with +1, of all
     rising = [np.zeros(len(scales), bool) for _ in range(len(functions) + 1)]
     falling = [np.zeros(len(scales), bool) for _ in range(len(functions) + 1)]
-    decisions, step, last = [], max(1, _ROWS // max(len(scales), 1)), None
-    for begin in range(0, len(sums), step):
-        values, stages = scales * sums[begin : begin + step, None].astype(np.float32), []
+    step, last = max(1, _ROWS // max(len(scales), 1)), None
+    for begin in range(-largest, largest + 1, step):
+        sums = np.arange(begin, min(begin + step, largest + 1))
+        values, stages = scales * sums[:, None].astype(np.float32), []
         for function in functions:
             stages.append(values)
             values = function(values)
         if not np.isfinite(values).all():
             raise ValueError("what signs are taken of is no number")
         stages.append(np.where(values >= 0, 1, -1).astype(np.float32))
-        decisions.append(stages[-1] > 0)
+        count += (stages[-1] > 0).sum(axis=0)
         # the first row is compared with the last one of the rows before
         stages = stages if last is None else [np.concatenate(pair) for pair in zip(last, stages, strict=True)]
         for up, down, stage in zip(rising, falling, stages, strict=True):
@@ -180,13 +181,11 @@ def thresholds(kernel_rows, scales, functions):
         last = [stage[-1:] for stage in stages]
     if any((up & down).any() for up, down in zip(rising, falling, strict=True)):
         raise ValueError("what signs are taken of does not only rise or only fall with the sums")
-    positive = np.concatenate(decisions)
-    count = positive.sum(axis=0)
     falls = falling[-1]
-    # rising: +1 from the first sum that is positive; falling: up to the last one, which is the threshold of -sum
-    found = np.where(falls, -(sums[0] + count - 1), sums[-1] - count + 1)
+    # rising: +1 from the first sum that is positive; falling: up to the last one, the negative of this threshold
+    found = largest - count + 1
     # always or never: a threshold that the sums of this channel are always or never at
-    found = np.where(count == len(sums), least, np.where(count == 0, most + 1, found))
-    found = np.clip(found, least, most + 1)
+    found = np.where(count == total, -most, np.where(count == 0, most + 1, found))
+    found = np.clip(found, -most, most + 1)
     directions = [np.where(falls != down, -1, 1).astype(np.int8) for down in falling[:-1]]
     return np.where(falls, -1, 1).astype(np.int8), found.astype(np.int32), directions

@@ -318,7 +318,7 @@ def _decided(call, operations):
             steps.append(integer.Reshape(tuple(after[1:])))
         elif not isinstance(operation, _IDLE):
             functions.append(_function(operation, len(before)))
-    turns, thresholds, directions = integer.thresholds(layer.rows, layer.scales, functions)
+    turns, thresholds, directions = integer.thresholds((layer.rows != 0).sum(axis=0), layer.scales, functions)
     directions.append(np.ones_like(turns))  # behind all functions
     flips = {directions[index].tobytes() for index in pooled}
     if len(flips) > 1:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mpt.convert.flatbuffer import opcode
+from keras_mpt.convert.flatbuffer import opcode, packed, packed_2bit
 
 # The options of each operation, by the name of their table in the schema, and the version of its integer kernels.
 _OPERATIONS = {
@@ -23,28 +23,6 @@ _OPERATIONS = {
     "STRIDED_SLICE": ("StridedSliceOptions", 2),
 }
 _TYPES = {"float32": "FLOAT32", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8"}
-
-
-def packed_2bit(values):
-    """Return integers from -2 to 1 as bytes, four in one, the first in its lowest bits."""
-    flat = np.asarray(values).reshape(-1).astype(np.uint8) & 3
-    flat = np.append(flat, np.zeros(-flat.size % 4, np.uint8)).reshape(-1, 4)
-    return (flat << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
-
-
-def _shared_vectors():
-    """Return a builder that writes equal arrays once: most scales and zero points of channels are equal."""
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):
-        def CreateNumpyVector(self, x):  # noqa: N802
-            key = x.dtype.str, x.tobytes()
-            if key not in written:
-                written[key] = super().CreateNumpyVector(x)
-            return written[key]
-
-    written = {}
-    return Builder(1 << 20)
 
 
 class Writer:
@@ -136,9 +114,7 @@ class Writer:
     def content(self):
         """Return the bytes of the file, its operations in an order in which they can run."""
         self._sort()
-        builder = _shared_vectors()
-        builder.Finish(self.model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return packed(self.model)
 
     def _sort(self):
         made = {output for operator in self.graph.operators for output in operator.outputs}

@@ -1,6 +1,7 @@
 """Conversion for larq-compute-engine: binary convolutions that stay binary."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,7 +32,13 @@ from keras_mpt.tickets import Ticket
 
 
 def to_lce(
-    model: keras.Model | Path | Ticket, path: Path, *, samples: Any = None, require_binary: bool = False
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    preprocess: Any = None,
+    labels: Sequence[str] | None = None,
+    samples: Any = None,
+    require_binary: bool = False,
 ) -> Report:
     """Convert a model for larq-compute-engine: MPT-1/1 layers become binary convolutions, exactly.
 
@@ -50,6 +57,7 @@ def to_lce(
     Args:
         model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
         path: Where the file goes; `.tflite` is the usual ending.
+        preprocess, labels: See `to_tflite`.
         samples: Inputs to check with, see `to_tflite`; default: 16 of standard normal numbers.
         require_binary: Whether to refuse a model in which a layer with an input quantizer would not be binary.
 
@@ -68,7 +76,7 @@ def to_lce(
     Examples:
         >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
     """
-    return convert(model, path, LarqComputeEngine(require_binary), samples)
+    return convert(model, path, LarqComputeEngine(require_binary), samples, preprocess, labels)
 
 
 class LarqComputeEngine(Target):

@@ -15,7 +15,7 @@ from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional, check_not_quantized
 from keras_mpt.models.plain import bake, plain_twin, prepared_call, quantizes
-from keras_mpt.models.rewrite import rewrite
+from keras_mpt.models.rewrite import functional, rewrite
 from keras_mpt.models.summaries import call_shapes
 
 
@@ -69,8 +69,12 @@ class Graph:
 class Plan:
     """A model that is to be converted, and the format of each of its kernels.
 
-    Attributes:
+    Args:
         model: The built functional or Sequential model.
+        preprocess: A `Normalization` of pixels that graphs begin with; None: they take what the model takes.
+
+    Attributes:
+        model, preprocess: As above.
         batch: The model's own batch size, or None if it takes any.
         kernels: A `Kernel` for each kernel of the MPT layers, in the order of the model.
         layers: A `(layer, calls)` for each layer with matrices, likewise; calls are shapes, see `call_shapes`.
@@ -78,14 +82,16 @@ class Plan:
 
     Raises:
         ValueError: `model` is not a built functional or Sequential model of numbers, Keras has quantized a layer, or an
-            MPT layer hides in a layer of another class.
+            MPT layer hides in a layer of another class; `preprocess` does not fit it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, preprocess=None):
         check_functional(model, "converted")
         check_not_quantized(model, "converted")
         _check_inputs(model)
-        self.model = model
+        if preprocess is not None:
+            preprocess.check(model)
+        self.model, self.preprocess = model, preprocess
         self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None), None)
         self._kernels, self.layers = {}, []
         self.reference = self.graph(plain=True).whole()
@@ -154,7 +160,10 @@ class Plan:
             return other(path, operation, *prepared_call(operation, args, kwargs, quantize))
 
         inputs = [self._input(x, batch) for x in self.model.inputs]
-        model = rewrite(self.model, step, inputs=inputs, dissolve=True)
+        values = inputs if self.preprocess is None else [self.preprocess(inputs[0])]
+        model = rewrite(
+            self.model, step, inputs=values, dissolve=True, make=lambda model, _, ends: functional(model, inputs, ends)
+        )
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
         return Graph(model, self.kernels, *names, list(cuts.values()))
@@ -166,7 +175,8 @@ class Plan:
         return [self._kernels.setdefault(subnet.number, Kernel(subnet, path)) for subnet in layer.subnets]
 
     def _input(self, x, batch):
-        dtype = "float32" if keras.backend.is_float_dtype(x.dtype) else x.dtype
+        floats = "float32" if self.preprocess is None else "uint8"
+        dtype = floats if keras.backend.is_float_dtype(x.dtype) else x.dtype
         return keras.Input(batch_shape=(x.shape[0] or batch, *x.shape[1:]), dtype=dtype, name=x.name)
 
 

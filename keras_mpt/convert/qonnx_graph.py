@@ -6,6 +6,7 @@ import re
 import numpy as np
 from keras import ops
 
+from keras_mpt.convert.integer import thresholds
 from keras_mpt.convert.report import ConversionError
 
 OPSET = 13
@@ -91,13 +92,6 @@ class Tensor:
         """Return the tensor with one more function behind its chain."""
         return dataclasses.replace(self, after=(*self.after, function), result=tuple(shape))
 
-    def evaluate(self, values):
-        """Return what the chain makes of values `(number, channels)`, in float32."""
-        x = ops.convert_to_tensor(np.asarray(values, np.float32))
-        for link in self.chain:
-            x = ops.relu(x) if link is None else link.evaluate(x)
-        return ops.convert_to_numpy(x)
-
 
 def scaled(scale):
     scale = np.asarray(scale, np.float32)
@@ -120,29 +114,23 @@ def normalized(layer):
     return Affine(scale, offset, lambda x: ops.batch_normalization(x, mean, variance, **how))
 
 
-def thresholds(tensor):
+def half_way(tensor):
     """Return where the signs change that are taken of a tensor with a grid, once its chain is done.
-
-    Keras' own float32 arithmetic decides for each integer, by bisection: a chain is monotonic.
 
     Returns:
         `(direction, threshold)`, for each channel: the sign is that of `direction * (n - threshold)`, n being the
         integer. `direction` is 1 or -1, `threshold` lies half-way between integers, so no n is at zero.
     """
-    channels, bound = tensor.shape[-1], tensor.grid.bound
+    channels, functions = tensor.shape[-1], [_function(link) for link in tensor.chain]
+    most, steps = np.full(channels, tensor.grid.bound), np.full(channels, tensor.grid.step, np.float32)
+    turns, limits, _ = thresholds(most, steps, functions)
+    return turns.astype(int), turns * (limits - 0.5)
 
-    def decided(n):
-        return tensor.evaluate(np.float32(tensor.grid.step) * n.astype(np.float32)[None])[0] >= 0
 
-    low, high = np.full(channels, -bound - 1), np.full(channels, bound + 1)
-    first, last = decided(low + 1), decided(high - 1)
-    while np.any(high - low > 1):
-        middle = (low + high) // 2
-        below = decided(middle) == first
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    constant = first == last
-    threshold = np.where(constant, -bound - 0.5, low + 0.5)
-    return np.where(constant, np.where(first, 1, -1), np.where(last, 1, -1)), threshold
+def _function(link):
+    """Return what a link of a chain does, as Keras' float32 arithmetic does it, as a function of arrays."""
+    function = ops.relu if link is None else link.evaluate
+    return lambda values: ops.convert_to_numpy(function(ops.convert_to_tensor(values)))
 
 
 class Graph:
@@ -295,7 +283,7 @@ class Graph:
         turned = not inside and all(getattr(function, "keeps_turns", False) for function in x.after)
         direction = np.ones(x.shape[-1])
         if x.chain and x.grid is not None:
-            direction, threshold = thresholds(x)
+            direction, threshold = half_way(x)
             bare = dataclasses.replace(x, chain=(), after=(), result=None)
             scale = np.abs(direction) if turned else direction
             done = self.affine(bare, scale, -scale * threshold * x.grid.step, f"{name}_threshold")

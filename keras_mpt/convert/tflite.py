@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,7 +24,14 @@ from keras_mpt.tickets import Ticket
 
 
 def to_tflite(
-    model: keras.Model | Path | Ticket, path: Path, *, weights: str = "auto", batch: int | None = 1, samples: Any = None
+    model: keras.Model | Path | Ticket,
+    path: Path,
+    *,
+    weights: str = "auto",
+    batch: int | None = 1,
+    preprocess: Any = None,
+    labels: Sequence[str] | None = None,
+    samples: Any = None,
 ) -> Report:
     """Convert a model for TensorFlow Lite (LiteRT), without custom operations.
 
@@ -37,8 +45,9 @@ def to_tflite(
       integers; what the model decides for a sum that is exactly on the threshold is decided at conversion. Layers whose
       sums are added or put out compute with integers, too, and give floats, as with `"exact_int8"`; the report says
       which and why. Needs a fixed batch.
-    - `"integer2"`: the same with two bits a weight, in layers that hold at least a fiftieth of the weights: a quarter
-      of the size. As fast where processors have no dot products of 8-bit integers, else up to three times slower.
+    - `"integer2"`: the same with two bits a weight, in layers that hold at least a fiftieth of the weights, and in
+      small dense ones of floats: a quarter of the size. As fast where processors have no dot products of 8-bit
+      integers, else up to three times slower.
     - `"exact_int8"`: layers that take signs compute with integers, several times as fast as with floats, and exactly.
       The runtime rounds float inputs to 8 bits, which 0 and 1 survive: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
       where x < 0. Other layers as with `"int8"`.
@@ -58,9 +67,15 @@ def to_tflite(
         weights: See above.
         batch: How many samples the file takes at a time, where the model does not say so itself; None: any number,
             which some runtimes (LiteRT.js, delegates for GPUs) refuse.
-        samples: Inputs to check with: an array `(number, ...)`, where there is one input; a list of arrays in the order
-            of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a function that
-            returns one), of which 100 samples are taken. Default: 16 of standard normal numbers.
+        preprocess: How the file makes inputs of the model of uint8 images of 0 .. 255, which it takes then: a pair
+            `(mean, std)` for `(images / 255 - mean) / std`, each a number or one for each channel, the last axis; a
+            preset of `keras_mpt.zoo`, for its own; `"tf"` (-1 .. 1) or `"torch"` (ImageNet's), as
+            `keras.applications` calls them. None: the file takes what the model takes.
+        labels: Names of the classes, which the file keeps, see `metadata`.
+        samples: Inputs of the file to check with: an array `(number, ...)`, where there is one input; a list of arrays
+            in the order of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a
+            function that returns one), of which 100 samples are taken. Default: 16 of standard normal numbers, of
+            random pixels for uint8.
 
     Returns:
         A `Report`.
@@ -69,8 +84,8 @@ def to_tflite(
         ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, TensorFlow Lite cannot
             convert or run the model, or the file does not compute what the model does. There is no new file then. It
             is a ValueError.
-        ValueError: `weights` or `batch` is none of these; `model` is subclassed or not built, or takes strings; or
-            `samples` do not fit.
+        ValueError: `weights`, `batch` or `preprocess` is none of these; `model` is subclassed or not built, or takes
+            strings; or `preprocess`, `labels` or `samples` do not fit it.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
         RuntimeError: Keras does not run on TensorFlow.
 
@@ -81,7 +96,7 @@ def to_tflite(
         raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
     if batch is not None:
         check_count("batch", batch)
-    report = convert(model, path, TensorFlowLite(weights, batch), samples)
+    report = convert(model, path, TensorFlowLite(weights, batch), samples, preprocess, labels)
     if any("int8" in layer.form for layer in report.layers):
         report.notes.append(("Not for", "TensorFlow Lite Micro, which reads int8 kernels otherwise: see `to_tflm`"))
     return report
@@ -123,6 +138,25 @@ class Int8(Format):
         file.kernels_to_int8()
 
 
+class Int2(Int8):
+    """Ternary kernels of small dense layers as two bits for each weight, of which each run makes floats anew."""
+
+    name = "2 bits"
+    int8 = False
+    _LARGEST = 1 << 17  # weights
+
+    def unfit(self, kernel):
+        reason = super().unfit(kernel)
+        small = isinstance(kernel.layer, MPTDense) and kernel.array.size <= self._LARGEST
+        return reason if reason is not None or small else ""
+
+    def size(self, kernel):
+        return -(-kernel.array.size // 4) + 4 * _outputs(kernel)
+
+    def store(self, file, kernels):
+        file.kernels_to_int2([kernel.split[0] for kernel in kernels])
+
+
 class SparseInt8(Int8):
     """The same, of which only what was kept is stored, where that is smaller."""
 
@@ -160,7 +194,7 @@ class ExactInt8(Int8):
 
 WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
-    "integer2": (Integer(two_bits=True), ExactInt8(), Int8(), SparseFloat()),
+    "integer2": (Integer(two_bits=True), ExactInt8(), Int2(), Int8(), SparseFloat()),
     "auto": (ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -34,6 +35,8 @@ def to_tflm(
     *,
     weights: str = "integer",
     compress: bool = False,
+    preprocess: Any = None,
+    labels: Sequence[str] | None = None,
     samples: Any = None,
 ) -> Report:
     """Convert a model for TensorFlow Lite Micro, which runs on microcontrollers.
@@ -57,7 +60,7 @@ def to_tflm(
         weights: See above.
         compress: Whether to store integer kernels as look-up tables of two bits, which needs a TensorFlow Lite Micro
             that was built with compression.
-        samples: See `to_tflite`.
+        preprocess, labels, samples: See `to_tflite`.
 
     Returns:
         A `Report`.
@@ -75,9 +78,9 @@ def to_tflm(
     check_bool("compress", compress)
     path = pathlib.Path(path)
     target = Micro(weights, compress)
-    report = convert(model, path, target, samples)
+    report = convert(model, path, target, samples, preprocess, labels)
     content = path.read_bytes()
-    report.notes = _notes(content)
+    report.notes += _notes(content)
     if path.suffix == ".cc":
         with replacing(path) as unfinished:
             unfinished.write_text(c_array(content, _identifier(path.stem)))
@@ -132,7 +135,7 @@ class Micro(TensorFlowLite):
             reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
             raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
         integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
-        content = super().compile(graph)
+        content = _without_casts(super().compile(graph))
         if integers and self._compress:
             content = self._compressed(content)
         return content
@@ -175,6 +178,12 @@ class MicroSession(Session):
             self.interpreter.set_input(array, index)
         self.interpreter.invoke()
         return [self.interpreter.get_output(index) for index in range(len(self.outputs))]
+
+
+def _without_casts(content):
+    """Return a file in which floats are made of bytes by an operation that TensorFlow Lite Micro has for them."""
+    file = File(content)
+    return file.content() if file.byte_casts_to_dequantize() else content
 
 
 def _arena(file, content):

@@ -34,7 +34,7 @@ def check(report, target, plan, content, samples):
     """
     batch = _batch(plan)
     margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
-    own = _own_outputs(plan.model)
+    own = _own_outputs(plan)
     rebuilt = Agreement(margins)
     found = {}
     for runtime in report.runtimes:
@@ -118,11 +118,12 @@ def _caller(model):
     return call
 
 
-def _own_outputs(model):
+def _own_outputs(plan):
     """Return a function like `_caller` for the Keras model itself; None if it rounds to fewer bits than float32."""
-    if any(layer.compute_dtype != "float32" for layer in layers_inside(model)):
+    if any(layer.compute_dtype != "float32" for layer in layers_inside(plan.model)):
         return None
-    return _caller(model)
+    own = _caller(plan.model)
+    return own if plan.preprocess is None else lambda arrays: own([plan.preprocess(array) for array in arrays])
 
 
 class Agreement:

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.layers.groups import remember_model
+from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.ops import to_numpy
@@ -18,7 +19,7 @@ from keras_mpt.ops import to_numpy
 _kernels_of_calls = contextvars.ContextVar("kernels_of_calls", default=types.MappingProxyType({}))
 
 
-class MPTLayer(PlainTwin, _keras.NotesCalls):
+class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     """Mixin that makes a Keras layer train scores instead of its kernels, which are random and frozen.
 
     W is a frozen kernel, S its scores, M the mask that the rule computes from S, and q the kernel quantizer:

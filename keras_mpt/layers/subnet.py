@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import initializers
+from keras_mpt import _keras, initializers
 from keras_mpt.layers.groups import group_of, once
 from keras_mpt.masks.rule import first_scores, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
@@ -28,13 +28,14 @@ class Subnet:
         frozen_kernel: The frozen weights W, a non-trainable float32 variable.
         scores: The scores S, a float32 variable.
         state: Variables of the mask rule by name, see `MaskRule.init`.
+        held: Variable with the kernel that the layer computes with, while the layer holds it; else None. See `hold`.
         number: Position among all kernels of this process, in the order in which they were built.
     """
 
     def __init__(self, layer, name, argument, index):
         self.layer, self.name, self.argument, self.index = layer, name, argument, index
         self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
-        self._quantizer = None
+        self._quantizer, self.held = None, None
 
     def __repr__(self):
         return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
@@ -45,9 +46,14 @@ class Subnet:
         return tuple(self.frozen_kernel.shape)
 
     @property
+    def sources(self):
+        """The variables that the kernel is made of."""
+        return [self.frozen_kernel, *self.state.values(), self.scores]
+
+    @property
     def variables(self):
         """All variables of the kernel."""
-        return [self.frozen_kernel, *self.state.values(), self.scores]
+        return self.sources if self.held is None else [*self.sources, self.held]
 
     @property
     def kernel_quantizer(self):
@@ -57,6 +63,7 @@ class Subnet:
     @kernel_quantizer.setter
     def kernel_quantizer(self, quantizer):
         if len(self.layer.subnets) > 1:
+            self.layer._release()
             self._quantizer = quantizer
         else:
             self.layer.kernel_quantizer = quantizer
@@ -212,6 +219,8 @@ class Subnet:
         Raises:
             ValueError: A score is NaN, or the effective kernel is not finite.
         """
+        if self.held is not None:
+            return
         nan = bool(np.isnan(to_numpy(self.scores)).any())
         self.state["nan_steps"].assign(int(nan))
         if nan:
@@ -290,6 +299,9 @@ class Subnet:
 
     def effective(self, training=False):
         """Return the kernel that the layer computes with, in float32."""
+        if self.held is not None and not any(map(_keras.is_replaced, self.sources)):
+            self.layer._note_holding()
+            return as_tensor(self.held)
         mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
         quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))

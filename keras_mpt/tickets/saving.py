@@ -13,6 +13,7 @@ import numpy as np
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
+from keras_mpt.layers import hold
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
@@ -166,12 +167,12 @@ def load_ticket(
     the saved model, its outputs have the same bits as well. (A compiled `predict` of the saved model may differ in the
     last bit on JAX, where XLA may sum alpha in another order.)
 
-    By default, the MPT layers are frozen and other layers train as usual. With `trainable=True`, masks can be trained
-    further: alpha is computed from the kept weights again, which may change its last bits. Scores come from the file if
-    it was saved with `scores=True`. Otherwise, the ranking of the kept weights is unknown: their scores start at 1 and
-    those of removed weights at 0.99, which gives the saved mask until training changes it. If the file has only the
-    signs of weights, their magnitudes are the seed's, times a constant that gives alpha. Without a seed, removed
-    weights are zero, and keeping one again has no effect.
+    By default, the MPT layers are frozen and as fast as plain layers (see `keras_mpt.layers.hold`), and other layers
+    train as usual. With `trainable=True`, masks can be trained further: alpha is computed from the kept weights again,
+    which may change its last bits. Scores come from the file if it was saved with `scores=True`. Otherwise, the ranking
+    of the kept weights is unknown: their scores start at 1 and those of removed weights at 0.99, which gives the saved
+    mask until training changes it. If the file has only the signs of weights, their magnitudes are the seed's, times a
+    constant that gives alpha. Without a seed, removed weights are zero, and keeping one again has no effect.
 
     A ticket is data. Loading creates only layers of keras_mpt and ordinary layers of Keras, runs nothing from the file,
     and allocates no memory for more weights than a file of its size may hold.
@@ -199,7 +200,9 @@ def load_ticket(
     """
     check_bool("trainable", trainable)
     custom_objects = _objects(custom_objects)
-    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    model = _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    hold(model)
+    return model
 
 
 def _ticket(source: Path | Ticket) -> Ticket:

@@ -13,6 +13,7 @@ import keras
 
 from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean
+from keras_mpt.layers import hold
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
 from keras_mpt.zoo import presets
@@ -93,6 +94,7 @@ def _from_ticket(function, known, weights, **given):
         raise tickets.TicketError(
             f"{error} With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
         ) from error
+    hold(model)
     return model
 
 
