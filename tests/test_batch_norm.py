@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import recalibrate_batch_norm, to_jackpot
+from support.layer_contract import numpy
 
 kl = keras.layers
 X = (np.random.default_rng(0).normal(size=(30, 4)) * [1, 2, 3, 4] + [0, 5, 0, -5]).astype("float32")
