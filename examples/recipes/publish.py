@@ -190,7 +190,7 @@ def convert(preset, test, draft):
     ways = {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}
     for target in ways if binary else ["tflite"]:
         path = draft / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
-        report = ways[target](ticket, path, samples=inputs)
+        report = ways[target](ticket, path, samples=inputs, labels=preset.classes)
         print(report)
         tied = int(np.sum(margins <= 2 * report.max_error))  # where what was measured may put the other one first
         facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips, "tied": tied}
