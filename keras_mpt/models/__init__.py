@@ -1,4 +1,4 @@
-"""Whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin, a summary."""
+"""Tools for whole models: convert them to MPT layers, find these, strip them to plain Keras, summarize them."""
 
 from keras_mpt.models.batch_norm import recalibrate_batch_norm
 from keras_mpt.models.from_keras import to_mpt

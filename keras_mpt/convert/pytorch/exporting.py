@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
@@ -13,6 +12,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
+from keras_mpt.tickets.kernels import scale_of
 
 _ROUNDING = 1e-6  # of alpha, which is a float sum
 
@@ -69,7 +69,7 @@ def to_pytorch_state_dict(
 
 
 def _layout(model, name):
-    scaled = {type(layer.kernel_quantizer) is ScaledSign for layer in mpt_layers(model)}
+    scaled = {layer.kernel_quantizer.scale_count == 1 for layer in mpt_layers(model)}
     if name == "auto" and len(scaled) == 1:
         return layouts.LAYOUTS["biprop" if scaled.pop() else "hidden_networks"]
     layout = layouts.LAYOUTS.get(name)
@@ -102,7 +102,7 @@ def _with_masks(mpt, masks, layout):
     entries = {}
     for path, layer in mpt.items():
         weights = _in_torch(layer, layer.frozen_kernel)
-        if type(layer.kernel_quantizer) is ScaledSign:
+        if layer.kernel_quantizer.scale_count:
             weights = np.float32(_alpha(layer, masks[path])) * np.sign(weights)
         mask = arrays.kernel_to_torch(layer, masks[path].astype(np.float32))
         entries[path] = {"weight": weights, layout.scores: _in_torch(layer, layer.scores), layout.stored: mask}
@@ -158,8 +158,7 @@ def _differ(masks, wanted):
 
 
 def _alpha(layer, mask):
-    number, mask = np.count_nonzero(mask), ops.convert_to_tensor(mask.astype(np.float32))
-    return float(ops.convert_to_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, mask, number)))
+    return scale_of(layer.kernel_quantizer, to_numpy(layer.frozen_kernel), mask)
 
 
 def _in_torch(layer, variable):
