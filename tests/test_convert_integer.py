@@ -298,3 +298,6 @@ def test_a_layer_that_is_called_twice(tmp_path):
     report, (found,) = outputs(model, tmp_path / "model.tflite", x := samples((16,), 16), weights="integer")
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
     assert report.operations["FULLY_CONNECTED"] == 3
+    # its calls turn other channels: behind the kernel, which is there once
+    signs = keras.ops.convert_to_numpy(keras.ops.sign(layer.subnets[0].effective())).astype(np.int8)
+    assert report.path.read_bytes().count(signs.T.tobytes()) == 1

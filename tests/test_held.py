@@ -59,7 +59,7 @@ def traced(model):
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(model)(X)
+        return jax.jit(lambda x: model(x))(X)  # which JAX has not met before
     import torch
 
     with torch.no_grad():

@@ -175,6 +175,7 @@ def test_small_layers_are_spared():
     assert sum(kept.values()) == sum(sizes.values()) - int(0.75 * sum(sizes.values()) + 1e-9)
 
 
+@pytest.mark.slow
 def test_a_binary_jackpot_is_searched_stripped_and_converted(trained, tmp_path):
     jackpot = to_jackpot(trained, 0.8, kernel_quantizer="scaled_sign", skip=[], data=X)
     before, norm = analysis.masks(jackpot), jackpot.get_layer("block").get_layer("norm")

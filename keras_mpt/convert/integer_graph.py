@@ -187,18 +187,33 @@ class Program:
                 break
             for key in lost:
                 del chains[key]
+        turns = {}
         for point in self.points:
             if id(point) in chains:
                 call, operations = chains[id(point)]
                 try:
-                    call.layer, point.steps = _decided(call, operations)
+                    call.layer, point.steps, turns[point] = _decided(call, operations)
                     point.call = call
                 except ValueError as error:
                     call.why = str(error)
+        for point, turned in turns.items():
+            self._turn(point, turned, turns)
         connected = [point.call for point in self.points]
         for call in self.calls:
             if call not in connected:
                 call.why = call.why or "its results are needed as numbers, not only as signs"
+
+    def _turn(self, point, turned, turns):
+        """Turn the kernel of a point's call in some channels, or what it gives if other calls of it turn others."""
+        call, kernels = point.call, [call.kernel for call in self.calls]
+        layer, all_turned = call.layer, [turned for other, turned in turns.items() if other.call.kernel is call.kernel]
+        if len(all_turned) == kernels.count(call.kernel) and all(np.array_equal(turned, t) for t in all_turned):
+            shaped = turned.reshape(layer.kernel.shape[2:]) if layer.depthwise else turned
+            call.layer = dataclasses.replace(layer, kernel=layer.kernel * shaped)
+        elif (turned < 0).any():
+            thresholds = np.where(turned < 0, 1 - layer.thresholds, layer.thresholds)
+            call.layer = dataclasses.replace(layer, thresholds=thresholds.astype(np.int32))
+            point.steps = [integer.Flip(turned), *point.steps]
 
 
 def _names(entries, own):
@@ -306,7 +321,7 @@ def _keeps_apart(operation, shape):
 
 
 def _decided(call, operations):
-    """Return a call's `IntegerLayer` with thresholds, and the steps behind it."""
+    """Return a call's `IntegerLayer` with thresholds, the steps behind it, and in which channels it is to be turned."""
     layer, functions, steps, pooled = call.layer, [_finish(call.kernel.layer)], [], []
     for operation, before, after in operations:
         if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
@@ -328,8 +343,7 @@ def _decided(call, operations):
         turns, thresholds = turns * flip, np.where(flip < 0, 1 - thresholds, thresholds).astype(np.int32)
         last = max(i for i, step in enumerate(steps) if isinstance(step, integer.MaxPool))
         steps.insert(last + 1, integer.Flip(flip))
-    shaped = turns.reshape(layer.kernel.shape[2:]) if layer.depthwise else turns
-    return dataclasses.replace(layer, kernel=layer.kernel * shaped, thresholds=thresholds), steps
+    return dataclasses.replace(layer, thresholds=thresholds), steps, turns
 
 
 def _finish(layer):

@@ -9,6 +9,7 @@ distance to it is as large as that between the signs: rounding decides nothing.
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 
@@ -158,7 +159,7 @@ class IntegerWriter:
     def _step(self, step, x, shape, key, name):
         if isinstance(step, integer.Reshape):
             return self.reshape(x, (shape[0], *step.shape), key), (shape[0], *step.shape)
-        wide = shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
+        wide = shape if len(shape) == 4 else (shape[0], math.prod(shape[1:-1]), 1, shape[-1])
         x = self.reshape(x, wide, key) if wide != shape else x
         if isinstance(step, integer.MaxPool):
             sizes = [
@@ -177,7 +178,8 @@ class IntegerWriter:
             x, _ = self.layer(turned, x, wide, key, key)
         if len(shape) == 4:
             return x, result
-        return self.reshape(x, (*result[:2], result[3]), key), (*result[:2], result[3])
+        narrow = (*result[:2], result[3]) if isinstance(step, integer.MaxPool) else shape
+        return self.reshape(x, narrow, key), narrow
 
     def signs(self, shape, key, name):
         """Return a new tensor of coded signs."""
