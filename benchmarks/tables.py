@@ -119,6 +119,23 @@ def memory():
     )
 
 
+def first_use():
+    """Seconds of what comes once, of a ticket and of the plain model."""
+    return markdown(
+        ["TensorFlow", "ours, s", "plain, s", "ratio", "goal"],
+        [
+            [
+                row["what"],
+                f"{row['seconds']:.2f}",
+                f"{row['plain seconds']:.2f}",
+                f"{row['ratio']:.2f}",
+                row["goal"] or "",
+            ]
+            for row in rows_of("first_use_tensorflow")
+        ],
+    )
+
+
 def growth():
     """Milliseconds of a mask, and costs of a ticket, by the number of weights."""
     rows = rows_of("growth_tensorflow")

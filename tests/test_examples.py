@@ -434,6 +434,8 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
     assert not (tmp_path / "run" / "ticket.mpt").exists()
     train()  # goes on
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
+    epochs = [row.split(",") for row in (tmp_path / "run" / "speed.csv").read_text().splitlines()]
+    assert [row[0] for row in epochs] == ["epoch", "0", "1"] and all(float(row[2]) > 0 for row in epochs[1:])
     assert [*cache.glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
     ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
     assert ticket.output_shape == (None, 1000)
