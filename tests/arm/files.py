@@ -61,9 +61,8 @@ def compare(folder):
     A flip changes an output by a multiple of what a sign is worth, so by far more than rounding.
     """
     fine = True
-    print(
-        f"{SAMPLES} samples each, {FEW} of signs\n\n| file | kernels | max difference to x86 | to Keras | same class as Keras |"
-    )
+    print(f"{SAMPLES} samples each, {FEW} of signs\n")
+    print("| file | kernels | max difference to x86 | to Keras | same class as Keras |")
     print("|---|---|---|---|---|")
     for path in sorted(folder.glob("*[!s].tflite")):
         keras_ = np.load(folder / f"{path.stem.partition('--')[0]}.keras.npy")
