@@ -61,8 +61,20 @@ def normalize(images):
     return (images.astype(np.float32) / 255 - MEAN) / STD
 
 
+def resized(images, size):
+    """Return uint8 images of another size, averaged bilinearly."""
+    if images.shape[1] == size:
+        return images
+    from PIL import Image
+
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
+
+
 class TrainingBatches(EpochBatches):
-    """Shuffled, randomly cropped (4 pixels of zeros around) and flipped batches; the last, incomplete one is dropped.
+    """Shuffled, randomly cropped and flipped batches of square images; the last, incomplete one is dropped.
+
+    The crops are as large as the images, with an eighth of zeros around these: 4 pixels around 32.
 
     Batch `step` of an epoch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted
     one would have seen, and several processes, each of which takes its part, what one would have.
@@ -81,11 +93,12 @@ class TrainingBatches(EpochBatches):
     def __getitem__(self, step):
         chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
         random = self._random(1 + step)
-        offsets = random.integers(0, 9, size=(len(chosen), 2))
+        size = self.images.shape[1]
+        around = size // 8
+        offsets = random.integers(0, 2 * around + 1, size=(len(chosen), 2))
         flips = random.random(len(chosen)) < 0.5
-        crops = np.zeros((len(chosen), 40, 40, 3), np.uint8)
-        crops[:, 4:36, 4:36] = self.images[chosen]
-        batch = np.stack([c[y : y + 32, x : x + 32] for c, (y, x) in zip(crops, offsets, strict=True)])
+        crops = np.pad(self.images[chosen], ((0, 0), (around, around), (around, around), (0, 0)))
+        batch = np.stack([c[y : y + size, x : x + size] for c, (y, x) in zip(crops, offsets, strict=True)])
         batch[flips] = batch[flips, :, ::-1]
         return normalize(batch[self.part]), self.labels[chosen[self.part]]
 

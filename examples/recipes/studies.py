@@ -22,13 +22,15 @@ flags.DEFINE_enum("network", "conv2", ["conv2", "conv4", "whitened_conv6"], "One
 flags.DEFINE_bool("scale_fan", False, "Scale kernels by the fraction kept, so that kept weights preserve variance.")
 flags.DEFINE_integer("epochs", 10, "Number of epochs of a run.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "Of SGD with momentum 0.9, at the start of the cosine decay.")
-flags.DEFINE_float("weight_decay", 1e-4, "L2 inside the gradient, of the scores.")
+flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum 0.9, or Adam.")
+flags.DEFINE_float("learning_rate", 0.1, "Of the optimizer, at the start of the cosine decay.")
+flags.DEFINE_float("weight_decay", 1e-4, "Of SGD: L2 inside the gradient, of the scores.")
+flags.DEFINE_integer("image_size", None, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
 flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
 flags.DEFINE_string("output_dir", None, "Where runs.csv, statistics and figures go; finished runs are not repeated.")
 flags.mark_flag_as_required("output_dir")
 RECIPE = ("data", "train_examples", "width", "network", "scale_fan", "epochs", "batch_size", "learning_rate")
-RECIPE += ("weight_decay",)
+RECIPE += ("weight_decay", "optimizer", "image_size")
 
 
 class DigitBatches(cifar10.TrainingBatches):
@@ -47,9 +49,10 @@ def scaled(images):
 def load():
     """Return a dict: the training data, the test data ready for the network, and the class of training batches."""
     if FLAGS.data == "cifar10":
-        data = cifar10.load(FLAGS.data_dir)
-        test, batches = (cifar10.normalize(data["test"][0]), data["test"][1]), cifar10.TrainingBatches
+        data, size = cifar10.load(FLAGS.data_dir), FLAGS.image_size or 32
+        test = cifar10.normalize(cifar10.resized(data["test"][0], size)), data["test"][1]
         images, labels = data["train"]
+        images, batches = cifar10.resized(images[: FLAGS.train_examples], size), cifar10.TrainingBatches
     else:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -87,7 +90,8 @@ def train(model, data, seed, callbacks):
     training.check_batch_size(FLAGS.batch_size, len(data["train"][0]))
     batches = data["batches"](*data["train"], FLAGS.batch_size, seed)
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * len(batches))
-    training.compile_for(model, keras.optimizers.SGD(rate, momentum=0.9))
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9) if FLAGS.optimizer == "sgd" else keras.optimizers.Adam(rate)
+    training.compile_for(model, optimizer)
     training.add_weight_decay(model, FLAGS.weight_decay)
     callbacks = [BeginEpochs(batches), *callbacks]
     model.fit(batches, epochs=FLAGS.epochs, shuffle=False, callbacks=callbacks, verbose=0)

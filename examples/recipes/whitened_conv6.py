@@ -77,16 +77,6 @@ def sizes():
     return [int(size) for size, epochs in pairs for _ in range(int(epochs))]
 
 
-def resized(images, size):
-    """Return images of another size, averaged bilinearly."""
-    if images.shape[1] == size:
-        return images
-    from PIL import Image
-
-    bilinear = Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
-
-
 class Batches(EpochBatches):
     """Shuffled batches of images shifted by up to two pixels, of the size that belongs to the epoch.
 
@@ -117,7 +107,7 @@ class Batches(EpochBatches):
         self.epoch = epoch
         size = sizes()[min(epoch, len(sizes()) - 1)]
         if size not in self.small:
-            self.small = {size: resized(self.images, size)}
+            self.small = {size: cifar10.resized(self.images, size)}
         self.current = self.small[size]
         self.order = self._random(self.epoch, 0).permutation(len(self.images))
 
@@ -175,7 +165,7 @@ def start(images):
     if not FLAGS.jackpot and not FLAGS.scores_from:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
         return model
-    data = cifar10.normalize(resized(images[:STEM_IMAGES], sizes()[0]))
+    data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
     trained = keras_mpt.models.dense_twin(model)
     trained.set_weights(keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from).get_weights())
     if FLAGS.scores_from:
@@ -237,7 +227,7 @@ def train(folder):
         folder,
         epochs=len(sizes()),
         stop_after=FLAGS.stop_after,
-        validation_data=(cifar10.normalize(resized(test_images, sizes()[-1])), one_hot(test_labels)),
+        validation_data=(cifar10.normalize(cifar10.resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
     )
 

@@ -238,7 +238,7 @@ def _not_allowed(received, module=None):
 
 
 def build(config, check_shapes, most, custom_objects=(), settings=None):
-    """Return the model of a config, with initialized variables; kernels of MPT layers are zeros."""
+    """Return the model of a config, with initialized variables; kernels of MPT layers are zeros.
 
     Args:
         config: The result of `describe`.
