@@ -24,8 +24,8 @@ class NofM(MaskRule):
 
     Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not, as for `TopK`.
 
-    In a ticket, a mask takes `log2(C(m, n)) / m` bits per weight: 0.646 for 2 of 4, 0.5 for 1 or 3 of 4. The sparsity is
-    fixed at `1 - n / m`.
+    In a ticket, a mask takes `log2(C(m, n)) / m` bits per weight: 0.646 for 2 of 4, 0.5 for 1 or 3 of 4. The sparsity
+    is fixed at `1 - n / m`.
 
     Source: Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
     arXiv:2102.04010, for weights that are learned.

@@ -18,7 +18,7 @@ from keras_mpt.ops.selection import INFINITY_BITS
 class Restricted(MaskRule):
     """Keep `n - floor(sparsity * n)` weights of each layer, in a stored mask in which each step makes a few swaps.
 
-    S are the scores (by value, not magnitude), M the stored mask and T the mask of the largest S. In each training step,
+    S are the scores (by value, not magnitude), M the stored mask and T the mask of the largest S. In a training step,
     `w = sum(T * (1 - M))` pruned weights have scores above the threshold, and as many kept weights have scores below
     it. The step swaps `ceil(rate * w)` of them (the product is a float32): the pruned ones with the largest scores for
     the kept ones with the smallest. With a rate of 1, the mask becomes T. The rate is the layer's variable `swap_rate`:

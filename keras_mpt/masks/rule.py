@@ -127,7 +127,7 @@ class MaskRule:
         return entropy_bits(size, kept)
 
     def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict] | None:
-        """Return the coding of a kernel's masks in tickets: a name in `tickets.coding.CODINGS` and a dict of its settings.
+        """Return how tickets code a kernel's masks: a name in `tickets.coding.CODINGS` and a dict of its settings.
 
         None: a coding for any mask.
 
@@ -137,7 +137,7 @@ class MaskRule:
         return None
 
     def slope(self, scores: Tensor) -> Tensor:
-        """Return the straight-through derivative of the mask with respect to the scores: `sign(S)`, since |S| decides."""
+        """Return the straight-through derivative of the mask by the scores: `sign(S)`, since |S| decides."""
         return ops.sign(scores)
 
     def get_config(self) -> dict[str, Any]:
