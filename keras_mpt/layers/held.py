@@ -1,4 +1,4 @@
-"""Kernels that are kept while nobody changes what they are made of."""
+"""Hold kernels while nothing that they depend on changes."""
 
 import functools
 import weakref
@@ -12,7 +12,7 @@ from keras_mpt.ops.backend import as_tensor
 
 
 def hold(model):
-    """Let the layers of a model that are not trainable keep their kernels instead of making them at each call.
+    """Let frozen layers of a model hold their kernels instead of computing them at each call.
 
     Such a layer costs what a plain Keras layer costs, and 4 bytes more for each weight. `load_ticket` does this; call
     it after you have frozen layers yourself. Outputs stay the same: whoever changes what a kernel is made of (assigns

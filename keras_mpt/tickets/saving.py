@@ -14,12 +14,13 @@ from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.layers import hold
+from keras_mpt.layers.held import forget_compiled
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, settings
-from keras_mpt.tickets.filling import fill_subnet, forget_compiled, groups_that_differ
+from keras_mpt.tickets.filling import fill_subnet, groups_that_differ
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
 from keras_mpt.tickets.subnets import subnets
