@@ -189,7 +189,6 @@ def zoo():
 CHOICES = {  # presets of one network
     "binary jackpot, 80 % removed": "whitened_conv6_mpt32_s80_jackpot",
     "binary jackpot, 90 % removed": "whitened_conv6_mpt32_s90_jackpot",
-    "random signs, chosen from the trained network's magnitudes": "whitened_conv6_mpt32_s50_guided",
     "random signs and scores, nothing trained": "whitened_conv6_mpt32_s50",
 }
 
