@@ -3,8 +3,9 @@
     python -m benchmarks.inference
     KERAS_BACKEND=jax python -m benchmarks.inference
 
-`predict_on_batch` of the model after some training steps, and of its ticket as `load_ticket` gives it, whose layers hold
-their kernels; medians over interleaved rounds. Writes `benchmarks/results/inference_<backend>.json` and prints a table.
+`predict_on_batch` of the model after some training steps, and of its ticket as `load_ticket` gives it, whose layers
+hold their kernels; medians over interleaved rounds. Writes `benchmarks/results/inference_<backend>.json` and prints a
+table.
 """
 
 import argparse

@@ -11,12 +11,20 @@ images.
 
 Of a sequential network's integer files, each sign inside is compared with integers in numpy, in LiteRT with XNNPACK and
 without, and on some images in TensorFlow Lite Micro, if it is installed; `--all_signs` takes the whole test set.
-Writes `benchmarks/results/integer.json`.
+Writes `benchmarks/results/integer.json`; `python -m benchmarks.tables` makes tables of it.
+
+    python -m benchmarks.integer --layers
+
+times single layers of these networks, from signs to signs, in 8 and in 2 bits a weight: what `"integer2"` costs where.
+Writes `benchmarks/results/integer_layers.json`.
 """
 
 import argparse
+import functools
 import gzip
 import importlib.util
+import itertools
+import json
 import pathlib
 import platform
 import statistics
@@ -27,10 +35,11 @@ import time
 import numpy as np
 
 import keras_mpt
-from benchmarks.rounds import ratio, save
+from benchmarks.rounds import load, ratio, save
 from keras_mpt import convert
+from keras_mpt.convert.integer import IntegerLayer
 from keras_mpt.convert.integer_form import integer_writer
-from keras_mpt.convert.integer_tflite import decoded
+from keras_mpt.convert.integer_tflite import IntegerWriter, decoded
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
@@ -47,10 +56,24 @@ NETWORKS = {
 FILES = {
     "exact int8": "exact_int8",
     "integer": "integer",
+    "integer2_dense": "integer2_dense",
     "integer2": "integer2",
     "larq-compute-engine": None,
     "float32": "float32",
     "post-training int8": None,
+}
+LAYERS = {  # height and width (0: dense), inputs, outputs
+    "Conv-4, conv2": (32, 64, 64),
+    "Conv-4, conv3": (16, 64, 128),
+    "Conv-4, conv4": (16, 128, 128),
+    "Conv-4, dense1": (0, 8192, 256),
+    "Conv-4, dense2": (0, 256, 256),
+    "VGG-Small, conv2": (32, 128, 128),
+    "VGG-Small, conv3": (16, 128, 256),
+    "VGG-Small, conv4": (16, 256, 256),
+    "VGG-Small, conv5": (8, 256, 512),
+    "VGG-Small, conv6": (8, 512, 512),
+    "ResNet-18, last": (4, 512, 512),
 }
 ADAPTED = 640  # images
 CALIBRATED = 100
@@ -77,12 +100,12 @@ def post_training(model, images):
     return converter.convert()
 
 
-def measure(name, model, images, rounds, folder):
-    """Return the rows of one network, one for each kind of file."""
-    expected, rows, invokers = model.predict(images, batch_size=100, verbose=0), [], {}
+def measure(key, model, images, folder, kinds):
+    """Return the rows of one network, one for each kind of file, without times; the files stay in the folder."""
+    expected, rows = model.predict(images, batch_size=100, verbose=0), []
     scale = np.abs(expected).max(axis=1)
-    for kind in FILES:
-        path, target = folder / f"{kind}.tflite", "lce" if kind == "larq-compute-engine" else "tflite"
+    for kind in kinds:
+        path, target = place(folder, key, kind)
         if target == "lce" and not importlib.util.find_spec("larq_compute_engine"):
             continue
         make(model, kind, path, images)
@@ -91,7 +114,8 @@ def measure(name, model, images, rounds, folder):
         content = path.read_bytes()
         rows.append(
             {
-                "network": name,
+                "key": key,
+                "network": NETWORKS[key][0],
                 "file": kind,
                 "bytes": len(content),
                 "gzip": len(gzip.compress(content, 9)),
@@ -100,13 +124,22 @@ def measure(name, model, images, rounds, folder):
                 "outputs": float((np.abs(found - ours).max(axis=1) <= 1e-4 * scale[: len(some)]).mean()),
             }
         )
-        invokers[kind] = convert.engines.invoker(path, target)
         print(rows[-1], flush=True)
-    seconds = cpu_seconds(invokers, rounds)
+    return rows
+
+
+def place(folder, key, kind):
+    """Return the path of a file, and what runs it."""
+    return folder / f"{key} {kind}.tflite", "lce" if kind == "larq-compute-engine" else "tflite"
+
+
+def add_times(rows, folder, rounds):
+    """Time the files of a folder and write the times into the rows of one network."""
+    places = {row["file"]: place(folder, row["key"], row["file"]) for row in rows}
+    seconds = cpu_seconds({kind: convert.engines.invoker(*where) for kind, where in places.items()}, rounds)
     for row in rows:
         row["milliseconds"] = 1e3 * statistics.median(seconds[row["file"]])
         row["ratio"] = ratio(seconds[row["file"]], seconds["exact int8"])
-    return rows
 
 
 def cpu_seconds(invokers, rounds):
@@ -182,18 +215,35 @@ def compared(program, run, images, batch=100):
     return wrong, count
 
 
-def table(rows):
-    """Return the rows as markdown."""
-    lines = [
-        "| network | file | bytes | gzip | time to exact int8 | classes | outputs | images |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['network']} | {row['file']} | {row['bytes']:,} | {row['gzip']:,} | {row['ratio']:.2f} | "
-            f"{row['classes']:.1%} | {row['outputs']:.1%} | {row['images']} |"
-        )
-    return "\n".join(lines)
+def layer_file(size, inputs, outputs, two_bits):
+    """Return a file of one layer of signs, which are its inputs and outputs as they are stored."""
+    kernel = np.random.default_rng(0).integers(-1, 2, (3, 3, inputs, outputs)[0 if size else 2 :], dtype=np.int8)
+    layer = IntegerLayer("layer", kernel, np.zeros(outputs, np.int32), widths=((1, 1), (1, 1)), pad_value=1)
+    writer = IntegerWriter(None, None, None, None)
+    shape = (1, size, size, inputs) if size else (1, inputs)
+    x = writer.signs(shape, 1, "x")
+    y, _ = writer.layer(layer, x, shape, 1, 1, two_bits)
+    writer.file.connect({"x": x}, {"y": y})
+    return writer.file.content()
+
+
+def measure_layers(rounds):
+    """Return a row for each of `LAYERS`."""
+    rows = []
+    for name, (size, inputs, outputs) in LAYERS.items():
+        files = {bits: layer_file(size, inputs, outputs, bits == 2) for bits in (8, 2)}
+        sessions = {bits: TensorFlowLite().session(content, "LiteRT", threads=1) for bits, content in files.items()}
+        shape = (1, size, size, inputs) if size else (1, inputs)
+        signs = np.random.default_rng(1).choice(np.array([-128, 127], np.int8), shape)
+        calls = {bits: functools.partial(session, [signs]) for bits, session in sessions.items()}
+        np.testing.assert_array_equal(*(call()[0] for call in calls.values()))
+        seconds = cpu_seconds(calls, rounds)
+        row = {"layer": name, "height": size, "inputs": inputs, "outputs": outputs}
+        row |= {f"bytes of {bits}": len(content) for bits, content in files.items()}
+        row |= {f"ms of {bits}": 1e3 * statistics.median(seconds[bits]) for bits in files}
+        rows.append({**row, "ratio": ratio(seconds[2], seconds[8])})
+        print(rows[-1], flush=True)
+    return rows
 
 
 def instructions():
@@ -207,31 +257,53 @@ def instructions():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="folder of tensorflow-datasets, or an npz file")
+    parser.add_argument("--data", default="CIFAR-10 after JPEG (quality 75)", help="what the result calls the images")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--files", nargs="+", choices=FILES, default=list(FILES), help="the others' rows stay")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--all_signs", action="store_true", help="compare signs on the whole test set")
+    parser.add_argument("--signs", type=int, default=100, help="images to compare signs on; 0: none")
+    parser.add_argument("--all_signs", action="store_const", const=10**6, dest="signs", help="on the whole test set")
+    parser.add_argument("--layers", action="store_true", help="time single layers instead")
+    parser.add_argument("--folder", type=pathlib.Path, help="where the files stay; default: they do not")
+    parser.add_argument("--times", action="store_true", help="only time the files of --folder again")
     arguments = parser.parse_args()
+    if arguments.layers:
+        save("integer_layers", {"instructions": instructions(), "rows": measure_layers(arguments.rounds)})
+        return
+    result = load("integer") or {"rows": [], "wrong signs": {}}
+    result |= {"instructions": instructions(), "data": arguments.data}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = arguments.folder or pathlib.Path(folder)
+        if not arguments.times:
+            measure_all(arguments, folder, result)
+        for key in arguments.networks:
+            add_times([row for row in result["rows"] if row["key"] == key], folder, arguments.rounds)
+            save("integer", result)
+    print(json.dumps(result, indent=1))
 
+
+def measure_all(arguments, folder, result):
+    """Write rows of the networks, without times, and the numbers of wrong signs into the result, and save it."""
     import cifar10
 
     images = cifar10.normalize(cifar10.load(arguments.data_dir)["test"][0]).astype(np.float32)
-    rows, signs = [], {}
     for key in arguments.networks:
         name, build = NETWORKS[key]
         model = build()
         if key != "conv4":
             for begin in range(0, ADAPTED, 64):  # statistics for batch normalization; trained networks have theirs
                 model(images[begin : begin + 64], training=True)
-        with tempfile.TemporaryDirectory() as folder:
-            rows += measure(name, model, images[: arguments.samples], arguments.rounds, pathlib.Path(folder))
-        if key != "resnet18":
-            some = images if arguments.all_signs else images[:100]
+        rows = {(row["key"], row["file"]): row for row in result["rows"]}
+        rows |= {
+            (key, row["file"]): row for row in measure(key, model, images[: arguments.samples], folder, arguments.files)
+        }
+        result["rows"] = [rows[place] for place in itertools.product(NETWORKS, FILES) if place in rows]
+        if key != "resnet18" and arguments.signs:
+            some = images[: arguments.signs]
             for weights in ("integer", "integer2"):
-                signs[f"{name}, {weights}"] = wrong_signs(model, some, weights)
-        print(table(rows), flush=True)
-    save("integer", {"instructions": instructions(), "rows": rows, "wrong signs": signs})
-    print(instructions(), signs)
+                result["wrong signs"][f"{name}, {weights}"] = wrong_signs(model, some, weights)
+        save("integer", result)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import re
 from benchmarks.rounds import RESULTS, load, rows_of
 
 ROOT = RESULTS.parent.parent
-PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md", "docs/guides/microcontrollers.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BACKENDS = {
     "tensorflow": "TensorFlow",
@@ -186,6 +186,38 @@ def formats():
     return markdown(["what you get", "bytes", "time, float32 = 1", "exactness"], table)
 
 
+def integer_files():
+    """Files of MPT-1/1 networks: bytes, times, what is kept."""
+    header = ["network", "file", "bytes", "gzip", "time to exact int8", "classes kept", "same outputs", "images"]
+    keys = {"network": "{}", "file": "{}", "bytes": "{:,}", "gzip": "{:,}", "ratio": "{:.2f}", "classes": "{:.1%}"}
+    keys |= {"outputs": "{:.1%}", "images": "{:,}"}
+    rows = rows_of("integer")
+    return markdown(header, [[form.format(row[key]) for key, form in keys.items()] for row in rows])
+
+
+def integer_signs():
+    """Signs inside integer files that are other than those of integers in numpy."""
+    found = load("integer")["wrong signs"]
+    rows = [
+        [file, runtime, f"{number:,}", f"{wrong:,}"]
+        for file, runtimes in found.items()
+        for runtime, (wrong, number) in runtimes.items()
+    ]
+    return markdown(["file", "runtime", "signs", "wrong"], rows)
+
+
+def integer_layers():
+    """Times of single layers in 8 and 2 bits a weight."""
+    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits"]
+    rows = [
+        [row["layer"], str(row["inputs"]), str(row["outputs"])]
+        + [f"{row[f'bytes of {bits}']:,}" for bits in (8, 2)]
+        + [f"{row['ratio']:.2f}"]
+        for row in rows_of("integer_layers")
+    ]
+    return markdown(header, rows)
+
+
 def measured(name):
     """Return the rows of a file of examples/results as dicts."""
     with (ROOT / "examples" / "results" / f"{name}.csv").open(newline="") as file:
@@ -236,6 +268,9 @@ _ALL = [
     training,
     jackpots,
     jackpot_overlaps,
+    integer_files,
+    integer_signs,
+    integer_layers,
 ]
 TABLES = {table.__name__: table for table in _ALL}
 

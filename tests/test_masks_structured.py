@@ -279,7 +279,9 @@ def test_frozen_weights_are_the_same_bits_everywhere():
     layer = conv(PartiallyFrozen(0.5, 0.2, 0.2), seed=2**64 - 1)
     found = ops.convert_to_numpy(layer.subnets[0].state["frozen"]).ravel()
     zeros, ones = frozen_parts(2**64 - 1, 120, 24, 24)
-    assert sorted(zeros) == np.flatnonzero(found == 1).tolist() and sorted(ones) == np.flatnonzero(found == 2).tolist()
+    assert (
+        sorted(zeros) == np.flatnonzero(found == -1).tolist() and sorted(ones) == np.flatnonzero(found == -2).tolist()
+    )
 
 
 def test_layers_that_a_2_of_4_engine_takes():

@@ -44,8 +44,8 @@ def add(commands):
     parser.add_argument(
         "--weights",
         metavar="FORM",
-        help="of tflite, how kernels are stored: auto (the default), int8, sparse_int8, integer, integer2, exact_int8, "
-        "float32, float16, dynamic_int8; of tflm: integer (the default), float32, int8; see "
+        help="of tflite, how kernels are stored: auto (the default), int8, sparse_int8, integer, integer2_dense, "
+        "integer2, exact_int8, float32, float16, dynamic_int8; of tflm: integer (the default), float32, int8; see "
         "keras_mpt.convert.to_tflite and to_tflm",
     )
     parser.add_argument(

@@ -13,14 +13,15 @@ class Integer(Format):
     """Ternary kernels of layers that take signs, from signs to signs or sums, without a float.
 
     Args:
-        two_bits: Whether kernels that hold at least a fiftieth of the weights are stored in two bits.
+        two_bits: `"dense"` or `"all"`: which layers' kernels are stored in two bits, if they hold at least a fiftieth
+            of the weights. None: no layer's.
         sums: What appends the layers whose sums are needed as numbers, see `IntegerWriter`.
         sums_name: What the report calls their form.
     """
 
     name = "integer"
 
-    def __init__(self, two_bits=False, sums=float_sums, sums_name="exact int8"):
+    def __init__(self, two_bits=None, sums=float_sums, sums_name="exact int8"):
         self.two_bits, self.sums, self.sums_name = two_bits, sums, sums_name
 
     def unfit(self, kernel):
@@ -86,7 +87,7 @@ def lay_out(program, form):
         if point.call in floats:  # what it becomes is float then
             point.call, point.steps = None, []
     least = _WORTH * sum(call.kernel.array.size for call in program.calls)
-    small = [call for call in program.calls if form.two_bits and call not in floats and _fits_two_bits(call, least)]
+    small = [call for call in program.calls if call not in floats and _fits_two_bits(call, form.two_bits, least)]
     return Layout(form, codings, floats, small)
 
 
@@ -100,9 +101,10 @@ def _is_operation(call, coding, sums):
     return coding != 0 and not call.layer.depthwise
 
 
-def _fits_two_bits(call, least):
+def _fits_two_bits(call, which, least):
     inputs, outputs = call.layer.rows.shape
-    return not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
+    chosen = which == "all" or which == "dense" and call.layer.kernel.ndim == 2
+    return chosen and not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
 
 
 def compile_integers(target, graph):

@@ -45,9 +45,10 @@ def to_tflite(
       integers; what the model decides for a sum that is exactly on the threshold is decided at conversion. Layers whose
       sums are added or put out compute with integers, too, and give floats, as with `"exact_int8"`; the report says
       which and why. Needs a fixed batch.
-    - `"integer2"`: the same with two bits a weight, in layers that hold at least a fiftieth of the weights, and in
-      small dense ones of floats: a quarter of the size. As fast where processors have no dot products of 8-bit
-      integers, else up to three times slower.
+    - `"integer2_dense"`: the same with two bits a weight in dense layers, where that is not slower.
+    - `"integer2"`: with two bits in convolutions as well, a quarter of the size: of layers that hold at least a
+      fiftieth of the weights. These convolutions are as fast where processors have no dot products of 8-bit integers,
+      else two to four times slower.
     - `"exact_int8"`: layers that take signs compute with integers, several times as fast as with floats, and exactly.
       The runtime rounds float inputs to 8 bits, which 0 and 1 survive: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
       where x < 0. Other layers as with `"int8"`.
@@ -194,7 +195,8 @@ class ExactInt8(Int8):
 
 WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
-    "integer2": (Integer(two_bits=True), ExactInt8(), Int2(), Int8(), SparseFloat()),
+    "integer2_dense": (Integer("dense"), ExactInt8(), Int2(), Int8(), SparseFloat()),
+    "integer2": (Integer("all"), ExactInt8(), Int2(), Int8(), SparseFloat()),
     "auto": (ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),

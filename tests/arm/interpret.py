@@ -2,7 +2,7 @@
 
     python interpret.py FOLDER NAME          (needs numpy and ai-edge-litert only)
 
-Writes `FOLDER/<file>.<NAME>.npz` with an entry for each set of kernels: with XNNPACK, and without.
+Writes `FOLDER/<file>.<NAME>.npz` with an entry for each output and set of kernels: with XNNPACK, and without.
 """
 
 import pathlib
@@ -16,21 +16,23 @@ KERNELS = {"xnnpack": OpResolverType.AUTO, "builtin": OpResolverType.BUILTIN_WIT
 
 def outputs(path, samples, kernels):
     interpreter = Interpreter(model_path=str(path), num_threads=1, experimental_op_resolver_type=kernels)
-    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (given,), made = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.resize_tensor_input(given["index"], (1, *samples.shape[1:]))
     interpreter.allocate_tensors()
     found = []
     for sample in samples:
         interpreter.set_tensor(given["index"], sample[None])
         interpreter.invoke()
-        found.append(interpreter.get_tensor(made["index"])[0].copy())
-    return np.stack(found)
+        found.append([interpreter.get_tensor(output["index"])[0].copy() for output in made])
+    return [np.stack(arrays) for arrays in zip(*found, strict=True)]
 
 
 if __name__ == "__main__":
     folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
     samples = np.load(folder / "samples.npy")
     for path in sorted(folder.glob("*.tflite")):
-        found = {kind: outputs(path, samples, kernels) for kind, kernels in KERNELS.items()}
+        found = {}
+        for kind, kernels in KERNELS.items():
+            found.update({f"{kind}_{i}": array for i, array in enumerate(outputs(path, samples, kernels))})
         np.savez(folder / f"{path.stem}.{name}.npz", **found)
         print(path.name, flush=True)
