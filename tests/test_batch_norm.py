@@ -138,3 +138,5 @@ def test_a_jackpot_starts_from_them():
     jackpot = to_jackpot(model, 0.5, kernel_quantizer="scaled_sign", data=X)
     assert_statistics(jackpot.layers[1], X @ numpy(jackpot.layers[0].kernel) + numpy(jackpot.layers[0].bias))
     np.testing.assert_array_equal(numpy(model.layers[1].moving_mean), 1)
+    plain = keras.Sequential([keras.Input((4,)), model.layers[0], model.layers[2]])
+    assert to_jackpot(plain, 0.5, data=X)(X).shape == (30, 2)  # nothing to estimate

@@ -10,7 +10,9 @@ The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the w
 - `jackpot`: a search from that mask, with short restriction;
 - `unrestricted`: the same search without the restriction;
 - `random`: an unrestricted search from random masks with as many weights per layer;
-- `finetuned`: the largest weights trained further, the usual magnitude pruning, with the same epochs and rates.
+- `finetuned`: the largest weights trained further, the usual magnitude pruning, with the same epochs and rates;
+- `binary`: a binary jackpot, the signs of the weights and one scale for each layer, searched with Adam. Statistics of
+  batch normalization are estimated before. Its ticket does not refer to the dense network; its bytes are printed.
 
 In all of them batch normalization and the classifier train, but for `magnitude` (the paper's code freezes them, and
 its classifier has a bias). Batches are of 128 images, after one epoch of warm-up; the paper has 256 and none and, on
@@ -38,7 +40,8 @@ from keras_mpt.callbacks import ShortRestriction
 from keras_mpt.models import mpt_layers_by_path, to_jackpot
 
 FLAGS = flags.FLAGS
-_METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned"]
+_METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned", "binary"]
+_SAMPLE = 8  # batches, for the statistics of batch normalization
 _COLUMNS = ["method", "sparsity", "epoch", "test accuracy", "training accuracy"]
 flags.DEFINE_list("methods", _METHODS, "Which ones.")
 flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
@@ -55,7 +58,8 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the start of the cosine decay.")
-flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient.")
+flags.DEFINE_float("binary_learning_rate", 0.0005, "Of Adam, for binary jackpots, likewise.")
+flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient, of SGD.")
 flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and CIFAR-10's order and crops.", lower_bound=0)
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
@@ -85,9 +89,12 @@ def load_data():
     return lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch), validation
 
 
-def compiled(model, steps, epochs):
-    warmup = steps if epochs > 1 else 0
-    training.compile_for(model, keras.optimizers.SGD(training.cosine(FLAGS.learning_rate, epochs * steps, warmup), 0.9))
+def compiled(model, steps, epochs, method=None):
+    rate = FLAGS.binary_learning_rate if method == "binary" else FLAGS.learning_rate
+    rate = training.cosine(rate, epochs * steps, steps if epochs > 1 else 0)
+    training.compile_for(
+        model, keras.optimizers.Adam(rate) if method == "binary" else keras.optimizers.SGD(rate, momentum=0.9)
+    )
     return model
 
 
@@ -109,8 +116,11 @@ def base_network(data, folder):
     return training.fit(make, batches, folder, **settings)
 
 
-def start(base, sparsity, method):
+def start(base, sparsity, method, batches):
     """Return the jackpot before its search."""
+    if method == "binary":
+        sample = (batch for _, batch in zip(range(_SAMPLE), batches(0), strict=False))
+        return to_jackpot(base, sparsity, kernel_quantizer="scaled_sign", rates=FLAGS.rates, data=sample)
     model = to_jackpot(base, sparsity, rates=FLAGS.rates)
     if method == "random":
         random = np.random.default_rng(FLAGS.seed)
@@ -155,7 +165,8 @@ def run(base, data, method, sparsity, folder):
     """Do what is missing of a run."""
     if finished(method, folder):
         return
-    model, (batches, validation) = start(base, float(sparsity), method), data
+    batches, validation = data
+    model = start(base, float(sparsity), method, batches)
     if method == "magnitude":
         training.compile_for(model, keras.optimizers.SGD())
         images = validation["validation_data"]
@@ -164,7 +175,7 @@ def run(base, data, method, sparsity, folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.csv").write_text(f"epoch,val_accuracy,val_loss\n0,{accuracy},{loss}\n")
     else:
-        make, prepare = (lambda steps: compiled(model, steps, FLAGS.epochs)), None
+        make, prepare = (lambda steps: compiled(model, steps, FLAGS.epochs, method)), None
         if method == "finetuned":
             make, prepare = finetuned(base, keras_mpt.analysis.masks(model))
         model = training.fit(
@@ -179,7 +190,7 @@ def run(base, data, method, sparsity, folder):
             **validation,
         )
     if method == "magnitude" or method != "finetuned" and training.is_finished(folder, FLAGS.epochs):
-        keras_mpt.save_ticket(model, folder / "ticket.mpt", base=base)
+        keras_mpt.save_ticket(model, folder / "ticket.mpt", base=None if method == "binary" else base)
 
 
 def curve(folder):
@@ -200,6 +211,9 @@ def print_accuracies(folders):
                 f"\nAt {sparsity}, {FLAGS.epochs} epochs from a random mask give {goal:.2f} %; from magnitudes, "
                 + (f"{reached[0]} do." if reached else "as many do not.")
             )
+    for sparsity in FLAGS.sparsities if "binary" in FLAGS.methods else []:
+        size = (folders["binary", sparsity] / "ticket.mpt").stat().st_size
+        print(f"\nThe binary jackpot at {sparsity} is a file of {size:,} bytes.")
 
 
 def overlaps(base, data, folders):
@@ -209,7 +223,7 @@ def overlaps(base, data, folders):
     rows = []
     for sparsity in FLAGS.sparsities if searched else []:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        criteria = keras_mpt.analysis.criteria_masks(start(base, float(sparsity), "jackpot"), batches, loss)
+        criteria = keras_mpt.analysis.criteria_masks(start(base, float(sparsity), "jackpot", data[0]), batches, loss)
         for method in searched:
             found = keras_mpt.analysis.masks(folders[method, sparsity] / "ticket.mpt", base)
             for name, masks in criteria.items():

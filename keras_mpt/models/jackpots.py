@@ -72,7 +72,8 @@ def to_jackpot(
         skip: Paths and classes of layers that are not pruned; None: the last layer that could be, which is the
             classifier if `model` has one.
         data: Inputs, such as a thousand training images, to start from right statistics of batch normalization, which
-            are far off with other kernels: see `recalibrate_batch_norm`. None leaves them to `fit`.
+            are far off with other kernels: see `recalibrate_batch_norm`. None leaves them to `fit`; a model without
+            batch normalization needs none.
         seed: Integer in [0, 2**64), for rules that take something from the layers' seeds, such as `PartiallyFrozen`.
 
     Returns:
@@ -102,7 +103,7 @@ def to_jackpot(
     jackpot = to_mpt(model, sparsity, **settings)
     found = [layer for path, layer in walk(jackpot) if isinstance(layer, MPTLayer) and path not in before]
     _start_scores([subnet for layer in found for subnet in layer.subnets if not layer.mask.stores_mask])
-    if data is not None:
+    if data is not None and any(isinstance(layer, keras.layers.BatchNormalization) for _, layer in walk(jackpot)):
         recalibrate_batch_norm(jackpot, data)
     return jackpot
 
