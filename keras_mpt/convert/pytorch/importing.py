@@ -112,7 +112,7 @@ def from_pytorch(
 @contextlib.contextmanager
 def _untouched_on_error(model):
     """Bring back what `fill_kernel` and assignments have changed if the model turns out not to do."""
-    arrays = [(variable, to_numpy(variable)) for variable in model.variables]
+    arrays = [(variable, to_numpy(variable)) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
         yield
