@@ -10,7 +10,7 @@ from keras import ops
 from keras_mpt import initializers
 from keras_mpt.layers.groups import group_of, once
 from keras_mpt.masks import TopK
-from keras_mpt.masks.rule import first_scores, largest, smallest_kept
+from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
 from keras_mpt.ops.backend import as_tensor
 
@@ -280,8 +280,9 @@ class Subnet:
             )
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
-        if not rule.shared:
-            made = self._made(scores, kept, changes)
+        # What TopK makes is known without the time that a backend takes to compile.
+        if not rule.shared and not (type(rule) is TopK and is_of_largest(mask, scores, kept, changes["threshold"])):
+            made = self._made(scores, changes)
             if not np.array_equal(made, mask):
                 raise ValueError(
                     f"`scores` must make the mask: the rule {rule!r} of layer {name!r} does not make its mask of them. "
@@ -290,10 +291,8 @@ class Subnet:
         self.scores.assign(scores)
         self._store(changes)
 
-    def _made(self, scores, kept, changes):
+    def _made(self, scores, changes):
         """Return the mask that the rule makes of other scores and another state, an array of booleans."""
-        if type(self.layer.mask) is TopK:  # without the time that a backend takes to compile
-            return largest(np.abs(scores).view(np.int32), kept)
         return to_numpy(self.layer.mask(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
 
     def mask_of(self, scores):

@@ -177,3 +177,18 @@ def smallest_kept(scores, kept):
     """Return the bits of the smallest of the `kept` largest magnitudes of a float32 array: the threshold."""
     keys = np.abs(scores).ravel().view(np.int32)
     return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
+
+
+def is_of_largest(mask, scores, kept, threshold):
+    """Return whether a mask is that of the `kept` largest magnitudes; of equal ones those with the lower flat index.
+
+    Args:
+        mask, scores: Arrays of one shape, of booleans and float32.
+        kept: Number of ones of the mask.
+        threshold: What `smallest_kept` returns.
+    """
+    mask, keys = mask.ravel(), np.abs(scores).ravel().view(np.int32)
+    above = keys > threshold
+    ties = mask[keys == threshold]
+    first = kept - np.count_nonzero(above)
+    return bool(mask[above].all() and ties[:first].all() and np.count_nonzero(mask) == np.count_nonzero(above) + first)

@@ -321,10 +321,13 @@ def _fill(model, ticket, base, trainable, held=False):
             kernel, scores = ticket._kernel(name, base, number), ticket._scores(name, number)
             scores = first_scores(kernel.mask) if scores is None else scores
             fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)  # checks the mask
-            if type(subnet.kernel_quantizer) in (Identity, ScaledSign):
+            del scores
+            if held and type(subnet.kernel_quantizer) in (Identity, ScaledSign):
                 found[subnet.name] = kernel.effective
-        if held and found and layer.can_hold:
+            del kernel
+        if found and layer.can_hold:
             layer.hold_kernels(found)
+        del found
     if held:
         hold(model)
     forget_compiled(model)

@@ -112,7 +112,7 @@ def from_pytorch(
 @contextlib.contextmanager
 def _untouched_on_error(model):
     """Undo `fill_kernel` and assignments if an error follows."""
-    arrays = [(variable, to_numpy(variable)) for variable in model.variables]
+    arrays = [(variable, to_numpy(variable)) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
         yield
