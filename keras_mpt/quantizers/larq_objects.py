@@ -49,7 +49,7 @@ def to_ours(obj):
     """Return the quantizer of this library that equals the larq object `obj` in value and gradient.
 
     Raises:
-        ValueError: There is none of that class or with those settings.
+        ValueError: This library has no such class or setting.
     """
     cls = getattr(activations, type(obj).__name__, None)
     if not (isinstance(cls, type) and issubclass(cls, activations.ActivationQuantizer)):

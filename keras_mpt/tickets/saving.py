@@ -225,7 +225,7 @@ def _objects(given):
     for found in objects:
         if keras.saving.get_registered_object(keras.saving.get_registered_name(found)) is not found:
             raise ValueError(
-                "`custom_objects` must be registered with Keras, for a file has their names only: put "
+                "`custom_objects` must be registered with Keras, since a file has only their names: put "
                 f'`@keras.saving.register_keras_serializable(package="my_package")` above the definition of '
                 f"{found.__name__}. {received('custom_objects', given)}"
             )
