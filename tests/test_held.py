@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_mpt
 from keras_mpt.layers import MPTDense, MPTSeparableConv1D
+from keras_mpt.masks import rule
 from keras_mpt.models import mpt_layers
 from support.layer_contract import numpy
 
@@ -220,3 +221,15 @@ def test_what_cannot_be_held():
     assert [layer.is_held for layer in model.layers] == [True, False]
     with pytest.raises(TypeError, match="`model` must be a Keras model"):
         keras_mpt.layers.hold(3)
+
+
+def test_masks_of_the_largest_are_told_from_others(monkeypatch, rng):
+    monkeypatch.setattr(rule, "_BLOCK", 7)
+    for _ in range(200):
+        scores = rng.integers(-4, 5, rng.integers(1, 40)).astype("float32") / 2
+        order = np.argsort(-np.abs(scores), kind="stable")
+        kept = rng.integers(0, scores.size + 1)
+        wanted = np.isin(np.arange(scores.size), order[:kept])
+        for mask in (wanted, rng.permutation(wanted)):
+            found = rule.is_of_largest(mask, scores, rule.smallest_kept(scores, kept))
+            assert found == np.array_equal(mask, wanted)

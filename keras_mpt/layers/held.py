@@ -171,10 +171,10 @@ def _torch_compiles():
 
 
 def _variable_of(subnet, kernel=None):
-    kernel = subnet.effective() if kernel is None else ops.convert_to_tensor(kernel)
+    kernel = subnet.effective() if kernel is None else kernel
     with keras.name_scope(subnet.layer.name):
         return keras.Variable(
-            lambda shape, dtype: kernel,
+            lambda shape, dtype: ops.convert_to_tensor(kernel),
             shape=subnet.shape,
             dtype="float32",
             trainable=False,

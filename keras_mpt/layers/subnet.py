@@ -281,7 +281,7 @@ class Subnet:
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
         # What TopK makes is known without the time that a backend takes to compile.
-        if not rule.shared and not (type(rule) is TopK and is_of_largest(mask, scores, kept, changes["threshold"])):
+        if not rule.shared and not (type(rule) is TopK and is_of_largest(mask, scores, changes["threshold"])):
             made = self._made(scores, changes)
             if not np.array_equal(made, mask):
                 raise ValueError(

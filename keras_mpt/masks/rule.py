@@ -11,6 +11,7 @@ from keras_mpt.arguments import check_choice, check_sparsity
 from keras_mpt.ops import entropy_bits, kept_count, search_threshold, sort_threshold
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
+_BLOCK = 1 << 20  # weights at a time, to take little memory
 _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
 
 
@@ -175,20 +176,28 @@ def largest(values, kept):
 
 def smallest_kept(scores, kept):
     """Return the bits of the smallest of the `kept` largest magnitudes of a float32 array: the threshold."""
-    keys = np.abs(scores).ravel().view(np.int32)
-    return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
+    if not kept:
+        return np.int32(2**31 - 1)
+    keys = np.abs(scores).ravel().view(np.int32)  # an array of its own
+    keys.partition(-kept)
+    return keys[-kept]
 
 
-def is_of_largest(mask, scores, kept, threshold):
-    """Return whether a mask is that of the `kept` largest magnitudes; of equal ones those with the lower flat index.
+def is_of_largest(mask, scores, threshold):
+    """Return whether a mask is that of the largest magnitudes; of equal ones those with the lower flat index.
 
     Args:
         mask, scores: Arrays of one shape, of booleans and float32.
-        kept: Number of ones of the mask.
-        threshold: What `smallest_kept` returns.
+        threshold: What `smallest_kept` returns for as many ones as the mask has.
     """
-    mask, keys = mask.ravel(), np.abs(scores).ravel().view(np.int32)
-    above = keys > threshold
-    ties = mask[keys == threshold]
-    first = kept - np.count_nonzero(above)
-    return bool(mask[above].all() and ties[:first].all() and np.count_nonzero(mask) == np.count_nonzero(above) + first)
+    parts = [slice(begin, begin + _BLOCK) for begin in range(0, mask.size, _BLOCK)]
+    mask, scores = mask.ravel(), scores.ravel()
+    above = sum(np.count_nonzero(np.abs(scores[part]).view(np.int32) > threshold) for part in parts)
+    room = np.count_nonzero(mask) - above  # for those at the threshold
+    for part in parts:
+        keys = np.abs(scores[part]).view(np.int32)
+        ties = mask[part][keys == threshold]
+        if not mask[part][keys > threshold].all() or not ties[:room].all():
+            return False
+        room -= min(room, ties.size)
+    return True
