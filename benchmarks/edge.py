@@ -103,8 +103,8 @@ def quantized(model, path, images, samples):
 
 
 POST_TRAINED = f"""
-"{POST_TRAINING}" is what TensorFlow Lite's converter makes of the stripped network with {CALIBRATED} images to calibrate
-on: faster than float32, and not exact.
+"{POST_TRAINING}" is what TensorFlow Lite's converter makes of the stripped network with {CALIBRATED} images to
+calibrate on: faster than float32, and not exact.
 """
 
 
