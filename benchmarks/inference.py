@@ -3,12 +3,14 @@
     python -m benchmarks.inference
     KERAS_BACKEND=jax python -m benchmarks.inference
 
-After some training steps; `predict_on_batch`, medians over interleaved rounds. Writes
-`benchmarks/results/inference_<backend>.json` and prints a table.
+`predict_on_batch` of the model after some training steps, and of its ticket as `load_ticket` gives it, whose layers
+hold their kernels; medians over interleaved rounds. Writes `benchmarks/results/inference_<backend>.json` and prints a
+table.
 """
 
 import argparse
 import statistics
+import tempfile
 
 import keras
 
@@ -17,6 +19,8 @@ from benchmarks import networks
 from benchmarks.rounds import interleaved, ratio, save, where
 from benchmarks.step_time import keras_step
 
+STRIPPED, LOADED, TRAINED = "stripped", "loaded ticket", "keras_mpt"
+
 
 def measure(name, batch, rounds):
     model = networks.ticket(name)
@@ -24,16 +28,18 @@ def measure(name, batch, rounds):
     for _ in range(3):
         step()
     images, _ = networks.data(batch)
-    models = {"stripped": keras_mpt.models.strip(model), "keras_mpt": model}
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = keras_mpt.load_ticket(keras_mpt.save_ticket(model, f"{folder}/ticket.mpt").path)
+    models = {STRIPPED: keras_mpt.models.strip(model), LOADED: loaded, TRAINED: model}
     contestants = {title: lambda model=model: model.predict_on_batch(images) for title, model in models.items()}
     seconds = interleaved(contestants, rounds, warm_up=2)
     rows = []
     for title, times in seconds.items():
         row = {"network": networks.NETWORKS[name][0], "batch": batch, "name": title}
-        row |= {"milliseconds": 1e3 * statistics.median(times), "ratio": ratio(times, seconds["stripped"])}
+        row |= {"milliseconds": 1e3 * statistics.median(times), "ratio": ratio(times, seconds[STRIPPED])}
         rows.append(row)
         numbers = f"{row['milliseconds']:9.1f} ms{row['ratio']:8.3f}"
-        print(f"{row['network']:18}batch {batch:4}  {title:12}{numbers}", flush=True)
+        print(f"{row['network']:18}batch {batch:4}  {title:14}{numbers}", flush=True)
     return rows
 
 

@@ -1,9 +1,11 @@
-"""A lottery jackpot: a tenth of a trained network's weights, none of them changed, chosen by a search.
+"""Jackpots: a part of a trained network's weights, none of them changed, chosen by a search.
 
     python examples/jackpot.py
 
-Trains a dense network on scikit-learn's digits. Its largest weights alone are worth little; the search starts from
-them. The comparison with other ways, on CIFAR-10, is examples/recipes/jackpot_study.py.
+Trains a dense network on scikit-learn's digits. Its largest weights alone are worth little; two searches start from
+them. A lottery jackpot has a tenth of the weights, and a file of masks beside the dense network. A binary jackpot has
+the signs of a fifth, and a file that needs nothing else. The comparison on CIFAR-10 is
+examples/recipes/jackpot_study.py.
 """
 
 import pathlib
@@ -29,6 +31,15 @@ def train(model, optimizer, data, epochs, callbacks=()):
     return model.evaluate(test_images, test_labels, verbose=0)[1]
 
 
+def size_of_ticket(model, images, base=None):
+    """Return the bytes of a model's ticket, which is read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        ticket = keras_mpt.save_ticket(model, pathlib.Path(folder) / "jackpot.mpt", base=base)
+        loaded = keras_mpt.load_ticket(ticket.path, base=base)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-4)
+    return ticket.size
+
+
 def main():
     keras.utils.set_random_seed(0)
     images, labels = load_digits(return_X_y=True)
@@ -49,14 +60,16 @@ def main():
     search = [keras_mpt.callbacks.ShortRestriction(EPOCHS)]
     accuracy["the tenth that was found"] = train(jackpot, keras.optimizers.SGD(0.1, momentum=0.9), data, EPOCHS, search)
 
-    with tempfile.TemporaryDirectory() as folder:
-        ticket = keras_mpt.save_ticket(jackpot, pathlib.Path(folder) / "jackpot.mpt", base=dense)
-        loaded = keras_mpt.load_ticket(ticket.path, base=dense)
-    np.testing.assert_allclose(loaded.predict(data[1], verbose=0), jackpot.predict(data[1], verbose=0), atol=1e-4)
+    binary = keras_mpt.models.to_jackpot(dense, sparsity=0.8, kernel_quantizer="scaled_sign", data=data[0])
+    accuracy["signs of the largest fifth"] = train(binary, "sgd", data, epochs=0)
+    accuracy["signs of the fifth that was found"] = train(binary, keras.optimizers.Adam(0.001), data, EPOCHS)
+
     print()
     for name, value in accuracy.items():
-        print(f"{name:<26}{value:.1%}")
-    print(f"\nThe ticket, {ticket.size:,} bytes, holds masks: the weights are those of the dense network.")
+        print(f"{name:<36}{value:.1%}")
+    print(f"\nAll weights take {4 * dense.count_params():,} bytes.")
+    print(f"The ticket of the tenth, {size_of_ticket(jackpot, data[1], dense):,} bytes, refers to the dense network.")
+    print(f"The ticket of the signs, {size_of_ticket(binary, data[1]):,} bytes, needs nothing else.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Neural networks found by choosing weights instead of training them: multi-prize tickets for Keras."""
+"""Multi-prize tickets for Keras: neural networks found by selecting random weights instead of training them."""
 
 from keras_mpt import requirements  # noqa: F401  # isort: skip (first: it imports Keras)
 from keras_mpt import (

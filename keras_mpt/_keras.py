@@ -110,6 +110,46 @@ def outermost_layer():
     return context and context.entry_layer
 
 
+def in_stateless_scope():
+    """Return whether a `StatelessScope` is open in this thread."""
+    return global_state.get_global_attribute("stateless_scope") is not None
+
+
+def is_replaced(variable):
+    """Return whether a `StatelessScope` gives a variable another value."""
+    scope = global_state.get_global_attribute("stateless_scope")
+    return scope is not None and scope.get_current_value(variable) is not None
+
+
+# Of variables of Keras: what TensorFlow calls to save them, to restore them and to export them.
+METHODS_OF_TENSORFLOW = ["_serialize_to_tensors", "_restore_from_tensors", "_copy_trackable_to_cpu"]
+METHODS_OF_TENSORFLOW += ["_export_to_saved_model_graph", "_write_object_proto"]
+
+
+def track_in_backend(layer, name, variable):
+    """Let TensorFlow save and export a variable with a layer, although the layer does not list it; None: not any more.
+
+    The other backends save by Keras' lists only.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    if variable is None:
+        layer._delete_tracking(name)
+    else:
+        locked = layer._tracker.locked
+        layer._tracker.unlock()
+        layer._track_trackable(variable, name, overwrite=True)  # which Keras notes
+        layer._tracker.untrack(variable)
+        if locked:
+            layer._tracker.lock()
+
+
+def forget_parameters(layer):
+    """Let PyTorch ask a layer for its variables once more."""
+    if hasattr(layer, "_torch_params"):
+        del layer._torch_params
+
+
 def is_training():
     """Return whether the call under way in this thread trains."""
     context = global_state.get_global_attribute("current_call_ctx")

@@ -1,4 +1,4 @@
-"""Tickets on the Hugging Face hub: published here, loaded by `load_ticket("hf://owner/name")`."""
+"""Publish tickets on the Hugging Face hub. `load_ticket("hf://owner/name")` loads them."""
 
 import hashlib
 import json
@@ -36,24 +36,25 @@ model = keras_mpt.load_ticket("hf://{repo_id}")
 def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False, token=None):
     """Publish a ticket on the Hugging Face hub: `ticket.mpt`, its card `README.md`, and `preset.json`.
 
-    The repository is made if there is none. `preset.json` holds the ticket's provenance and its checksum, which
+    The repository is created if it does not exist. `preset.json` has the ticket's provenance and its checksum, which
     `load_ticket` verifies.
 
     Args:
         model: A model that `save_ticket` takes, a `Ticket`, or the path of one.
         repo_id: `"owner/name"`.
-        metadata: What the card's metadata block says besides the library and its tags, by the names of the hub's model
-            cards: `{"license": "mit", "datasets": ["cifar10"]}`.
-        provenance: See `save_ticket`; of models only, for a file has its own.
+        metadata: Further entries of the card's metadata block, in the terms of the hub's model cards:
+            `{"license": "mit", "datasets": ["cifar10"]}`.
+        provenance: See `save_ticket`; only for models, since a file has its own.
         private: Whether a new repository is private.
-        token: Of the hub; None takes the one that `hf auth login` stored.
+        token: Token of the hub; None: the one that `hf auth login` stored.
 
     Returns:
         The address of the ticket, for `load_ticket`.
 
     Raises:
         ImportError: huggingface_hub is not installed (the extra `hub`).
-        ValueError: `repo_id` is not of this form, or the model cannot be saved; `provenance` of what is saved already.
+        ValueError: `repo_id` is not of this form, the model cannot be saved, or `provenance` is given for a saved
+            ticket.
         OSError: The ticket cannot be read, or the hub cannot be reached.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Tickets that are elsewhere: `hf://owner/name` and `https://…/x.mpt`, fetched once and kept."""
+"""Remote tickets, `hf://owner/name` and `https://…/x.mpt`, downloaded once and cached."""
 
 import hashlib
 import os
@@ -13,21 +13,21 @@ _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(
 
 
 def is_remote(source):
-    """Return whether a ticket is named by an address: `hf://…`, `https://…` or `http://…`."""
+    """Return whether a ticket is given by an address: `hf://…`, `https://…` or `http://…`."""
     return isinstance(source, str) and source.startswith(("hf://", "https://", "http://"))
 
 
 def locate(source):
-    """Return the path of a ticket, fetched first if it is elsewhere.
+    """Return the path of a ticket, after downloading a remote one.
 
-    - `hf://owner/name`, `hf://owner/name@revision` and `hf://owner/name/folder/x.mpt`: of the Hugging Face hub, through
-      huggingface_hub and its cache. Without a file, `ticket.mpt`. If the repository has a `preset.json`, the ticket
-      must have the checksum that stands there.
+    - `hf://owner/name`, `hf://owner/name@revision` and `hf://owner/name/folder/x.mpt`: on the Hugging Face hub, through
+      huggingface_hub and its cache. The default file is `ticket.mpt`. If the repository has a `preset.json`, the ticket
+      must have the checksum in it.
     - `https://host/x.mpt`, with `#sha256=…` if the file must have that checksum: through `keras.utils.get_file`.
     - A folder that has a `ticket.mpt`, such as a clone of a hub's repository.
     - Everything else is a path and returned as it is.
 
-    With `HF_HUB_OFFLINE=1` in the environment nothing is fetched: what is not in the cache is an error.
+    With `HF_HUB_OFFLINE=1` in the environment, nothing is downloaded: a file that is not in the cache is an error.
 
     Args:
         source: A string or path.
@@ -36,9 +36,9 @@ def locate(source):
         A string or path.
 
     Raises:
-        ValueError: The address is of none of these forms, or the file has another checksum.
+        ValueError: The address has none of these forms, or the checksum of the file differs.
         ImportError: huggingface_hub is not installed.
-        OSError: There is no such file, or it cannot be fetched.
+        OSError: The file does not exist, or cannot be downloaded.
     """
     if not is_remote(source):
         folder = isinstance(source, (str, os.PathLike)) and pathlib.Path(source).is_dir()
@@ -47,7 +47,7 @@ def locate(source):
 
 
 def is_offline():
-    """Return whether nothing may be fetched."""
+    """Return whether downloads are disabled."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from layer_contract import numpy, randomize_scores
-from networks import nested_and_shared
 
 import keras_mpt
 from keras_mpt import analysis
 from keras_mpt.layers import MPTDense, MPTSeparableConv2D
 from keras_mpt.models import mpt_layers_by_path
+from support.layer_contract import numpy, randomize_scores
+from support.networks import nested_and_shared
 
 PAIRS = hnp.array_shapes(max_dims=3, max_side=5).flatmap(lambda shape: st.tuples(*[hnp.arrays(bool, shape)] * 2))
 

@@ -13,6 +13,8 @@ import pytest
 from keras_mpt import arguments
 from keras_mpt.files import FileError, check_folder, replacing
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 HUGE = 10**5000  # which Python refuses to print
 
 CHECKS = {

@@ -14,6 +14,8 @@ import pytest
 from benchmarks import edge, networks, tables
 from keras_mpt.models import mpt_layers
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -30,6 +32,7 @@ def test_the_page_of_converted_files_is_that_of_the_results():
     assert edge.page(found) == (ROOT / "docs" / "edge-results.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg_small", "conv4", "resnet18"])
 def test_networks_in_pytorch_are_those_of_the_zoo(name):
     torch = pytest.importorskip("torch")

@@ -14,6 +14,8 @@ from keras_mpt import __main__ as command_line
 from keras_mpt import terminal, zoo
 from keras_mpt.__main__ import main
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRESET = "conv4_mpt32_s80"
 
@@ -91,6 +93,7 @@ def test_evaluating(images, capsys):
     assert f"{number - 1} of {number} right" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_evaluating_a_converted_file(images, capsys):
     files = [str(images / "images.npy"), str(images / "labels.npy")]

@@ -10,8 +10,6 @@ import types
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
-from networks import nested_and_shared
 from PIL import Image
 
 import keras_mpt
@@ -25,6 +23,8 @@ from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTConv3D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
+from support.networks import nested_and_shared
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.tensorflow_only
@@ -116,6 +116,7 @@ def test_kernels_of_any_sparsity(sparsity, tmp_path):
     assert layer.macs == layer.macs_1bit == 6 * 6 * layer.weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["lce", "auto", *SLOW_TARGETS])
 @pytest.mark.parametrize("binary", [False, True])
 def test_networks_of_the_zoo(target, binary, tmp_path):
@@ -659,6 +660,7 @@ def test_report_prints_in_80_columns(tmp_path):
     assert "<table>" in report._repr_html_() and "LceBconv2d" in str(report)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     keras_mpt.save_ticket(binary_chain(), tmp_path / "model.mpt")
     np.save(tmp_path / "samples.npy", np.ones((2, 8, 8, 4), np.float32))

@@ -5,12 +5,12 @@ import collections
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 from test_to_mpt_twins import numbers, signal, text
 
 from keras_mpt import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.models import mpt_layers_by_path, strip, to_mpt
+from support.layer_contract import numpy
 
 pytestmark = pytest.mark.tensorflow_only
 
@@ -37,6 +37,7 @@ def checked(model, x, path, **settings):
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [text, signal])
 def test_every_kernel_is_int8(make, tmp_path):
     model = to_mpt(make(), 0.6, seed=1)

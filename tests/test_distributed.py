@@ -10,9 +10,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from small_images import small_cifar10
 
 import keras_mpt
+from support.small_images import small_cifar10
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 BACKEND = keras.backend.backend()
 TESTS = pathlib.Path(__file__).parent
@@ -58,7 +60,7 @@ def trained(tmp_path_factory):
     def run(scenario, network):
         if (scenario, network) not in folders:
             folder = tmp_path_factory.mktemp(f"{scenario}_{network}")
-            command = [sys.executable, str(TESTS / "distributed_training.py"), scenario, str(folder)]
+            command = [sys.executable, str(TESTS / "support" / "distributed_training.py"), scenario, str(folder)]
             command += ["--networks", network]
             if scenario == "processes":
                 port = str(free_port())
@@ -102,6 +104,7 @@ def differing(first, second, prefix):
     return sum(np.count_nonzero(ours[name] != theirs[name]) for name in ours), sum(x.size for x in ours.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario, network", CASES)
 def test_training_is_that_of_one_device(trained, scenario, network):
     folder = trained(scenario, network)
@@ -146,6 +149,7 @@ def replicas(state):
     return [found[number] for number in sorted(found)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario, network", CASES)
 def test_all_replicas_are_equal(trained, scenario, network):
     if scenario == "processes":
@@ -212,6 +216,7 @@ def images_of_a_batch():
     return (images + labels[:, None, None, None] / 5).astype("float32")[:16]
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_plain_batch_norm_of_mirrored_replicas_is_another_training(trained):
     """Each replica normalizes with the statistics of its own part; the states stay equal on all replicas."""

@@ -137,6 +137,7 @@ def test_python_blocks_run(name, small):
     run_python(name)
 
 
+@pytest.mark.slow
 def test_first_ticket_is_as_good_as_promised(monkeypatch, tmp_path, capsys):
     in_folder(monkeypatch, tmp_path)
     namespace = run_python("docs/first-ticket.md", images=None, labels=None)
@@ -322,6 +323,7 @@ def test_the_table_of_builders_is_that_of_their_signature():
                 assert "differs" in rows[argument] or shown in rows[argument], (name, argument)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from absl import app
 from absl.flags import FLAGS
-from small_images import small_cifar10
 
 import keras_mpt
+from support.small_images import small_cifar10
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 SMALL = ["--network=conv2", "--width=0.06", "--batch_size=16", "--seed=3", "--weight_decay=1e-3"]
@@ -52,6 +54,7 @@ def assert_same_run(first, second):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b), err_msg=a.path)
 
 
+@pytest.mark.slow
 def test_resuming_after_a_kill_reproduces_the_uninterrupted_run(data, tmp_path):
     flags = ("--epochs=4", "--deterministic", "--iterand_rate=0.1", "--recycle_rate=0.1", "--recycle_every=1")
     train(data, tmp_path / "whole", *flags)
@@ -103,6 +106,7 @@ def evaluate(data, *flags):
     return subprocess.run(flags, cwd=EXAMPLES, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_evaluating_presets_and_their_phone_files(data):
     pytest.importorskip("larq_compute_engine")
@@ -141,6 +145,7 @@ def test_evaluating_what_is_not_there(scripts):
         evaluate.contestants("x.mpt", "tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_the_recipe_of_a_preset_gives_the_same_ticket_again(data, tmp_path):
     train(data, tmp_path / "first", "--epochs=2")
@@ -235,6 +240,7 @@ def test_learning_rate(given, rate, data, scripts, monkeypatch):
     assert float(train.build_model(steps=10).optimizer.learning_rate) == pytest.approx(rate)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten(run_here, tmp_path):
     flags = ("--epochs=1", "--binary_activations", "--bfloat16")
     run_here(tmp_path, *flags)
@@ -274,6 +280,7 @@ def test_dense_network_is_trained_by_the_same_command(run_here, tmp_path):
     assert model.get_layer("logits").dtype_policy.name == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only  # for its five trainings, none of which depends on the backend
 def test_jackpots_of_a_dense_network(data, tmp_path):
     train(data, tmp_path / "dense", "--epochs=1", "--dense", "--learning_rate=0.01")

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from keras import layers as kl
 from keras import ops
-from layer_contract import numpy
 
 from keras_mpt import convert, load_ticket, save_ticket
 from keras_mpt.models import mpt_layers_by_path, strip, to_mpt
+from support.layer_contract import numpy
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 BATCH = 4
 slow = pytest.mark.slow
@@ -97,6 +99,7 @@ def inputs(model):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", FAMILIES)
 def test_family(build, tmp_path):
     model = build()

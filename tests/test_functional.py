@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from layer_contract import numpy
-from networks import Subclassed, X, Y
 
 from keras_mpt import load_ticket, save_ticket
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.models import mpt_layers, mpt_layers_by_path, strip, to_functional, to_mpt
+from support.layer_contract import numpy
+from support.networks import Subclassed, X, Y
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -15,6 +15,8 @@ import keras_mpt
 from keras_mpt import hub, remote
 from keras_mpt.layers import MPTDense
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
     """As much of the hub's API as one commit and the download of its files need; files are at any other path, too."""

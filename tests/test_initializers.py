@@ -7,13 +7,13 @@ import math
 import keras
 import numpy as np
 import pytest
-import reference
 from keras import ops
 from scipy.special import erfinv
 
 from keras_mpt import initializers
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant, layer_seeds
 from keras_mpt.layers import MPTDense
+from support import reference
 
 BLOCK = 1 << 20
 ALL = [SignedConstant, UnsignedConstant, KaimingNormal, KaimingUniform]

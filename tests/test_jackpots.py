@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_contract import numpy
-from networks import X, Y
 
 import keras_mpt
 from keras_mpt import analysis
 from keras_mpt.callbacks import ShortRestriction
-from keras_mpt.masks import GlobalTopK, Restricted
+from keras_mpt.masks import GlobalTopK, NofM, PartiallyFrozen, Restricted, TopK
 from keras_mpt.models import magnitude_sparsity, mpt_layers, mpt_layers_by_path, strip, to_jackpot, to_mpt
+from support.layer_contract import numpy
+from support.networks import X, Y
+
+pytestmark = pytest.mark.slow_with("jax")
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -61,14 +63,14 @@ def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates
 
 def test_it_predicts_with_the_pretrained_weights(trained):
     whole = to_jackpot(trained, 0.0)
-    np.testing.assert_allclose(whole.predict(X, verbose=0), trained.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy(whole(X)), numpy(trained(X)), rtol=1e-5, atol=1e-6)
     pruned = keras.models.clone_model(trained)
     pruned.set_weights(trained.get_weights())
     jackpot = to_jackpot(trained, 0.5)
     targets = [pruned.get_layer("stem"), pruned.get_layer("block").layers[0], pruned.get_layer("hidden")]
     for target, layer in zip(targets, mpt_layers(jackpot), strict=True):
         target.kernel.assign(numpy(target.kernel) * numpy(layer.subnet_mask))
-    np.testing.assert_allclose(jackpot.predict(X, verbose=0), pruned.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy(jackpot(X)), numpy(pruned(X)), rtol=1e-5, atol=1e-6)
 
 
 def test_a_search_changes_masks_and_never_a_weight(trained):
@@ -83,7 +85,7 @@ def test_a_search_changes_masks_and_never_a_weight(trained):
         np.testing.assert_array_equal(numpy(layer.frozen_kernel), frozen[path])
         np.testing.assert_array_equal(numpy(layer.kernel), frozen[path] * after[path])
         assert before[path].sum() == after[path].sum()
-    np.testing.assert_allclose(strip(jackpot).predict(X, verbose=0), jackpot.predict(X, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(numpy(strip(jackpot)(X)), numpy(jackpot(X)), atol=1e-5)
 
 
 def test_the_search_finds_better_masks_than_it_began_with(trained):
@@ -92,9 +94,9 @@ def test_the_search_finds_better_masks_than_it_began_with(trained):
     for variable in jackpot.trainable_variables:
         variable.trainable = id(variable) in scores
     jackpot.get_layer("block").get_layer("norm").trainable = False
-    start = compiled(jackpot, 1.0).evaluate(X, Y, verbose=0)
+    start = float(LOSS(Y, compiled(jackpot, 1.0)(X)))
     jackpot.fit(X, Y, batch_size=8, epochs=6, verbose=0, callbacks=[ShortRestriction(6)])
-    assert jackpot.evaluate(X, Y, verbose=0) < start
+    assert float(LOSS(Y, jackpot(X))) < start
 
 
 @pytest.mark.parametrize("with_base", [True, False])
@@ -126,6 +128,135 @@ def test_a_searched_jackpot_goes_to_pytorch_and_back(trained):
     fresh = to_jackpot(trained, 0.5)
     keras_mpt.convert.from_pytorch(state, fresh, **settings)
     np.testing.assert_array_equal(numpy(fresh(X)), numpy(jackpot(X)))
+
+
+def drawn_size(magnitudes):
+    """Magnitudes times what gives them the mean square of scores that are drawn: b^2 / 3 with b = 1 / sqrt(fan_in)."""
+    fan_in = np.prod(magnitudes.shape[:-1])
+    return magnitudes / np.sqrt(np.mean(np.square(magnitudes, dtype=np.float64)) * 3 * fan_in)
+
+
+@pytest.mark.parametrize("rates", ["global", "uniform"])
+def test_the_start_of_a_binary_jackpot(trained, rates):
+    """Signs and one scale, the largest magnitudes; of each of these small layers at least a half stays."""
+    jackpot = to_jackpot(trained, 0.8, kernel_quantizer="scaled_sign", rates=rates)
+    before, layers = kernels(trained), mpt_layers_by_path(jackpot)
+    assert list(layers) == list(before)
+    for path, layer in layers.items():
+        weights = before[path]
+        np.testing.assert_array_equal(numpy(layer.frozen_kernel), weights)
+        np.testing.assert_allclose(numpy(layer.scores), drawn_size(np.abs(weights)), rtol=1e-5)
+        mask, kept = numpy(layer.subnet_mask), int(layer.kept)
+        assert type(layer.mask) is TopK and mask.sum() == kept
+        np.testing.assert_array_equal(mask, np.abs(weights) >= np.sort(np.abs(weights).ravel())[-kept])
+        alpha = np.abs(weights[mask == 1]).mean()
+        np.testing.assert_allclose(numpy(layer.kernel), alpha * np.sign(weights) * mask, rtol=1e-5)
+    kept, sizes = [int(layer.kept) for layer in layers.values()], [k.size for k in before.values()]
+    assert sizes == [144, 576, 2048] and kept[:2] == [72, 288]
+    assert kept[2] == 1000 or rates == "global" and kept[2] > 1000
+
+
+def test_small_layers_are_spared():
+    random = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((50,)), *(keras.layers.Dense(n, name=f"d{n}") for n in (10, 400, 30, 3))])
+    for layer in model.layers:
+        layer.kernel.assign(random.normal(size=layer.kernel.shape) / (1 + 99 * (layer.units < 400)))
+        layer.bias.assign(random.normal(size=layer.bias.shape))
+    settings = {"kernel_quantizer": "scaled_sign", "skip": []}
+    sizes = {"d10": 500, "d400": 4000, "d30": 12000, "d3": 90}
+    uniform = mpt_layers_by_path(to_jackpot(model, 0.95, rates="uniform", **settings))
+    assert {path: int(layer.kept) for path, layer in uniform.items()} == dict(d10=250, d400=1000, d30=1000, d3=45)
+    assert uniform["d400"].sparsity != 0.5
+    uniform = mpt_layers_by_path(to_jackpot(model, 0.5, rates="uniform", **settings))
+    assert {path: layer.sparsity for path, layer in uniform.items()} == dict.fromkeys(sizes, 0.5)
+    one = mpt_layers_by_path(to_jackpot(model, 0.75, **settings))
+    kept = {path: int(layer.kept) for path, layer in one.items()}
+    assert (kept["d10"], kept["d30"], kept["d3"]) == (250, 1000, 45)  # all of small weights
+    assert sum(kept.values()) == sum(sizes.values()) - int(0.75 * sum(sizes.values()) + 1e-9)
+
+
+@pytest.mark.slow
+def test_a_binary_jackpot_is_searched_stripped_and_converted(trained, tmp_path):
+    jackpot = to_jackpot(trained, 0.8, kernel_quantizer="scaled_sign", skip=[], data=X)
+    before, norm = analysis.masks(jackpot), jackpot.get_layer("block").get_layer("norm")
+    assert not np.array_equal(numpy(norm.moving_mean), numpy(trained.get_layer("block").layers[1].moving_mean))
+    jackpot.compile(keras.optimizers.Adam(0.02), LOSS)
+    start = float(LOSS(Y, jackpot(X)))
+    jackpot.fit(X, Y, batch_size=8, epochs=3, verbose=0)
+    after = analysis.masks(jackpot)
+    assert float(LOSS(Y, jackpot(X))) < start and any((before[path] != after[path]).any() for path in before)
+    for path, weights in kernels(trained).items():
+        layer = mpt_layers_by_path(jackpot)[path]
+        np.testing.assert_array_equal(np.sign(numpy(layer.kernel)), np.sign(weights) * after[path])
+    wanted = numpy(jackpot(X))
+    np.testing.assert_allclose(numpy(strip(jackpot)(X)), wanted, rtol=1e-4, atol=1e-5)
+    if keras.backend.backend() == "tensorflow":
+        report = keras_mpt.convert.to_tflite(jackpot, tmp_path / "jackpot.tflite")
+        found = keras_mpt.convert.run(report.path, "tflite", X)
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_binary_jackpot_takes_its_masks_entropy_and_a_bit_for_each_kept_weight(tmp_path):
+    random, sparsity = np.random.default_rng(0), 0.8  # 0.722 + 0.2 bits
+    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(400), keras.layers.Dense(2, use_bias=False)])
+    model.layers[0].set_weights([random.normal(size=(300, 400)).astype("f4"), np.full(400, 0.1, "f4")])
+    jackpot = to_jackpot(model, sparsity, kernel_quantizer="scaled_sign")
+    for layer in mpt_layers(jackpot):
+        layer.scores.assign(numpy(layer.scores) * random.uniform(0.1, 1, layer.scores.shape))  # not by magnitude alone
+    ticket = keras_mpt.save_ticket(jackpot, tmp_path / "whole.mpt")
+    entropy = -sparsity * np.log2(sparsity) - (1 - sparsity) * np.log2(1 - sparsity)
+    name = jackpot.layers[0].name
+    bits = 8 * (len(ticket.blobs[f"{name}/mask"]) + len(ticket.blobs[f"{name}/changes"])) / 120_000
+    assert entropy < bits - (1 - sparsity) + 1e-2 and bits < 1.02 * (entropy + 1 - sparsity)
+    assert f"{name}/values" not in ticket.blobs
+    small = keras_mpt.save_ticket(jackpot, tmp_path / "masks.mpt", base=model)
+    assert ticket.size - small.size > 0.95 * 120_000 * (1 - sparsity) / 8
+    x, loaded = random.normal(size=(5, 300)), keras_mpt.load_ticket(ticket.path)
+    np.testing.assert_array_equal(numpy(loaded(x)), numpy(keras_mpt.load_ticket(small.path, base=model)(x)))
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(jackpot(x)), rtol=1e-4, atol=1e-4)
+
+
+RULES = {
+    "partially frozen": lambda s: PartiallyFrozen(s, pruned=0.5 * s, locked=0.5 * (1 - s)),
+    "n of m": NofM(1, 2),
+    "global": GlobalTopK(0.7),
+    "restricted": Restricted,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_jackpots_with_other_masks(trained, rule, tmp_path):
+    """Scores are magnitudes, and masks those that the rule makes of them."""
+    mask = RULES[rule]
+    sparsity = None if isinstance(mask, keras_mpt.masks.MaskRule) else 0.75
+    jackpot = to_jackpot(trained, sparsity, mask=mask, kernel_quantizer="scaled_sign", seed=3)
+    magnitudes = {path: np.abs(kernel) for path, kernel in kernels(trained).items()}
+    masks = analysis.masks(jackpot)
+    threshold = np.sort(np.concatenate([m.ravel() for m in magnitudes.values()]))[-int(0.3 * 2768 + 1)]
+    for path, layer in mpt_layers_by_path(jackpot).items():
+        scores, found, chosen = magnitudes[path], masks[path], slice(None)
+        if rule == "global":
+            np.testing.assert_array_equal(found, scores >= threshold)
+            ratio = numpy(layer.scores) / scores
+            np.testing.assert_allclose(ratio, ratio.ravel()[0], rtol=1e-5)
+            continue
+        if rule == "restricted":
+            np.testing.assert_array_equal(numpy(layer.scores), np.where(found, np.float32(1), np.float32(0.99)))
+        else:
+            np.testing.assert_allclose(numpy(layer.scores), drawn_size(scores), rtol=1e-5)
+        if rule == "n of m":
+            pairs = np.moveaxis(scores, -2, -1).reshape(-1, 2)
+            wanted = np.moveaxis(found, -2, -1).reshape(-1, 2)
+            np.testing.assert_array_equal(wanted, pairs == pairs.max(axis=1, keepdims=True))
+            continue
+        if rule == "partially frozen":
+            chosen = layer.subnets[0].searched
+            assert np.count_nonzero(~found[~chosen]) == int(layer.mask.pruned * scores.size + 1e-9) > 0
+        kept = np.count_nonzero(found[chosen])
+        np.testing.assert_array_equal(found[chosen], scores[chosen] >= np.sort(scores[chosen].ravel())[-kept])
+    if rule == "n of m":
+        loaded = keras_mpt.load_ticket(keras_mpt.save_ticket(jackpot, tmp_path / "a.mpt").path)
+        np.testing.assert_allclose(numpy(loaded(X)), numpy(jackpot(X)), rtol=1e-4, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=30)
@@ -216,6 +347,12 @@ def test_bad_arguments(trained):
         to_jackpot(trained, rates="layerwise")
     with pytest.raises(ValueError, match="`sparsity` must be a number"):
         to_jackpot(trained, 1.0)
+    with pytest.raises(ValueError, match="`sparsity` must be left out where `mask` is a rule"):
+        to_jackpot(trained, 0.5, mask=NofM(1, 2))
+    with pytest.raises(ValueError, match="`kernel_quantizer` must be"):
+        to_jackpot(trained, kernel_quantizer="signs")
+    with pytest.raises(ValueError, match="`data` must have samples"):
+        to_jackpot(trained, data=X[:0])
     with pytest.raises(ValueError, match="`skip`"):
         to_jackpot(trained, skip=["nothing"])
     outputs = [trained.outputs[0], trained.get_layer("hidden").output]

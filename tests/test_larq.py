@@ -44,7 +44,7 @@ def test_ours_equal_larqs():
     run("""
 import larq
 import tensorflow as tf
-from backend import gradient
+from support.backend import gradient
 
 q = larq.quantizers
 objects = [
@@ -123,6 +123,7 @@ x, y = rng.normal(size=(32, 5)).astype("float32"), rng.normal(size=(32, 2)).asty
 """
 
 
+@pytest.mark.slow
 def test_larq_objects_in_keras_3_layers(tmp_path):
     run(f"""
 import larq

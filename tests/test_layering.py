@@ -13,6 +13,8 @@ import pytest
 
 import keras_mpt
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
 # A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.
@@ -68,6 +70,7 @@ OPERATION = "an operation of the file format, whose attributes they are"
 MORE_PARAMETERS = {
     "layers/twins.py: __init__": PUBLIC,
     "models/from_keras.py: to_mpt": PUBLIC,
+    "models/jackpots.py: to_jackpot": PUBLIC,
     "tickets/saving.py: save_ticket": PUBLIC,
     "convert/pytorch/importing.py: from_pytorch": PUBLIC,
     "ops/selection.py: enclose": "the state of a loop, which backends take as separate tensors",

@@ -12,10 +12,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import reference
-from backend import gradient
 from keras import ops
-from layer_contract import assert_reference_kernel, check_layer, inputs, numpy, plain_twin, randomize_scores
 
 from keras_mpt.callbacks import CheckScores
 from keras_mpt.layers import (
@@ -32,6 +29,9 @@ from keras_mpt.layers import (
     MPTEmbedding,
 )
 from keras_mpt.masks import GlobalTopK, Restricted, TopK
+from support import reference
+from support.backend import gradient
+from support.layer_contract import assert_reference_kernel, check_layer, inputs, numpy, plain_twin, randomize_scores
 
 # Class, arguments, shape of the inputs, expected fan_in.
 CASES = [

@@ -5,14 +5,14 @@ import json
 import keras
 import numpy as np
 import pytest
-import reference
-from backend import gradient
 from keras import ops
-from layer_contract import inputs, numpy
 
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
+from support import reference
+from support.backend import gradient
+from support.layer_contract import inputs, numpy
 
 VALUES = 3 if keras.backend.backend() == "jax" else 4  # JAX's attention takes values of the keys' size only
 # Class, arguments, shape of an input without batch, the kernels' names and their fan-ins.

@@ -5,12 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_contract import numpy
-from networks import X, Y
 
 import keras_mpt
 from keras_mpt.callbacks import CheckScores
@@ -18,6 +15,9 @@ from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import GlobalTopK, TopK, global_top_k
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import magnitude_bits, mask_at, search_threshold, sort_threshold, split_kept
+from support import reference
+from support.layer_contract import numpy
+from support.networks import X, Y
 
 BACKEND = keras.backend.backend()
 SPARSITY = 0.7

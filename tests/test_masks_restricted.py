@@ -3,12 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from backend import gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_contract import numpy, with_variable
-from networks import X, Y
 
 import keras_mpt
 from keras_mpt.callbacks import ShortRestriction
@@ -16,6 +13,9 @@ from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import Restricted
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import mask_of_largest, search_threshold, sort_threshold
+from support.backend import gradient
+from support.layer_contract import numpy, with_variable
+from support.networks import X, Y
 
 SHAPE = (4, 5)
 EXAMPLES = 4 if keras.backend.backend() == "jax" else 15  # JAX compiles each eager step

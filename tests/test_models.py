@@ -7,11 +7,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
-from networks import Subclassed, X, Y, binary, nested_and_shared
 
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt.models import dense_twin, mpt_layers, mpt_layers_by_path, strip, summary
+from support.layer_contract import numpy
+from support.networks import Subclassed, X, Y, binary, nested_and_shared
 
 
 def every_layer():

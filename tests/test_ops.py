@@ -6,8 +6,6 @@ import functools
 import keras
 import numpy as np
 import pytest
-import reference
-from backend import gradient
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -23,6 +21,8 @@ from keras_mpt.ops import (
     top_k_mask,
 )
 from keras_mpt.ops.selection import INFINITY_BITS
+from support import reference
+from support.backend import gradient
 
 SELECTORS = {"search": search_threshold, "sort": sort_threshold}
 MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[keras.backend.backend()]

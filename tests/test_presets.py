@@ -15,8 +15,6 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
-from small_images import small_cifar10
 
 import keras_mpt
 from keras_mpt import zoo
@@ -25,6 +23,8 @@ from keras_mpt.convert.flatbuffer import File
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, TicketError
 from keras_mpt.zoo import presets
+from support.layer_contract import numpy
+from support.small_images import small_cifar10
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PUBLISHED = zoo.list_presets()
@@ -179,6 +179,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow_with("jax", "torch")
 @pytest.mark.parametrize("script", sorted({shlex.split(preset.recipe)[1] for preset in PUBLISHED}))
 def test_the_recipe_makes_the_network(script):
     """The flags of the command on the card are those that the ticket's arguments came from."""
@@ -230,6 +231,7 @@ def test_phone_files_compute_what_the_ticket_does(preset):
         keras_mpt.convert.run(ROOT / "zoo" / preset.converted["lce"]["file"], "tflite", images)
 
 
+@pytest.mark.slow_with("jax", "torch")
 def test_loading_by_name_dataset_and_path(tmp_path):
     preset = PUBLISHED[0]
     builder = getattr(zoo, preset.architecture)
@@ -387,6 +389,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_publishing_writes_everything_or_nothing(publishing, tmp_path, monkeypatch, capsys):
     pytest.importorskip("larq_compute_engine")

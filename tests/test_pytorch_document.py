@@ -5,11 +5,15 @@ import re
 
 import numpy as np
 import pytest
-from layer_contract import numpy
+
+from support.layer_contract import numpy
 
 torch = pytest.importorskip("torch")
-import torch_networks as nets  # noqa: E402, which needs torch
 from torch.nn import functional  # noqa: E402
+
+from support import torch_networks as nets  # noqa: E402, which needs torch
+
+pytestmark = pytest.mark.slow_with("jax")
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "from-pytorch.md"
 SHAPE = (32, 32, 3)

@@ -3,15 +3,17 @@
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 from keras_mpt import load_ticket, quantizers, save_ticket
 from keras_mpt.__main__ import main
 from keras_mpt.convert import from_pytorch, to_pytorch_state_dict
 from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
 
 torch = pytest.importorskip("torch")
-import torch_networks as nets  # noqa: E402, which needs torch
+from support import torch_networks as nets  # noqa: E402, which needs torch
+
+pytestmark = pytest.mark.slow_with("jax")
 
 LAYOUTS = {"biprop": "biprop", "global": "biprop", "edge_popup": "hidden_networks", "jackpots": "lottery_jackpots"}
 SIGN = {"input_quantizer": "approx_sign"}

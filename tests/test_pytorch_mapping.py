@@ -5,17 +5,18 @@ import os
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 from keras_mpt import masks, quantizers, zoo
 from keras_mpt.__main__ import main
 from keras_mpt.convert import CheckpointError, from_pytorch, to_pytorch_state_dict
 from keras_mpt.layers import MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
 
 torch = pytest.importorskip("torch")
-import torch_networks as nets  # noqa: E402, which needs torch
 from torch.nn import functional  # noqa: E402
+
+from support import torch_networks as nets  # noqa: E402, which needs torch
 
 SHAPE = (8, 8, 3)
 X = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)

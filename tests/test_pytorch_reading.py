@@ -13,6 +13,8 @@ from keras_mpt.convert.pytorch import reading
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 
 def state(**more):
     rng = np.random.default_rng(0)

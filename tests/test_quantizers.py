@@ -6,13 +6,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import gradient
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt.quantizers import activations, kernels
+from support.backend import gradient
 
 F32 = np.float32
 

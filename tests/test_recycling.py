@@ -3,12 +3,9 @@
 import keras
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from layer_contract import numpy, randomize_scores
-from networks import Subclassed, X, Y, nested_and_shared
 from test_training import BACKEND, assert_equal_weights, compiled
 
 import keras_mpt
@@ -17,6 +14,9 @@ from keras_mpt.callbacks import IteRand, IterativeWeightRecycling
 from keras_mpt.callbacks.recycling import recycle, redraw
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.models import mpt_layers
+from support import reference
+from support.layer_contract import numpy, randomize_scores
+from support.networks import Subclassed, X, Y, nested_and_shared
 
 STEPS = 4  # of an epoch
 

@@ -5,9 +5,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
 
 DATA = pathlib.Path(__file__).parent / "data"
 

@@ -9,6 +9,8 @@ import pytest
 
 from keras_mpt import requirements
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HIDE = "import sys; sys.modules.update(dict.fromkeys({hidden})); import keras_mpt"  # an import of None fails
 

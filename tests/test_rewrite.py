@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
-from networks import X, nested_and_shared
 
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import strip, to_mpt
@@ -12,6 +10,8 @@ from keras_mpt.models.copies import copied
 from keras_mpt.models.paths import walk
 from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.rewrite import rewrite, run
+from support.layer_contract import numpy
+from support.networks import X, nested_and_shared
 
 L = keras.layers
 

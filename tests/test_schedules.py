@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 import pytest
-import reference
-from layer_contract import numpy
-from networks import X, Y, nested_and_shared
 
 from keras_mpt.callbacks import CheckScores, MaskStatistics, ShortRestriction, SparsitySchedule
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import GlobalTopK, Restricted, TopK
 from keras_mpt.models import mpt_layers
+from support import reference
+from support.layer_contract import numpy
+from support.networks import X, Y, nested_and_shared
 
 BACKEND = keras.backend.backend()
 

@@ -7,9 +7,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import reference
-from layer_contract import numpy
-from networks import X, Y, nested_and_shared
 from test_recycling import Stop, fit, small
 from test_training import compiled
 
@@ -17,6 +14,9 @@ from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
 from keras_mpt.quantizers import KernelQuantizer
+from support import reference
+from support.layer_contract import numpy
+from support.networks import X, Y, nested_and_shared
 
 
 def rows_of(path):

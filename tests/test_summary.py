@@ -11,6 +11,8 @@ from keras_mpt import zoo
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.summaries import Summary, summary
 
+pytestmark = pytest.mark.slow_with("jax")
+
 # Conv-4 on 32x32x3: name, kernel, positions at which the kernel is applied, from the architecture
 CONV4 = [
     ("conv1", (3, 3, 3, 64), 32 * 32),

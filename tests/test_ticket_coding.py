@@ -8,12 +8,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from layer_contract import numpy
 
 import keras_mpt
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import coding, load_ticket, save_ticket
+from support.layer_contract import numpy
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 
 def entropy_bytes(density, size):

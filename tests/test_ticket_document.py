@@ -18,11 +18,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from ticket_files import opened, seal, sealed
 
 import keras_mpt
 from keras_mpt.tickets import container, kernels
 from keras_mpt.tickets.config import _ALLOWED
+from support.ticket_files import opened, seal, sealed
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "ticket-format.md"
 

@@ -12,12 +12,14 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
-from ticket_files import X, assert_as_declared, opened, outputs, seal, sealed, tiny
 
 from keras_mpt.layers import MPTDense
 from keras_mpt.masks import NofM, PartiallyFrozen
 from keras_mpt.tickets import Ticket, TicketError, coding, load_ticket, save_ticket
+from support.layer_contract import numpy
+from support.ticket_files import X, assert_as_declared, opened, outputs, seal, sealed, tiny
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ import threading
 import keras
 import numpy as np
 import pytest
-from ticket_files import X, assert_equal_models, opened, outputs, sealed, tiny
 
 import keras_mpt
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import to_mpt
 from keras_mpt.tickets import TicketError, load_ticket, restore, save_ticket
+from support.ticket_files import X, assert_equal_models, opened, outputs, sealed, tiny
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 ops = keras.ops
 

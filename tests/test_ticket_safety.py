@@ -7,9 +7,11 @@ import sys
 
 import keras
 import pytest
-from ticket_files import opened, sealed, tiny
 
 from keras_mpt.tickets import TicketError, load_ticket, restore, save_ticket
+from support.ticket_files import opened, sealed, tiny
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 RAN = []  # what should never run adds to it
 

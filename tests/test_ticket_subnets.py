@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from ticket_files import outputs
+from keras import ops
 
 from keras_mpt import layers
+from keras_mpt.quantizers import KernelQuantizer
 from keras_mpt.tickets import Ticket, load_ticket, restore, save_ticket
+from support.ticket_files import outputs
 
 X = np.random.default_rng(0).integers(0, 9, (3, 5))
 
@@ -25,6 +27,8 @@ def test_layers_with_several_kernels(scores, tmp_path):
     model, file = network(), tmp_path / "a.mpt"
     for variable in model.trainable_variables:
         variable.assign(np.random.default_rng(len(variable.shape)).normal(size=variable.shape))
+    for subnet in (s for layer in model.layers if isinstance(layer, layers.MPTLayer) for s in layer.subnets):
+        subnet.frozen_kernel.assign(2 * subnet.frozen_kernel)  # scales that the seed's weights do not have
     ticket = save_ticket(model, file, scores=scores)
     assert file.read_bytes()[8] == 2
     several = {path: entry for path, entry in ticket.layers.items() if entry.get("subnets")}
@@ -40,3 +44,41 @@ def test_layers_with_several_kernels(scores, tmp_path):
     other = keras.models.clone_model(model)  # of the same names
     restore(other, Ticket.read(file))
     np.testing.assert_allclose(outputs(other, X)[0], wanted, rtol=1e-6, atol=1e-7)
+    loaded = load_ticket(file)  # whose kernels have scales of their own
+    save_ticket(loaded, tmp_path / "again.mpt")
+    np.testing.assert_array_equal(outputs(load_ticket(tmp_path / "again.mpt"), X)[0], outputs(loaded, X)[0])
+
+
+@keras.saving.register_keras_serializable(package="test_ticket_subnets")
+class LargestSign(KernelQuantizer):
+    """The largest kept magnitude, times the signs (`power` = 1)."""
+
+    precision = scale_count = 1
+
+    def __init__(self, scale=None, power=1):
+        self.scale, self.power = scale, power
+
+    def scales(self, kernel, mask, kept):
+        return (ops.max(ops.abs(kernel * mask)) if self.scale is None else ops.convert_to_tensor(self.scale),)
+
+    def frozen(self, scales):
+        return LargestSign(*(scales or ()), power=self.power)
+
+    def __call__(self, kernel, mask, kept):
+        return self.scales(kernel, mask, kept)[0] ** self.power * ops.sign(kernel * mask)
+
+
+def test_a_quantizer_of_ones_own_with_a_scale(tmp_path):
+    file, x = tmp_path / "a.mpt", X.astype("float32")
+    dense = layers.MPTDense(4, kernel_quantizer=LargestSign(), kernel_initializer="kaiming_normal", seed=1)
+    model = keras.Sequential([keras.Input((5,)), dense])
+    entry = save_ticket(model, file, custom_objects=[LargestSign]).layers[dense.name]["kernel"]
+    kept = np.abs(np.array(dense.frozen_kernel))[np.array(dense.subnet_mask) != 0]
+    assert entry["scale"] == kept.max() and entry["values"] is None
+    for trainable in (False, True):
+        loaded = load_ticket(file, trainable=trainable, custom_objects=[LargestSign])
+        np.testing.assert_allclose(outputs(loaded, x)[0], outputs(model, x)[0], rtol=1e-5)
+        assert (loaded.layers[-1].kernel_quantizer.scale is None) == trainable
+    dense.kernel_quantizer = LargestSign(power=2)
+    with pytest.raises(ValueError, match="must use scale \\* sign"):
+        save_ticket(model, file, custom_objects=[LargestSign])

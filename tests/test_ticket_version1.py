@@ -4,10 +4,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import Ticket, load_ticket, save_ticket
+from support.layer_contract import numpy
 
 DATA = pathlib.Path(__file__).resolve().parent / "data"
 EXPECTED = dict(np.load(DATA / "version1.npz"))

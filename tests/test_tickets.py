@@ -8,13 +8,10 @@ import subprocess
 import sys
 
 import keras
-import networks
 import numpy as np
 import pytest
 import test_models
-from layer_contract import numpy
 from test_larq import run
-from ticket_files import X, assert_as_declared, assert_equal_models, opened, outputs, sealed, tiny
 
 import keras_mpt
 from keras_mpt import initializers, quantizers
@@ -23,6 +20,9 @@ from keras_mpt.masks import MaskRule, Restricted
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
 from keras_mpt.models.tables import short
 from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
+from support import networks
+from support.layer_contract import numpy
+from support.ticket_files import X, assert_as_declared, assert_equal_models, opened, outputs, sealed, tiny
 
 IMAGES = networks.X
 
@@ -575,12 +575,14 @@ def test_a_file_that_is_not_read_back_as_written_is_not_kept(tmp_path, monkeypat
         assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == before
 
 
+@pytest.mark.slow_with("jax", "torch")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_that_is_killed_leaves_the_old_file(tmp_path):
     (tmp_path / "old.mpt").write_bytes(b"before")
     code = """
 import os, signal, sys
-import keras_mpt, ticket_files
+import keras_mpt
+from support import ticket_files
 from keras_mpt.tickets import Ticket, save_ticket
 
 def kill(*args):

@@ -5,16 +5,16 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_contract import numpy
-from networks import X, Y
 
 import keras_mpt
 from keras_mpt import layers
 from keras_mpt.masks import GlobalTopK, TopK
 from keras_mpt.models import mpt_layers, mpt_layers_by_path, summary, to_functional, to_mpt
+from support import reference
+from support.layer_contract import numpy
+from support.networks import X, Y
 
 CONVERTIBLE = {
     keras.layers.Dense: layers.MPTDense,

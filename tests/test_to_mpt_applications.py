@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 import keras_mpt
 from keras_mpt.models import mpt_layers, strip, to_mpt
+from support.layer_contract import numpy
 
 # The smallest network of each family with the smallest images that it takes, and how many layers have two kernels.
 FAMILIES = {
@@ -77,6 +77,7 @@ def test_pretrained_and_whole_is_the_model_itself(name):
     assert len(mpt_layers(twin)) == matrices - separable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", map(family, FAMILIES))
 def test_trained_stripped_saved_and_loaded(name, tmp_path):
     x, labels = images(name), np.arange(6)

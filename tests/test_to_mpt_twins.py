@@ -5,13 +5,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import reference
-from layer_contract import numpy
 
 from keras_mpt import layers, load_ticket, save_ticket
 from keras_mpt.masks import GlobalTopK
 from keras_mpt.models import dense_twin, mpt_layers_by_path, strip, summary, to_jackpot, to_mpt
 from keras_mpt.models.plain import holds_mpt
+from support import reference
+from support.layer_contract import numpy
 
 WORDS = np.random.default_rng(0).integers(0, 11, (4, 6))
 LAYERS_OF_MPT = (layers.MPTLayer, layers.MPTComposite)
@@ -83,6 +83,22 @@ def test_pretrained_masks_are_magnitude_pruning(source):
             np.testing.assert_array_equal(numpy(subnet.mask), reference.mask(magnitudes, size - int(0.7 * size + 1e-9)))
 
 
+@pytest.mark.slow
+def test_binary_jackpots_have_signs_of_every_kernel(source):
+    model, x = source
+    jackpot = to_jackpot(model, 0.7, kernel_quantizer="scaled_sign", skip=[])
+    drawn = mpt_layers_by_path(to_mpt(model, 0.7, seed=0))
+    for path, layer in mpt_layers_by_path(jackpot).items():
+        for subnet, other in zip(layer.subnets, drawn[path].subnets, strict=True):
+            frozen, mask, scores = numpy(subnet.frozen_kernel), numpy(subnet.mask), numpy(subnet.scores)
+            alpha = np.abs(frozen[mask == 1]).mean()
+            np.testing.assert_allclose(numpy(subnet.effective()), alpha * np.sign(frozen) * mask, rtol=1e-5)
+            assert mask.size < 64 or np.mean(scores**2) == pytest.approx(np.mean(numpy(other.scores) ** 2), rel=0.35)
+            assert mask.mean() >= 0.5  # all of them are small
+    assert np.isfinite(numpy(jackpot(x))).all() and np.ptp(numpy(jackpot(x))) > 1e-3
+
+
+@pytest.mark.slow
 def test_trained_saved_and_stripped(source, tmp_path):
     model, x = source
     ticket = to_mpt(model, 0.5, seed=3)

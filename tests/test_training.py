@@ -5,13 +5,13 @@ import functools
 import keras
 import numpy as np
 import pytest
-import reference
 from keras import ops
-from layer_contract import numpy
-from networks import Subclassed, X, Y, binary, nested_and_shared
 
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.models import mpt_layers
+from support import reference
+from support.layer_contract import numpy
+from support.networks import Subclassed, X, Y, binary, nested_and_shared
 
 BACKEND = keras.backend.backend()
 

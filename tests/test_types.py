@@ -10,6 +10,8 @@ import pytest
 
 import keras_mpt
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 TYPED = ("ops", "masks", "models", "tickets", "convert")
 
 

@@ -4,8 +4,11 @@ import pathlib
 import re
 
 import keras
+import pytest
 
 from keras_mpt import layers
+
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "guides" / "what-can-be-a-ticket.md"
 

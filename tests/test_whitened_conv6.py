@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from layer_contract import numpy
 
 import keras_mpt
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models import dense_twin, mpt_layers, strip
 from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
+from support.layer_contract import numpy
 
 IMAGES = np.random.default_rng(0).normal(size=(60, 1, 1, 3)) + np.random.default_rng(1).normal(size=(60, 9, 8, 3))
 IMAGES = IMAGES.astype("float32")  # pixels near each other are alike

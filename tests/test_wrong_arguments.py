@@ -7,6 +7,8 @@ import pytest
 import keras_mpt
 from keras_mpt import analysis, callbacks, convert, layers, masks, models, ops
 
+pytestmark = pytest.mark.slow_with("jax", "torch")
+
 SCORES = np.ones((2, 3), np.float32)
 
 

@@ -12,12 +12,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from layer_contract import inputs, numpy
 
 import keras_mpt
 from keras_mpt import zoo
 from keras_mpt.initializers import KaimingNormal, layer_seeds
 from keras_mpt.models import mpt_layers
+from support.layer_contract import inputs, numpy
 
 CONV = {2: zoo.conv2_mpt, 4: zoo.conv4_mpt, 6: zoo.conv6_mpt, 8: zoo.conv8_mpt}
 # Kernels of a network for 32x32x3 and 10 classes, as (fan_in, outputs). Each pool halves both sides.

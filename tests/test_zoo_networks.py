@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from layer_contract import inputs, numpy
 
 import keras_mpt
 from keras_mpt import zoo
 from keras_mpt.initializers import KaimingNormal, layer_seeds
 from keras_mpt.models import dense_twin, mpt_layers, strip
+from support.layer_contract import inputs, numpy
+
+pytestmark = pytest.mark.slow_with("jax")
 
 
 def vgg(blocks, flat, classes):

@@ -3,14 +3,16 @@
 import keras
 import numpy as np
 import pytest
-import reference
-from backend import gradient
-from layer_contract import inputs, numpy
 
 from keras_mpt import zoo
 from keras_mpt.models import mpt_layers
+from support import reference
+from support.backend import gradient
+from support.layer_contract import inputs, numpy
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.slow_with("jax")
 functional = torch.nn.functional
 
 

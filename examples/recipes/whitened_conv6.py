@@ -28,12 +28,21 @@ import keras_mpt
 from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
 
 FLAGS = flags.FLAGS
+OPTIMIZERS = {
+    "adam": lambda rate: keras.optimizers.Adam(rate, beta_1=FLAGS.momentum),
+    "lion": lambda rate: keras.optimizers.Lion(rate, beta_1=FLAGS.momentum),
+    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=FLAGS.momentum, nesterov=True),
+}
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("width", 1.0, "Factor on the filters.")
-flags.DEFINE_float("learning_rate", None, "Of Adam, at the start of the linear decay. Default: by kind of network.")
+flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Of the scores, or of the weights of --dense.")
+flags.DEFINE_float("learning_rate", None, "The highest one. Default for Adam: by kind of network.", lower_bound=0)
+flags.DEFINE_float("momentum", 0.9, "beta_1 of Adam and Lion, Nesterov momentum of SGD.", lower_bound=0)
+flags.DEFINE_enum("schedule", "linear", ["linear", "cosine", "warmup"], "Down to 0; warmup: up for a fifth.")
+flags.DEFINE_string("kernel_initializer", "signed_constant", "Of the frozen weights: of keras_mpt.initializers.")
 flags.DEFINE_float("label_smoothing", 0.1, "Part of a label that goes to the other classes.")
 flags.DEFINE_list("sizes", ["20:8", "24:3", "32:2"], "Image sizes and for how many epochs each, in order.")
 flags.DEFINE_integer("batch_size", 125, "Batch size.", lower_bound=1)
@@ -122,6 +131,7 @@ def arguments():
         "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
         "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
         "width": FLAGS.width,
+        "kernel_initializer": FLAGS.kernel_initializer,
         "seed": FLAGS.seed,
     }
 
@@ -173,6 +183,14 @@ def estimate_normalization(model, images):
             layer.moving_variance.assign(values.astype("float32").var(axis=(0, 1, 2)))
 
 
+def schedule(steps):
+    """Return the learning rate by step."""
+    rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot else 0.001)
+    if FLAGS.schedule == "linear":
+        return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    return training.cosine(rate, steps, warmup_steps=steps // 5 if FLAGS.schedule == "warmup" else 0)
+
+
 def train(folder):
     """Return the model after the last epoch."""
     keras.utils.set_random_seed(FLAGS.seed)
@@ -185,9 +203,7 @@ def train(folder):
 
     def make(steps):
         model = start(images)
-        rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot else 0.001)
-        decay = keras.optimizers.schedules.PolynomialDecay(rate, len(sizes()) * steps, 0.0)
-        training.compile_for(model, keras.optimizers.Adam(decay), FLAGS.label_smoothing)
+        training.compile_for(model, OPTIMIZERS[FLAGS.optimizer](schedule(len(sizes()) * steps)), FLAGS.label_smoothing)
         return model
 
     return training.fit(
@@ -196,7 +212,7 @@ def train(folder):
         folder,
         epochs=len(sizes()),
         stop_after=FLAGS.stop_after,
-        validation_data=(cifar10.normalize(test_images), one_hot(test_labels)),
+        validation_data=(cifar10.normalize(resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
     )
 

@@ -1,4 +1,4 @@
-"""How far apart masks are, which weights they keep, and plots of it (the plots need matplotlib: extra `analysis`)."""
+"""Compare masks, and the weights that they keep; plots need matplotlib (extra `analysis`)."""
 
 from keras_mpt.analysis.comparison import Comparison, Overlap, overlap, overlap_matrix
 from keras_mpt.analysis.criteria import criteria_masks

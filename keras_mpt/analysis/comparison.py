@@ -1,4 +1,4 @@
-"""How much two masks have in common, beside what two independent ones would have."""
+"""Overlap of two masks, compared with that of independent masks."""
 
 import dataclasses
 
@@ -11,12 +11,11 @@ from keras_mpt.models.tables import Table, Tabular
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """Two masks A and B of n entries, or of several layers together, in numbers.
+    """Overlap of two masks A and B of n entries, or of the masks of several layers together.
 
-    Masks that are drawn independently and evenly among those with |A| and |B| kept entries have |A| * |B| / n of them
-    in common on average. This is `expected` (a sum over layers, where there are several), and what the measures are
-    compared with. For the Hamming distance, which is linear in it, that gives the exact mean; for the Jaccard index
-    the ratio of means, off by O(1/n).
+    Independent random masks with |A| and |B| kept entries have |A| * |B| / n of them in common on average. This is
+    `expected` (for several layers, the sum), from which the expected measures follow: for the Hamming distance, which
+    is linear in it, the exact mean; for the Jaccard index, the ratio of means, with an error of O(1/n).
 
     Attributes:
         size: n.
@@ -84,10 +83,10 @@ class Overlap:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Tabular):
-    """Two sets of masks compared; `str()` gives a table, a notebook shows it, too.
+    """Comparison of two sets of masks. `str()` gives a table, which a notebook shows.
 
     Attributes:
-        layers: Dict from the layers' paths to `Overlap`.
+        layers: Dict from paths of layers to `Overlap`.
         total: The `Overlap` of all layers together.
     """
 
@@ -107,7 +106,7 @@ class Comparison(Tabular):
 
 
 def overlap(first, second):
-    """Compare the masks of two networks of one architecture, layer by layer and as a whole.
+    """Compare the masks of two networks with the same architecture, for each layer and in total.
 
     Args:
         first: Model, ticket, path of a ticket, or dict of masks; see `masks`.
@@ -117,7 +116,7 @@ def overlap(first, second):
         A `Comparison`.
 
     Raises:
-        ValueError: The networks have kernels of other shapes, or there is no mask.
+        ValueError: The shapes of the kernels differ, or there is no mask.
         TypeError, TicketError, OSError: See `masks`.
 
     Examples:
@@ -130,19 +129,19 @@ def overlap(first, second):
 
 
 def overlap_matrix(sources, measure="jaccard"):
-    """Compare networks of one architecture with each other, as wholes.
+    """Compare the total masks of networks with the same architecture, each with each.
 
     Args:
         sources: List of models, tickets, paths of tickets, or dicts of masks.
-        measure: `"jaccard"`, `"hamming"`, or what independent masks have of it, `"expected_jaccard"` or
+        measure: `"jaccard"`, `"hamming"`, or the value for independent masks, `"expected_jaccard"` or
             `"expected_hamming"`.
 
     Returns:
         float64 array of shape `(len(sources), len(sources))`, symmetric.
 
     Raises:
-        ValueError: `measure` is none of these, or the networks have kernels of other shapes.
-        TypeError: A source is none of these, or `sources` no list.
+        ValueError: `measure` is none of these, or the shapes of the kernels differ.
+        TypeError: A source is none of these, or `sources` is not a list.
         TicketError: A ticket cannot be read.
     """
     check_list("sources", sources)

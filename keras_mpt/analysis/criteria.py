@@ -1,4 +1,4 @@
-"""Masks that existing pruning criteria would choose, to compare found ones with."""
+"""Masks of pruning criteria, to compare with trained masks."""
 
 import collections.abc
 
@@ -18,17 +18,17 @@ from keras_mpt.ops import to_numpy
 
 
 def criteria_masks(model, batches, loss, seed=0):
-    """Return the masks that pruning criteria choose in the frozen network of a model, with as many ones per layer.
+    """Return the masks of pruning criteria for the frozen network of a model, with as many ones per layer.
 
-    With W the frozen kernels, all of them kept, and g_b the gradient of the loss by the kernel on batch b, the weights
-    stay that have the largest
+    With the frozen kernels W, all of their weights kept, and the gradient g_b of the loss with respect to the kernel on
+    batch b, a criterion keeps the weights with the largest
 
     - `magnitude`: `|W|`;
     - `snip`: `|W * sum_b g_b|`, the connection sensitivity of Lee et al. 2019, section 4, arXiv:1810.02340;
     - `taylor`: `sum_b (W * g_b)^2`, the first-order importance of Molchanov et al. 2019, section 3.1, arXiv:1906.10771;
     - `random`: a random number.
 
-    Other layers act as in inference but for dropout; nothing is trained, and `model` is left as it is.
+    Other layers act as in inference, except for dropout. Nothing is trained, and `model` does not change.
 
     Args:
         model: A model whose MPT layers all have the rule `masks.Restricted` and frozen pretrained kernels, as

@@ -1,4 +1,4 @@
-"""Which layers an engine for semi-structured sparsity could take."""
+"""Find layers for engines with semi-structured sparsity."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from keras_mpt.ops import to_numpy
 
 @dataclasses.dataclass(repr=False)
 class Patterns(Tabular):
-    """Whether kernels are sparse n of m, layer by layer; `str()` gives a table, a notebook shows it as HTML.
+    """n:m sparsity of kernels, layer by layer. `str()` gives a table, which a notebook shows as HTML.
 
     Attributes:
         n, m: At most n of m consecutive input channels of an output are kept, if a kernel fits.

@@ -1,4 +1,4 @@
-"""Figures, as objects of matplotlib that belong to no window: `figure.savefig("masks.png")`."""
+"""Plots, as figures of matplotlib without a window: `figure.savefig("masks.png")`."""
 
 import csv
 
@@ -12,7 +12,7 @@ _SMALL = 12  # so many rows of a heat map have room for numbers
 
 
 def plot_overlap(sources, labels, measure="jaccard", title=None):
-    """Draw a heat map of how much the masks of networks have in common, each with each.
+    """Plot a heat map of the overlaps between the masks of networks.
 
     Args:
         sources: List of at least two models, tickets, paths of tickets, or dicts of masks, of one architecture.
@@ -57,7 +57,7 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
 
 
 def plot_density(sources, labels, title=None):
-    """Draw the fraction of weights that each layer keeps, one line for each network.
+    """Plot the fraction of weights that each layer keeps, one line per network.
 
     Args:
         sources: List of models, tickets, paths of tickets, or dicts of masks, of one architecture.
@@ -91,7 +91,7 @@ def plot_density(sources, labels, title=None):
 
 
 def plot_churn(path, title=None):
-    """Draw how many weights each layer's mask exchanged in each epoch.
+    """Plot how many weights of each layer's mask changed in each epoch.
 
     Args:
         path: CSV file that `keras_mpt.callbacks.MaskStatistics` wrote.

@@ -1,4 +1,4 @@
-"""Masks of whatever holds some: models, tickets, files, dicts of arrays."""
+"""Masks of models, tickets, files and dicts of arrays."""
 
 import collections.abc
 import os
@@ -15,9 +15,9 @@ from keras_mpt.tickets.header import kernels_of
 
 
 def masks(source, base=None):
-    """Return the masks as a dict from the layers' paths to bool arrays, True where a weight is kept.
+    """Return masks as a dict from paths of layers to bool arrays, True where a weight is kept.
 
-    Where a layer has several kernels, their names are added: `"lstm/recurrent_kernel"`.
+    Several kernels of a layer add their names: `"lstm/recurrent_kernel"`.
 
     Args:
         source: A built model, a `keras_mpt.tickets.Ticket`, the path of a ticket file, or such a dict.

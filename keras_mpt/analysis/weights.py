@@ -1,4 +1,4 @@
-"""Which weights a mask keeps, and how alike two rankings of weights are."""
+"""Norms of kept weights, and correlations of scores."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from keras_mpt.ops import to_numpy
 
 @dataclasses.dataclass(frozen=True)
 class Norms:
-    """Frozen weights W of a kernel, those that its mask M keeps and those that it drops.
+    """Norms of the frozen weights W of a kernel that its mask M keeps, and of the others.
 
     Attributes:
         kept: Frobenius norm `sqrt(sum(W**2 * M))`.
@@ -28,8 +28,7 @@ class Norms:
 def weight_norms(model):
     """Return the norms of kept and of dropped weights.
 
-    A ticket file does not tell: it need not hold the weights that were dropped. Load one that was saved with
-    `scores=True`.
+    A ticket file may not have the dropped weights. Load one that was saved with `scores=True`.
 
     Source: Gorbett & Whitley 2023, section on norms, arXiv:2303.15953.
 

@@ -1,4 +1,4 @@
-"""What happens between epochs."""
+"""Callbacks: recycling, schedules, statistics and checks."""
 
 from keras_mpt.callbacks.check_scores import CheckScores
 from keras_mpt.callbacks.recycling import IteRand, IterativeWeightRecycling

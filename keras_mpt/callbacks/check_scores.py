@@ -1,4 +1,4 @@
-"""Stopping a training that went wrong, and telling of one that cannot go right."""
+"""Stop a training that diverged, and warn of one that cannot succeed."""
 
 import warnings
 
@@ -13,21 +13,21 @@ from keras_mpt.ops import to_numpy
 
 
 class CheckScores(keras.callbacks.Callback):
-    """Stop a training whose scores became NaN, at the end of the epoch, naming the layers; warn of what is suspicious.
+    """Stop training at the end of an epoch in which scores became NaN, naming the layers; warn of suspicious states.
 
-    A compiled step cannot raise: there, NaN scores make the layer's kernel, and so the loss, NaN. This callback says
-    where it began: the layers whose scores were NaN for the most steps come first.
+    A compiled step cannot raise an error: NaN scores make the layer's kernel NaN, and so the loss. This callback shows
+    where it began: layers whose scores were NaN for the most steps come first.
 
-    It warns, once for each finding and layer but the first, of
+    It warns once, for each finding and layer except the first, of
 
-    - layers that keep no weight, as `masks.GlobalTopK` may leave them: their kernels are 0. Where no shortcut leads
-      around such a layer, nothing more is learned;
-    - scores that are infinite, or all of one magnitude, which say nothing about what to keep;
-    - kernels that are not finite, such as those whose alpha is beyond the largest number of their dtype;
-    - scores of a layer that is trained, but did not change in an epoch: no gradient reached them;
-    - kernels of one shape and seed, which have equal weights.
+    - layers that keep no weight, which `masks.GlobalTopK` permits: their kernels are 0. Without a shortcut around such
+      a layer, training cannot continue;
+    - scores that are infinite, or all of the same magnitude, which cannot rank weights;
+    - kernels that are not finite, such as those whose alpha exceeds the largest number of their dtype;
+    - scores of a trainable layer that did not change in an epoch: they got no gradient;
+    - kernels with the same shape and seed, which have equal weights.
 
-    A model without MPT layers has nothing to check.
+    A model without MPT layers passes.
 
     Raises:
         FloatingPointError: At the end of an epoch in which a layer's scores became NaN.
@@ -88,7 +88,7 @@ def _is_flat(scores):
 
 
 def _equal(subnets):
-    """Return the paths of kernels that have seed, stream, shape and weights of one before."""
+    """Return the paths of kernels with the seed, stream, shape and weights of an earlier one."""
     seen, found = {}, []
     for path, subnet in subnets:
         key = subnet.layer.seed, subnet.stream, subnet.shape

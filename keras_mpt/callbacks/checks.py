@@ -1,10 +1,10 @@
-"""What callbacks need of a model: layers that are trained and, to change or read them at once, built."""
+"""Checks of a callback's model."""
 
 from keras_mpt.models import mpt_layers
 
 
 def check_trained(callback, model, layers):
-    """Raise ValueError if `layers`, those of a model that training changes, are none."""
+    """Raise ValueError if `layers`, the layers that training changes, is empty."""
     if not layers:
         raise ValueError(
             f"{type(callback).__name__} needs a model with MPT layers that are trained. Received: {model.name!r} with "

@@ -1,6 +1,6 @@
-"""Changes of the frozen kernels while the scores are trained: weights that seem useless get other values.
+"""Change frozen kernels while the scores are trained: weights that seem useless get other values.
 
-The mathematics is in functions of numpy arrays; the callbacks only say when, and on which layers.
+The mathematics is in functions of numpy arrays. The callbacks call them at certain times for certain layers.
 """
 
 import keras
@@ -18,20 +18,20 @@ _CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the first kernel's
 
 
 def recycle(frozen, scores, rate, ablation=False):
-    """Return a kernel in which the least important weights got the values of the most important ones.
+    """Return a kernel in which the least important weights have the values of the most important ones.
 
     With n entries, k = int(rate * n), and o the stable ascending argsort of |scores|:
 
         W[o[i]] := W[o[n - k + i]]  for all i < k, the right side read before any is written
 
-    Beyond a rate of 0.5 the two sets overlap; by this order that is well defined: an entry of both gets its new value,
-    and gives its old one away. In the ablation the source is `W[o[k + i]]`, the next least important weights.
+    Beyond a rate of 0.5, the two sets overlap. This order makes that well defined: an entry of both sets gets a new
+    value, and its old value is copied. In the ablation, the source is `W[o[k + i]]`, the next least important weights.
 
     Args:
         frozen: float32 array W.
-        scores: float32 array of W's shape.
-        rate: Fraction of the entries that get other values, in `[0, 1)`; in the ablation at most 0.5.
-        ablation: Whether to take unimportant weights as the source, too.
+        scores: float32 array in the shape of W.
+        rate: Fraction of the entries to change, in `[0, 1)`; at most 0.5 in the ablation.
+        ablation: Whether to copy from unimportant weights.
     """
     size, count = frozen.size, int(rate * frozen.size)
     result = frozen.copy().reshape(-1)
@@ -48,12 +48,12 @@ def recycle(frozen, scores, rate, ablation=False):
 
 
 def redraw(frozen, mask, fresh, uniform, rate):
-    """Return a kernel in which pruned weights are replaced by fresh ones with probability `rate`.
+    """Return a kernel in which fresh weights replace pruned ones with probability `rate`.
 
-    Formula: `W := fresh` where `mask == 0` and `uniform < rate`, for each entry on its own.
+    Formula: `W := fresh` where `mask == 0` and `uniform < rate`, for each entry independently.
 
     Args:
-        frozen, mask, fresh, uniform: Arrays of one shape; `uniform` holds random numbers in (0, 1).
+        frozen, mask, fresh, uniform: Arrays of the same shape; `uniform` has random numbers in (0, 1).
         rate: The probability, in `[0, 1)`.
     """
     return np.where((mask == 0) & (uniform < rate), fresh, frozen)
@@ -113,37 +113,37 @@ class _KernelChange(keras.callbacks.Callback):
 
 
 class IterativeWeightRecycling(_KernelChange):
-    """Give the weights with the lowest |scores| the values of those with the highest, again and again.
+    """Copy the values of the weights with the highest |scores| to those with the lowest, every few epochs.
 
-    At the beginning of epochs N, 2N, ... (as Keras numbers them: from 0, and on after a resume), in each layer, with W
-    its frozen kernel, n its size, k = int(rate * n), and o the stable ascending argsort of |S|, ties by index:
+    At the beginning of epochs N, 2N, ... (numbered from 0, and continuing after a resume), for each layer with the
+    frozen kernel W of n weights, k = int(rate * n), and o the stable ascending argsort of |S|, ties by index:
 
         W[o[i]] := W[o[n - k + i]]  for i < k, all read before any is written
 
-    With `masks.PartiallyFrozen`, these are the weights that are searched, n their number. Scores and the optimizer's
-    state stay as they are. A rate beyond 0.5, for which the sets of low and high scores overlap, is well defined by the
-    order of reading and writing. A ticket stores which kept weights are not those of
-    the seed any more: with `kernel_quantizer="scaled_sign"` signs that differ, with None values.
+    With `masks.PartiallyFrozen`, only weights with trained masks take part, and n is their number. Scores and the
+    optimizer's state do not change. Beyond a rate of 0.5, the sets of low and high scores overlap, and the order of
+    reading and writing defines the result. A ticket stores the kept weights that differ from the seed's: their signs
+    with `kernel_quantizer="scaled_sign"`, their values with None.
 
-    To mix it with `IteRand` as the paper does, use half the rate for each, `IteRand` first:
+    To combine it with `IteRand` as in the paper, use half the rate for each, and `IteRand` first:
 
         >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
 
-    A layer with `trainable=False` is left alone. Training that is resumed between epochs goes on exactly as if it had
-    not stopped, and one that `BackupAndRestore(save_freq=...)` resumes in the midst of an epoch is not recycled a
-    second time in that epoch: the layers' variable `kernel_epoch` remembers it.
+    Layers with `trainable=False` do not change. A training that is resumed between epochs continues exactly as without
+    the interruption. One that `BackupAndRestore(save_freq=...)` resumes within an epoch is not recycled twice in that
+    epoch: the layers' variable `kernel_epoch` records it.
 
     Source: Gorbett & Whitley 2023, algorithm 1, arXiv:2303.15953.
 
     Args:
-        rate: Fraction of each layer's weights that get other values, in `[0, 1)`; 0 changes nothing.
-        every: Number N of epochs from one time to the next.
-        ablation: Whether the source is `W[o[k + i]]`, as unimportant as the weights it replaces. Then the rate is at
-            most 0.5.
+        rate: Fraction of each layer's weights to change, in `[0, 1)`; 0 changes nothing.
+        every: Number N of epochs.
+        ablation: Whether the source is `W[o[k + i]]`, as unimportant as the replaced weights. Then the rate is at most
+            0.5.
 
     Raises:
-        ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or
-            some with `masks.Restricted`, whose kernels are pretrained.
+        ValueError: An argument is out of range. Or, when training begins: the model has no MPT layers to train, or
+            layers with `masks.Restricted`, whose kernels are pretrained.
 
     Examples:
         >>> model.fit(images, labels, epochs=100, callbacks=[IterativeWeightRecycling(0.2, every=10)])
@@ -168,25 +168,25 @@ class IterativeWeightRecycling(_KernelChange):
 
 
 class IteRand(_KernelChange):
-    """Draw pruned weights again with a probability, again and again.
+    """Redraw pruned weights with a probability, every few epochs or steps.
 
-    At the beginning of epochs (or steps) N, 2N, ..., each entry that the mask removes at that time is replaced with
-    probability `rate` by a new number from the layer's kernel initializer. All random numbers are functions of `seed`,
-    the layer's seed, and the number of the epoch or step, so that a resumed training equals an uninterrupted one;
-    those of the initializers of keras_mpt are the same bits on every backend, too. Of a Keras initializer, the seed is
-    replaced; one without a seed in its config is called as it is.
+    At the beginning of epochs (or steps) N, 2N, ..., each weight that the mask removes at that time is replaced with
+    probability `rate` by a new number from the layer's kernel initializer. All random numbers depend only on `seed`,
+    the layer's seed, and the number of the epoch or step: a resumed training equals an uninterrupted one. With the
+    initializers of keras_mpt, they have the same bits on every backend. A Keras initializer gets another seed, and is
+    called as it is if it has none in its config.
 
-    Scores and the optimizer's state stay as they are, as do layers with `trainable=False`. See
-    `IterativeWeightRecycling` for a mixture of both, and for what happens when a training is resumed.
+    Scores and the optimizer's state do not change, nor do layers with `trainable=False`. See
+    `IterativeWeightRecycling` for the combination of both, and for resumed trainings.
 
     Source: Chijiwa et al. 2021, section 3, arXiv:2106.09269.
 
     Args:
-        rate: Probability that a pruned weight is drawn again, in `[0, 1)`; 0 changes nothing.
-        every: Number N of epochs or steps from one time to the next.
-        unit: `"epoch"`, or `"step"`: the optimizer's iterations, counted over all epochs, as the paper has it. Keras
-            calls no callback between the steps of one execution, so this needs `steps_per_execution=1`.
-        seed: Integer in [0, 2**64).
+        rate: Probability of redrawing a pruned weight, in `[0, 1)`; 0 changes nothing.
+        every: Number N of epochs or steps.
+        unit: `"epoch"`, or `"step"`: the optimizer's iterations, counted over all epochs, as in the paper. Keras calls
+            no callback between the steps of one execution, so this needs `steps_per_execution=1`.
+        seed: Integer in `[0, 2**64)`.
 
     Raises:
         ValueError: An argument is out of its range, or (when training begins) the model has no MPT layers to train, or

@@ -1,4 +1,4 @@
-"""How much of a stored mask may change at a step of which epoch."""
+"""Restrict the changes of stored masks."""
 
 import keras
 
@@ -9,22 +9,22 @@ from keras_mpt.models import mpt_layers
 
 
 class ShortRestriction(keras.callbacks.Callback):
-    """Let masks change less and less: in epoch e of E, from 0, a step makes `(1 - e / E)^power` of the wanted swaps.
+    """Reduce the changes of masks: in epoch e of E, from 0, a step makes a fraction `(1 - e / E)^power` of the swaps.
 
-    Sets the `swap_rate` of the layers whose rule is `masks.Restricted` at the beginning of each epoch; the swaps
-    themselves are made inside the compiled step. After E epochs the rate is 0. It depends on nothing but e, so that a
-    training that is resumed with `initial_epoch` goes on as it would have.
+    Sets the `swap_rate` of the layers with the rule `masks.Restricted` at the beginning of each epoch; the compiled
+    step makes the swaps. After E epochs, the rate is 0. It depends only on e: a training resumed with `initial_epoch`
+    continues as without the interruption.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", arXiv:2104.08700, short restriction,
     with a power of 4.
 
     Args:
-        epochs: E, the number of epochs of the search, an integer > 0.
-        power: Of the decrease, a number >= 0; 0 restricts nothing until the end.
+        epochs: Number E of epochs of the search, an integer > 0.
+        power: Power of the decrease, a number >= 0; 0 means no restriction before the end.
 
     Raises:
-        ValueError: An argument is out of its range; as the training begins: no layer has a `masks.Restricted`, or
-            one that has is not built.
+        ValueError: An argument is out of range. Or, when training begins: no layer has a `masks.Restricted`, or such a
+            layer is not built.
 
     Examples:
         >>> jackpot.fit(images, labels, epochs=30, callbacks=[keras_mpt.callbacks.ShortRestriction(30)])

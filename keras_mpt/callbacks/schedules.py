@@ -1,4 +1,4 @@
-"""How many weights are removed in which epoch."""
+"""Schedules of the sparsity."""
 
 import keras
 
@@ -10,28 +10,28 @@ _POWERS = {"constant": None, "linear": 1, "cubic": 3}
 
 
 class SparsitySchedule(keras.callbacks.Callback):
-    """Remove more and more weights: at the beginning of each epoch, the sparsity of the MPT layers is set anew.
+    """Remove more and more weights, by setting the sparsity of the MPT layers at the beginning of each epoch.
 
-    With s the final sparsity, i the initial one, E the number of epochs from one to the other and e that of the epoch,
-    from 0, the sparsity is `s + (i - s) * (1 - e / E)^power` while e < E, then s. The power is 1 for `"linear"`, 3 for
-    `"cubic"`; `"constant"` begins with s. It depends on nothing but e, so that a training that is resumed with
-    `initial_epoch` goes on as it would have. Nothing is compiled again.
+    With the final sparsity s, the initial sparsity i, E epochs from one to the other and the epoch e, counted from 0,
+    the sparsity is `s + (i - s) * (1 - e / E)^power` while e < E, then s. The power is 1 for `"linear"` and 3 for
+    `"cubic"`; `"constant"` starts at s. The sparsity depends only on e: a training resumed with `initial_epoch`
+    continues as without the interruption. Nothing is compiled again.
 
-    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, others have it each. Layers that are not
-    `trainable`, such as those of a loaded ticket, stay as they are, unless they share their rule with one that is.
+    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, other layers individually. Frozen layers,
+    such as those of a loaded ticket, do not change, unless they share their rule with a trainable one.
 
-    Source: Diffenderfer et al. 2021, "A Winning Hand", arXiv:2106.09129, whose global pruning starts with half of the
+    Source: Diffenderfer et al. 2021, "A Winning Hand", arXiv:2106.09129. There, global pruning starts with half of the
     weights, unless more are kept in the end, and is cubic with E = 10: the defaults.
 
     Args:
-        sparsity: The final sparsity of all MPT layers, in `[0, 1)`; None: of each, that of its mask rule.
-        initial_sparsity: The initial one; None: 0.5, or the final one if that is less.
-        epochs: From the initial to the final sparsity, an integer > 0.
+        sparsity: Final sparsity of all MPT layers, in `[0, 1)`; None: the sparsity of each layer's mask rule.
+        initial_sparsity: Initial sparsity; None: 0.5, or the final one if that is smaller.
+        epochs: Number of epochs from the initial to the final sparsity, an integer > 0.
         curve: `"constant"`, `"linear"` or `"cubic"`.
 
     Raises:
-        ValueError: An argument is out of its range; as the training begins: the model has no MPT layers that are
-            trained, only some of those that share a rule, or one that is not built.
+        ValueError: An argument is out of range. Or, when training begins: the model has no trainable MPT layers, only
+            some of the layers that share a rule, or a layer that is not built.
 
     Examples:
         >>> model = keras_mpt.zoo.resnet18_mpt(mask=keras_mpt.masks.GlobalTopK(0.9))

@@ -1,4 +1,4 @@
-"""What the masks do while they are trained, in numbers."""
+"""Statistics of the masks during training."""
 
 import csv
 import importlib.util
@@ -18,25 +18,25 @@ _COLUMNS = ["epoch", "layer", *_SCALARS, "scores_min", "scores_max"]
 
 
 class MaskStatistics(keras.callbacks.Callback):
-    """Write down after each epoch how far each layer's mask moved.
+    """Record after each epoch how much each layer's mask changed.
 
-    For each MPT layer, with M its mask at the end of this epoch, M' that at the end of the epoch before (at the
-    beginning of the first one), W its frozen kernel and S its scores:
+    For each MPT layer with the mask M at the end of this epoch, M' at the end of the previous one (or at the beginning
+    of the first one), the frozen kernel W and the scores S:
 
     - `flip_ratio`: `mean(M != M')`, the fraction of weights that came or went;
     - `sparsity`: `1 - mean(M)`;
-    - `alpha`: `sum(|W| * M) / sum(M)`, of layers with `kernel_quantizer="scaled_sign"`;
-    - a histogram of S: counts in bins of equal width between its least and its largest number.
+    - `alpha`: `sum(|W| * M) / sum(M)`, for layers with `kernel_quantizer="scaled_sign"`;
+    - a histogram of S: counts in bins of equal width between its smallest and its largest number.
 
-    In `history` they are called `"flip_ratio/conv1"` and so on, by the paths of the layers, with the
-    kernel's name behind where there are several. `logs`, which other
-    callbacks, the progress bar and `history` show, get `mask_flip_ratio` and `mask_sparsity`, over all layers together.
-    Put this callback first: later ones then see these, and masks are compared with those that the epoch began with.
+    `history` has them as `"flip_ratio/conv1"` and so on, by the paths of the layers; several kernels of a layer add
+    their names. `logs`, which other callbacks, the progress bar and `history` show, get `mask_flip_ratio` and
+    `mask_sparsity` over all layers together. Put this callback first: then later ones see these numbers, and masks are
+    compared with those at the beginning of the epoch.
 
     Args:
-        path: CSV file to write, with one row per epoch and layer; a resumed training goes on with it, without the rows
-            of epochs that it does again. None: none.
-        log_dir: Folder of logs for TensorBoard, which needs TensorFlow, on every backend. None: none.
+        path: CSV file with one row per epoch and layer. A resumed training appends to it, and replaces the rows of
+            repeated epochs. None: no file.
+        log_dir: Folder of logs for TensorBoard, which needs TensorFlow on every backend. None: no logs.
         bins: Number of bins of the histograms in the CSV file.
 
     Raises:

@@ -22,6 +22,7 @@ from keras_mpt.layers.dense import MPTDense
 from keras_mpt.layers.einsum import MPTEinsumDense
 from keras_mpt.layers.embedding import MPTEmbedding
 from keras_mpt.layers.groups import share
+from keras_mpt.layers.held import hold
 from keras_mpt.layers.recurrent import MPTGRU, MPTLSTM, MPTGRUCell, MPTLSTMCell, MPTSimpleRNN, MPTSimpleRNNCell
 from keras_mpt.layers.subnet import Subnet
 
@@ -59,5 +60,6 @@ __all__ = [
     "MPTSimpleRNNCell",
     "Subnet",
     "TWINS",
+    "hold",
     "share",
 ]

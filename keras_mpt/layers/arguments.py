@@ -1,4 +1,4 @@
-"""Arguments of MPT layers: those of the Keras layer and those of `MPTLayer`, shown in one signature and checked."""
+"""Arguments of MPT layers, Keras' and ours: one signature, and checks."""
 
 import inspect
 import numbers
@@ -7,7 +7,7 @@ import keras
 
 from keras_mpt.arguments import check_bool, check_count, received
 
-# What Keras' layers have for a kernel that is trained.
+# Arguments of Keras' layers that only make sense for a trained kernel.
 FOR_TRAINED_KERNELS = ("lora_rank", "lora_alpha", "gptq_unpacked_column_size", "quantization_config")
 _COUNTS = ("units", "filters", "input_dim", "output_dim", "groups", "depth_multiplier", "num_heads", "key_dim")
 _COUNTS += ("head_dim", "num_query_heads", "num_key_value_heads")
@@ -23,7 +23,7 @@ def of(cls):
 
 
 def show(cls):
-    """Let `help` and `inspect.signature` show the arguments of an MPT class: Keras' own, then ours, by name."""
+    """Give an MPT class a signature of all its arguments, for `help`: Keras' own, then ours."""
     try:
         plain = cls._plain_class()
     except StopIteration:  # a mixin
@@ -43,7 +43,7 @@ def show(cls):
 
 
 def _common(layer):
-    """Return the arguments that all Keras layers have, by name only."""
+    """Return the arguments that all Keras layers have, keyword-only."""
     return {
         name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in of(layer).items()
@@ -52,7 +52,7 @@ def _common(layer):
 
 
 def check(given):
-    """Raise ValueError for sizes and switches of another kind, which Keras may take for something else.
+    """Raise ValueError for sizes and switches of a wrong type, which Keras might misread.
 
     Args:
         given: Dict of arguments by name.

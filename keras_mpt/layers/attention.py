@@ -8,11 +8,11 @@ from keras_mpt.layers.einsum import MPTEinsumDense
 
 
 class MPTAttention(MPTComposite):
-    """Mixin of the attention layers: their projections are `MPTEinsumDense`, all else is Keras'.
+    """Mixin of the attention layers: the projections are `MPTEinsumDense` layers, the rest is Keras'.
 
     Raises:
-        ValueError: `input_quantizer` is given: no plain layer could quantize what goes into the last projection. Or see
-            `MPTLayer`.
+        ValueError: `input_quantizer` is given, which no plain layer could apply to the inputs of the last projection;
+            or see `MPTLayer`.
     """
 
     _kernels = {"kernel": "kernel"}
@@ -37,19 +37,19 @@ class MPTAttention(MPTComposite):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTMultiHeadAttention(MPTAttention, keras.layers.MultiHeadAttention):
-    """`keras.layers.MultiHeadAttention` whose projections are chosen parts of frozen random kernels.
+    """`keras.layers.MultiHeadAttention` with masked, frozen random kernels in its projections.
 
-    Attention itself, with masks, dropout and flash attention, is Keras'. Each projection has a mask and a seed of its
-    own. `seed` is that of dropout, too.
+    Attention itself, with masks, dropout and flash attention, is Keras'. Each projection has its own mask and seed.
+    `seed` seeds dropout as well.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTAttention` and `MPTLayer`.
 
-    Input shapes: `(batch, ..., features)` of query, value and, on demand, key. Output shape: that of the query.
+    Input shapes: `(batch, ..., features)` of the query, the value and, optionally, the key. Output shape: that of the
+    query.
 
     Examples:
         >>> layer = keras_mpt.layers.MPTMultiHeadAttention(4, 16, seed=1)
@@ -61,16 +61,16 @@ class MPTMultiHeadAttention(MPTAttention, keras.layers.MultiHeadAttention):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTGroupQueryAttention(MPTAttention, keras.layers.GroupQueryAttention):
-    """`keras.layers.GroupQueryAttention` whose projections are chosen parts of frozen random kernels.
+    """`keras.layers.GroupQueryAttention` with masked, frozen random kernels in its projections.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTAttention` and `MPTLayer`.
 
-    Input shapes: `(batch, steps, features)` of query, value and, on demand, key. Output shape: that of the query.
+    Input shapes: `(batch, steps, features)` of the query, the value and, optionally, the key. Output shape: that of the
+    query.
 
     Examples:
         >>> layer = keras_mpt.layers.MPTGroupQueryAttention(16, 4, 2, seed=1)

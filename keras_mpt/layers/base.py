@@ -1,4 +1,4 @@
-"""What every MPT layer has: frozen kernels, trainable scores, a mask rule, quantizers."""
+"""The base of all MPT layers: frozen kernels, trainable scores, a mask rule and quantizers."""
 
 import contextlib
 import contextvars
@@ -10,54 +10,56 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.layers.groups import remember_model
+from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.ops import to_numpy
 
-# Of the calls under way in this thread, by the numbers of the subnets: another may be tracing the same layer.
+# Kernels of the calls in progress in this thread, keyed by subnet: another thread may be tracing the same layer.
 _kernels_of_calls = contextvars.ContextVar("kernels_of_calls", default=types.MappingProxyType({}))
 
 
-class MPTLayer(PlainTwin, _keras.NotesCalls):
-    """Mixin that turns a Keras layer with kernels into one that trains scores over frozen random kernels.
+class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
+    """Mixin that makes a Keras layer train scores instead of its kernels, which are random and frozen.
 
-    With W a frozen kernel, S the scores, M the mask that the rule makes of S, and q the kernel quantizer:
+    W is a frozen kernel, S its scores, M the mask that the rule computes from S, and q the kernel quantizer:
 
     Forward: `kernel = q(W, M)`, by default `alpha * sign(W) * M` with `alpha = sum(|W| * M) / sum(M)` (Biprop).
     Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not; alpha and M carry none of their own.
-    (For `masks.Restricted`, which ranks S and not |S|, without the sign.)
+    `masks.Restricted`, which ranks S instead of |S|, leaves out the sign.
 
-    Selection and arithmetic happen in float32 whatever the dtype policy; the kernel is cast last.
-    Sources: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
+    The kernel is computed in float32 under any dtype policy, and cast last.
+
+    References: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
     arXiv:1911.13299.
 
     Args:
         *args: Positional arguments of the Keras layer.
         sparsity: Fraction of the weights removed, in `[0, 1)`; default 0.5.
-        kernel_quantizer: What a kept weight is worth: `"scaled_sign"` (default; ±alpha: Biprop), None (its frozen
-            value: Edge-Popup), or a kernel quantizer of `keras_mpt.quantizers`.
-        input_quantizer: Applied to the inputs: None, a name like `"approx_sign"` (then the layer is MPT-1/1), a
-            quantizer of `keras_mpt.quantizers`, or (TensorFlow backend) a larq quantizer.
-        mask: A rule of `keras_mpt.masks` instead of `TopK(sparsity)`, such as one `GlobalTopK` for several layers.
-        scores_initializer: Default `"kaiming_uniform"` with a = sqrt(5), as published. Not zeros, unless the mask is a
-            `masks.Restricted`: their gradient is zero, and they stay so.
+        kernel_quantizer: Value of a kept weight: `"scaled_sign"` (±alpha, as in Biprop; the default), None (the frozen
+            value, as in Edge-Popup), or a kernel quantizer of `keras_mpt.quantizers`.
+        input_quantizer: Quantizer of the inputs: None, a name such as `"approx_sign"` (which makes the layer MPT-1/1),
+            a quantizer of `keras_mpt.quantizers` or, on the TensorFlow backend, of larq.
+        mask: Mask rule of `keras_mpt.masks`; default: `TopK(sparsity)`. Layers may share a rule, such as `GlobalTopK`.
+        scores_initializer: Initializer of the scores; default: `"kaiming_uniform"` with a = sqrt(5), as published.
+            Scores of zero have no gradient and never change, except under `masks.Restricted`.
         scores_regularizer: Optional Keras regularizer of the scores.
-        seed: Integer in [0, 2**64) that determines frozen kernel and initial scores, on every backend the same bits
-            with the initializers of keras_mpt; those of Keras differ, and keep a seed of their own. None draws one. The
-            config stores it. Layers of equal seeds, shapes and initializers have equal weights: give each layer a seed
-            of its own.
-        **kwargs: Keyword arguments of the Keras layer, with two other defaults: `use_bias=False` and a seeded
+        seed: Integer in `[0, 2**64)` from which frozen kernel and initial scores are drawn, with the same bits on every
+            backend by the initializers of keras_mpt. (Those of Keras differ between backends, and keep their own seed.)
+            None draws a seed, which the config stores. Give each layer its own: equal seeds give layers of equal shapes
+            the same weights.
+        **kwargs: Keyword arguments of the Keras layer. Two defaults differ: `use_bias=False`, and a seeded
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
-    Attributes of a built layer: `subnets`, a tuple with a `Subnet` for each kernel; `kernel_epoch` (int32 variable: the
-    last epoch of training in which a callback changed frozen kernels, -1 before the first). A layer with one kernel has
-    its attributes, too: `frozen_kernel` and `scores` (variables), `subnet_mask` (0/1), `kernel` (what the layer
-    convolves or multiplies with), `kept` (int32 scalar: how many weights stay).
+    A built layer has the attributes `subnets`, a tuple with a `Subnet` for each kernel, and `kernel_epoch`, an int32
+    variable: the last epoch in which a callback changed a frozen kernel, -1 before the first. A layer with one kernel
+    also has that kernel's attributes: `frozen_kernel` and `scores` (variables), `subnet_mask` (zeros and ones),
+    `kernel` (what the layer convolves or multiplies with), and `kept` (number of kept weights, an int32 scalar).
 
     Raises:
-        ValueError: An argument is out of its range or has no meaning for a frozen kernel.
-        AttributeError: `mask` of a built layer, or `sparsity`, is assigned to: see `set_sparsity`. Or an attribute of
-            one kernel is asked of a layer with several.
+        ValueError: An argument is out of range, or has no meaning for a frozen kernel.
+        AttributeError: `sparsity`, or `mask` of a built layer, is assigned to (see `set_sparsity`), or an attribute
+            of a single kernel is read from a layer with several.
     """
 
     _kernels = types.MappingProxyType({"kernel": "kernel"})  # what Keras calls each, and how its arguments begin
@@ -116,38 +118,39 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         return subnet.freeze(super().add_weight, frozen, tuple(shape))
 
     def _fan_in(self, shape, kernel="kernel"):
-        """Return how many inputs one output has, for a kernel of this shape and name."""
+        """Return the number of inputs of one output, for a kernel of this shape and name."""
         return int(np.prod(shape[:-1]))
 
     def _input_axis(self, kernel="kernel"):
-        """Return the axis of the input channels of a kernel, counted from the end; None if an output has one input."""
+        """Return the axis of a kernel's input channels, counted from the end; None if each output has one input."""
         return -2
 
     def set_sparsity(self, sparsity):
-        """Let each kernel keep another number of weights from now on; `sparsity` of the mask rule stays.
+        """Change how many weights each kernel keeps. The mask rule's own `sparsity` stays as it is.
 
-        Nothing is compiled again. The kernels that share a rule (`masks.GlobalTopK`) have this sparsity together.
+        Nothing is compiled again. Kernels that share a rule (`masks.GlobalTopK`) have this sparsity together.
 
         Args:
             sparsity: Fraction of the weights removed, in `[0, 1)`.
 
         Raises:
-            ValueError: The layer is not built, the sparsity is out of its range, or a score is NaN and the rule stores
-                its mask.
+            ValueError: The layer is not built, the sparsity is out of range, or the rule stores its mask and a score is
+                NaN.
         """
         for subnet in self.subnets:
             subnet.set_sparsity(sparsity)
 
     def assign_mask(self, mask, scores=None):
-        """Give the kernel of a layer with one a mask to start or go on from.
+        """Assign a mask from which training starts or goes on. The layer must have a single kernel.
 
         Args:
-            mask: Array of zeros and ones, or booleans, of the kernel's shape. Of a shared rule it may be all zeros.
-            scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
-                The rule must make the mask of them, unless it stores masks.
+            mask: Array of zeros and ones, or of booleans, in the shape of the kernel. It must keep a weight, unless
+                the rule is shared.
+            scores: float32 array of the same shape. Unless the rule stores masks, it must get `mask` from them. None:
+                1.0 for kept weights and 0.99 for the others, as in Lottery Jackpots.
 
         Raises:
-            ValueError: The layer is not built, or shapes or values are not as described; the layer is untouched.
+            ValueError: The layer is not built, or an argument is not as described; the layer stays as it was.
         """
         subnet = self._only("assign_mask")
         if not np.any(mask) and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
@@ -156,7 +159,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
 
     @property
     def subnets(self):
-        """The kernels, a tuple of `Subnet` in the order in which Keras makes them."""
+        """The kernels, a tuple of `Subnet` in the order in which Keras creates them."""
         self._check_built("subnets")
         return self._subnets
 
@@ -172,12 +175,12 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
 
     @property
     def subnet_mask(self):
-        """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
+        """The mask for the current scores: float32 zeros and ones in the shape of the kernel."""
         return self._only("subnet_mask").mask
 
     @property
     def kept(self):
-        """How many weights stay, an int32 scalar: the number of ones in `subnet_mask`."""
+        """Number of kept weights, the ones in `subnet_mask`: an int32 scalar."""
         return self._only("kept", AttributeError).kept  # see `_kernel_property`
 
     def _only(self, attribute, error=ValueError):
@@ -215,7 +218,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
 
     @contextlib.contextmanager
     def _fixed_kernels(self, training):
-        """Compute the kernels once for a call, and only here with side effects on the mask rule's variables."""
+        """Compute the kernels once per call. Only here may the mask rule's variables change."""
         with kernels_of_call(self._found_kernels(training)):
             yield
 
@@ -229,31 +232,31 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         }
 
     def prepare_plain(self, inputs):
-        """Quantize and pad `inputs` as a call does, in plain Keras operations, which take symbolic tensors too."""
+        """Return `inputs` quantized and padded as in a call, by plain Keras operations; takes symbolic tensors."""
         return self._prepare(inputs, quantizers.plain(self.input_quantizer))
 
     def _plain_values(self):
-        """Return what the weights of a plain twin are, by their names."""
+        """Return the weights of the plain twin, by their names."""
         kernels = {id(v) for subnet in self.subnets for v in subnet.variables} | {id(self.kernel_epoch)}
         others = {v.name: to_numpy(v) for v in _keras.own_variables(self) if id(v) not in kernels}
         return {**{subnet.name: to_numpy(subnet.effective()) for subnet in self.subnets}, **others}
 
     def fill_plain(self, twin):
-        """Give a built plain twin the effective kernels, and all other weights.
+        """Assign the effective kernels and all other weights to a plain twin.
 
         Args:
-            twin: What `plain` returned, built.
+            twin: The layer that `plain` returned, built.
         """
         values = self._plain_values()
         for variable in _keras.own_variables(twin):
             variable.assign(values[variable.name])
 
     def take_weights(self, plain, kernels=False):
-        """Take the weights of the plain layer of the same shape: biases, and on demand the kernels, as frozen ones.
+        """Take over the weights of a plain layer of the same shape.
 
         Args:
             plain: A built Keras layer.
-            kernels: Whether to take the kernels, too.
+            kernels: Whether its kernels become the frozen kernels. Biases are taken in any case.
         """
         theirs = {variable.name: to_numpy(variable, "float32") for variable in _keras.own_variables(plain)}
         for subnet in self.subnets:
@@ -265,7 +268,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
                 variable.assign(theirs[variable.name])
 
     def save_own_variables(self, store):
-        """Save all variables, the frozen kernel included, after settling the threshold: loading costs no search.
+        """Save all variables, including the frozen kernel. The threshold is settled first: loading needs no search.
 
         Raises:
             ValueError: A score is NaN, or an effective kernel is not finite.
@@ -275,11 +278,11 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 
     def load_own_variables(self, store):
-        """Load all variables, as `save_own_variables` has stored them."""
+        """Load all variables that `save_own_variables` has saved."""
         keras.layers.Layer.load_own_variables(self, store)
 
     def enable_lora(self, *args, **kwargs):
-        """Refuse what Keras' layers of this kind can do: low-rank changes of a kernel, which is frozen here.
+        """Refuse low-rank adaptation, which would change a frozen kernel.
 
         Raises:
             NotImplementedError: Always.
@@ -287,7 +290,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
         raise NotImplementedError(f"{type(self).__name__} has a frozen kernel: low-rank adaptation has no meaning.")
 
     def quantize(self, *args, **kwargs):
-        """Refuse what Keras' layers of this kind can do: another format of the kernel. See `kernel_quantizer`.
+        """Refuse Keras' quantization: see `kernel_quantizer`.
 
         Raises:
             NotImplementedError: Always.
@@ -304,7 +307,7 @@ class MPTLayer(PlainTwin, _keras.NotesCalls):
 
 @contextlib.contextmanager
 def kernels_of_call(kernels):
-    """Let layers use these kernels, by the numbers of the subnets, within this context and thread."""
+    """Let layers use these kernels, keyed by the numbers of the subnets, within this context and thread."""
     outside = _kernels_of_calls.set({**_kernels_of_calls.get(), **kernels})
     try:
         yield
@@ -321,6 +324,6 @@ def _kernel_property(name):
         return subnet.kernel
 
     def ignore(layer, variable):
-        """Keras' layers assign what `add_weight` returned, which the subnet has."""
+        """Keras' layers assign the result of `add_weight`, which the subnet has already."""
 
     return property(found, ignore, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")

@@ -1,4 +1,4 @@
-"""Transposed and separable convolutions over frozen random kernels."""
+"""Transposed and separable convolutions with frozen random kernels."""
 
 import math
 import types
@@ -32,11 +32,10 @@ class MPTSeparableConv(MPTLayer):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv1DTranspose(MPTTransposedConv, keras.layers.Conv1DTranspose):
-    """`keras.layers.Conv1DTranspose` over a frozen random kernel.
+    """`keras.layers.Conv1DTranspose` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -48,11 +47,10 @@ class MPTConv1DTranspose(MPTTransposedConv, keras.layers.Conv1DTranspose):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv2DTranspose(MPTTransposedConv, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` over a frozen random kernel.
+    """`keras.layers.Conv2DTranspose` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -64,11 +62,10 @@ class MPTConv2DTranspose(MPTTransposedConv, keras.layers.Conv2DTranspose):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv3DTranspose(MPTTransposedConv, keras.layers.Conv3DTranspose):
-    """`keras.layers.Conv3DTranspose` over a frozen random kernel.
+    """`keras.layers.Conv3DTranspose` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -80,13 +77,12 @@ class MPTConv3DTranspose(MPTTransposedConv, keras.layers.Conv3DTranspose):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTSeparableConv1D(MPTSeparableConv, keras.layers.SeparableConv1D):
-    """`keras.layers.SeparableConv1D` over two frozen random kernels, each with a mask of its own.
+    """`keras.layers.SeparableConv1D` with two frozen random kernels, each with its own mask.
 
-    An input quantizer is applied to the inputs of the first, the depthwise kernel; what is between the two is not.
+    An input quantizer is applied to the inputs of the depthwise kernel only.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -99,13 +95,12 @@ class MPTSeparableConv1D(MPTSeparableConv, keras.layers.SeparableConv1D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTSeparableConv2D(MPTSeparableConv, keras.layers.SeparableConv2D):
-    """`keras.layers.SeparableConv2D` over two frozen random kernels, each with a mask of its own.
+    """`keras.layers.SeparableConv2D` with two frozen random kernels, each with its own mask.
 
-    An input quantizer is applied to the inputs of the first, the depthwise kernel; what is between the two is not.
+    An input quantizer is applied to the inputs of the depthwise kernel only.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.

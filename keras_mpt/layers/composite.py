@@ -1,19 +1,19 @@
-"""Layers that are made of MPT layers."""
+"""Layers made of MPT layers."""
 
 from keras_mpt import _keras
 from keras_mpt.layers.twins import PlainTwin
 
 
 class MPTComposite(PlainTwin):
-    """Mixin of the layers whose kernels are those of MPT layers inside, which `_inner` names.
+    """Mixin of the layers whose kernels belong to inner MPT layers, the attributes in `_inner`.
 
-    The arguments are those of `MPTLayer`, for all layers inside; their seeds are derived from `seed`.
+    All inner layers get the same arguments, those of `MPTLayer`, with seeds derived from `seed`.
     """
 
     _inner = ()  # attributes
 
     def _inside(self):
-        """Return the MPT layers inside by their attributes, which the plain layer has, too."""
+        """Return the inner MPT layers by attribute; the plain layer has the same attributes."""
         return {name: layer for name in self._inner if (layer := getattr(self, name, None)) is not None}
 
     @classmethod
@@ -23,27 +23,27 @@ class MPTComposite(PlainTwin):
         return [pair for inner in inside for pair in super(MPTComposite, cls).kernels_of(inner)]
 
     def prepare_plain(self, inputs):
-        """Return `inputs`: what a call does to them before a plain layer of this class could."""
+        """Return `inputs` as they are: see `MPTLayer.prepare_plain`."""
         return inputs
 
     def fill_plain(self, twin):
-        """Give a built plain twin the effective kernels, and all other weights."""
+        """Assign the effective kernels and all other weights to a built plain twin."""
         for name, layer in self._inside().items():
             layer.fill_plain(getattr(twin, name))
 
     def take_weights(self, plain, kernels=False):
-        """Take the weights of the plain layer of the same shape: biases, and on demand the kernels, as frozen ones."""
+        """Take over the weights of a plain layer of the same shape: see `MPTLayer.take_weights`."""
         for name, layer in self._inside().items():
             layer.take_weights(getattr(plain, name), kernels)
 
     def set_sparsity(self, sparsity):
-        """Let each kernel keep another number of weights from now on, see `MPTLayer`."""
+        """Change how many weights each kernel keeps: see `MPTLayer.set_sparsity`."""
         for layer in self._inside().values():
             layer.set_sparsity(sparsity)
 
     @property
     def subnets(self):
-        """The kernels of all layers inside, a tuple of `Subnet`."""
+        """The kernels of all inner layers, a tuple of `Subnet`."""
         if not self.built:
             raise ValueError(
                 f"`subnets` of {type(self).__name__} {self.name!r} exist once the layer is built: call it on data "
@@ -55,7 +55,7 @@ class MPTComposite(PlainTwin):
         _keras.replace_layer(self, name, layer)
 
     def quantize(self, *args, **kwargs):
-        """Refuse what Keras' layers can do: another format of the kernels. See `kernel_quantizer`.
+        """Refuse Keras' quantization: see `kernel_quantizer`.
 
         Raises:
             NotImplementedError: Always.

@@ -1,4 +1,4 @@
-"""Convolutions over frozen random kernels."""
+"""Convolutions with frozen random kernels."""
 
 import math
 import numbers
@@ -12,19 +12,18 @@ from keras_mpt.layers.base import MPTLayer
 
 
 class MPTConv(MPTLayer):
-    """Mixin of the convolutions that can pad with another value than zero, and by any number of entries.
+    """Mixin of the convolutions, with explicit padding and any padding value.
 
     Args:
-        padding: A name that the Keras layer knows, such as `"valid"` (default) or `"same"`; or how many entries to
-            add on either side of the quantized inputs, an integer or a tuple of one for each spatial axis. PyTorch's
-            networks pad like this; with strides, `"same"` may pad less before than after.
-        pad_values: What they are padded with, as in larq. With 1.0 the inputs of a binary convolution are ±1
-            everywhere.
+        padding: A name that the Keras layer knows, such as `"valid"` (default) or `"same"`; or the number of entries
+            to add on both sides of the quantized inputs, an integer or a tuple with one for each spatial axis. That is
+            how PyTorch pads; `"same"` with strides may pad less before than after.
+        pad_values: Value of the padding, as in larq. With 1.0, all inputs of a binary convolution are ±1.
         *args, **kwargs: See `MPTLayer` and the Keras layer.
 
     Raises:
-        ValueError: `padding` is neither a name nor integers >= 0, one for each spatial axis; `pad_values` is not a
-            finite number, or not 0 where `padding` is another name than `"same"`; or see `MPTLayer`.
+        ValueError: `padding` is neither a name nor integers >= 0, one for each spatial axis; `pad_values` is not
+            finite, or not 0 with a `padding` that has a name other than `"same"`; or see `MPTLayer`.
     """
 
     def __init__(self, *args, pad_values=0.0, **kwargs):
@@ -46,16 +45,16 @@ class MPTConv(MPTLayer):
             self.padding = "valid"  # for Keras' own convolution, which sees the inputs after `_prepare` padded them
 
     def pad_widths(self, shape):
-        """Return how much a call pads every axis of an input of this shape, as (before, after).
+        """Return the padding before and after each axis of an input.
 
         Args:
-            shape: Shape of the input, batch and channels included; None where a size is not known.
+            shape: Shape of the input, including batch and channels; None where a size is unknown.
 
         Returns:
             List of pairs of integers, one for each axis.
 
         Raises:
-            ValueError: The padding is `"same"`, and a size that it depends on, with strides, is not known.
+            ValueError: The padding is `"same"` with strides, and a size that it depends on is unknown.
         """
         widths = [(0, 0)] * len(shape)
         if self._given_padding == "valid":
@@ -111,12 +110,10 @@ def _one_for_each_axis(padding, rank):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv1D(MPTConv, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` whose kernel is a chosen part of a frozen random one.
+    """`keras.layers.Conv1D` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
-            `pad_values`, and more of `padding`, of `MPTConv`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTConv`.
 
     Raises:
         ValueError: See `MPTConv` and `MPTLayer`.
@@ -128,12 +125,10 @@ class MPTConv1D(MPTConv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv2D(MPTConv, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose kernel is a chosen part of a frozen random one.
+    """`keras.layers.Conv2D` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
-            `pad_values`, and more of `padding`, of `MPTConv`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTConv`.
 
     Raises:
         ValueError: See `MPTConv` and `MPTLayer`.
@@ -152,12 +147,10 @@ class MPTConv2D(MPTConv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTConv3D(MPTConv, keras.layers.Conv3D):
-    """`keras.layers.Conv3D` whose kernel is a chosen part of a frozen random one.
+    """`keras.layers.Conv3D` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
-            `pad_values`, and more of `padding`, of `MPTConv`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTConv`.
 
     Raises:
         ValueError: See `MPTConv` and `MPTLayer`.
@@ -169,12 +162,10 @@ class MPTConv3D(MPTConv, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` over a frozen random kernel. The initializer's name is `depthwise_initializer`.
+    """`keras.layers.DepthwiseConv2D` with a masked, frozen random kernel, drawn by `depthwise_initializer`.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
-            `pad_values`, and more of `padding`, of `MPTConv`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTConv`.
 
     Raises:
         ValueError: See `MPTConv` and `MPTLayer`.
@@ -194,12 +185,10 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` over a frozen random kernel. The initializer's name is `depthwise_initializer`.
+    """`keras.layers.DepthwiseConv1D` with a masked, frozen random kernel, drawn by `depthwise_initializer`.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`;
-            `pad_values`, and more of `padding`, of `MPTConv`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTConv`.
 
     Raises:
         ValueError: See `MPTConv` and `MPTLayer`.

@@ -1,4 +1,4 @@
-"""Fully connected layer over a frozen random kernel."""
+"""Dense layer with a frozen random kernel."""
 
 import keras
 
@@ -7,11 +7,10 @@ from keras_mpt.layers.base import MPTLayer
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTDense(MPTLayer, keras.layers.Dense):
-    """`keras.layers.Dense` whose kernel is a chosen part of a frozen random one.
+    """`keras.layers.Dense` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.

@@ -1,4 +1,4 @@
-"""Dense layers by an equation over a frozen random kernel."""
+"""Einsum dense layer with a frozen random kernel."""
 
 import keras
 import numpy as np
@@ -8,17 +8,16 @@ from keras_mpt.layers.base import MPTLayer
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTEinsumDense(MPTLayer, keras.layers.EinsumDense):
-    """`keras.layers.EinsumDense` whose kernel is a chosen part of a frozen random one.
+    """`keras.layers.EinsumDense` with a masked, frozen random kernel.
 
     Args:
-        *args, **kwargs: Those of the Keras layer; `sparsity`, `kernel_quantizer`, `input_quantizer`, `mask`,
-            `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
 
-    Shapes: those of the equation, such as `"abc,cde->abde"` with inputs `abc`, kernel `cde` and outputs `abde`. The
-    `fan_in` counts the kernel's axes that the outputs lack, here c.
+    Shapes: those of the equation. In `"abc,cde->abde"`, the inputs are `abc`, the kernel `cde` and the outputs `abde`;
+    `fan_in` is the size of the kernel's axes that the outputs lack, here c.
 
     Examples:
         >>> layer = keras_mpt.layers.MPTEinsumDense("abc,cde->abde", (None, 4, 16), seed=1)

@@ -1,4 +1,4 @@
-"""Embeddings from a frozen random table."""
+"""Embedding layer with a frozen random table."""
 
 import keras
 
@@ -7,19 +7,19 @@ from keras_mpt.layers.base import MPTLayer
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTEmbedding(MPTLayer, keras.layers.Embedding):
-    """`keras.layers.Embedding` whose table is a chosen part of a frozen random one.
+    """`keras.layers.Embedding` with a masked, frozen random table.
 
-    Forward: the rows of `q(W, M)` at the inputs. Gradient: that of `MPTLayer`, zero in rows that were not looked up.
+    Forward: the rows of `q(W, M)` at the inputs. Gradient: that of `MPTLayer`, zero for rows that were not looked up.
 
     Args:
-        *args, **kwargs: Those of the Keras layer but `weights`; `sparsity`, `kernel_quantizer`, `mask`,
-            `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (except `weights`) and of `MPTLayer` (except
+            `input_quantizer`).
 
     Raises:
         ValueError: `input_quantizer` or `weights` is given, which have no meaning here; or see `MPTLayer`.
 
     Input shape: `(...)`, integers. Output shape: `(..., output_dim)`. Kernel, called `embeddings`: `(input_dim,
-    output_dim)`; `fan_in` is `output_dim`, so that the length of a row does not depend on it.
+    output_dim)`; `fan_in` is `output_dim`, which keeps the length of a row independent of it.
 
     Examples:
         >>> layer = keras_mpt.layers.MPTEmbedding(1000, 64, seed=1)

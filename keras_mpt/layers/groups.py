@@ -1,4 +1,4 @@
-"""Which kernels one threshold serves: those of one model whose shared rules are equal."""
+"""Groups of kernels with one threshold: those of a model whose shared rules are equal."""
 
 import weakref
 
@@ -10,10 +10,10 @@ from keras_mpt.ops.backend import current_trace
 
 
 def share(model):
-    """Let the kernels of a model that have equal shared rules (`masks.GlobalTopK`) have one threshold, without others.
+    """Let exactly the kernels of this model that have equal shared rules (`masks.GlobalTopK`) share a threshold.
 
-    That is how it is anyway, but for models cut out of another one, or with a layer in the place of another one: Keras'
-    graph still connects them with what they lack. Compile the model afterwards.
+    Call it for a model that was cut out of another one, or in which a layer was replaced: Keras' graph still connects
+    it with the layers that it no longer has. Other models need no call. Compile the model afterwards.
 
     Args:
         model: A built model.
@@ -36,9 +36,9 @@ def share(model):
 
 
 def remember_model(layer):
-    """Note the outermost layer in whose call an MPT layer is: the model it belongs to.
+    """Remember the outermost layer being called: the model that an MPT layer belongs to.
 
-    A call of a part of that model, or of the layer alone, changes nothing.
+    Calling a part of that model, or the layer alone, changes nothing.
     """
     model, known = _keras.outermost_layer(), model_of(layer)
     if model is None or model is layer or model is known:
@@ -48,15 +48,15 @@ def remember_model(layer):
 
 
 def model_of(layer):
-    """Return the outermost layer in which an MPT layer was called, None if there is none any more."""
+    """Return the model that an MPT layer belongs to, None if it is gone."""
     return layer._model and layer._model()
 
 
 def group_of(subnet):
-    """Return the subnets that share the rule of one, a tuple in the order in which ties are kept.
+    """Return the subnets that share the rule of a subnet, a tuple in the order in which ties are kept.
 
-    They are those of the model in which the layer was called, and of all that is connected with it in a graph of Keras
-    (see also `share`). A common `Input` connects nothing.
+    They belong to the model in which the layer was called, or to layers connected with it in Keras' graph (see also
+    `share`). A common `Input` does not connect layers.
     """
     model = model_of(subnet.layer)
     if subnet.layer._only_model and model is not None:
@@ -89,14 +89,14 @@ def _ordered(subnets):
 
 
 def once(key, variables, find):
-    """Return what `find()` returns, which is called once in each call of a model unless the variables change.
+    """Return the result of `find()`, cached during a call of a model until a variable changes.
 
-    Keras has an object for each call: a `StatelessScope`, in which a changed variable is another tensor, or else the
-    context of the outermost layer's call, in which no score changes.
+    The cache belongs to Keras' object for the call: a `StatelessScope`, in which a changed variable is another tensor,
+    or the context of the outermost layer's call, in which scores do not change.
 
     Args:
-        key: What is found, a hashable value.
-        variables: List of the variables that it is made of.
+        key: Hashable key of the result.
+        variables: List of the variables that it depends on.
         find: Function without arguments.
     """
     call = _keras.call_under_way()

@@ -1,4 +1,4 @@
-"""Recurrent layers over two frozen random kernels: that of the inputs, and that of the states."""
+"""Recurrent layers with two frozen random kernels, one for the inputs and one for the states."""
 
 import contextlib
 import types
@@ -14,9 +14,9 @@ _KERNELS = types.MappingProxyType({"kernel": "kernel", "recurrent_kernel": "recu
 
 
 class MPTCell(MPTLayer):
-    """Mixin of the recurrent cells, whose kernels are computed once for all time steps of a call.
+    """Mixin of the recurrent cells. A call computes the kernels once for all its time steps.
 
-    An `input_quantizer` is applied to the inputs, not to the states.
+    An `input_quantizer` quantizes the inputs, not the states.
     """
 
     _kernels = _KERNELS
@@ -40,24 +40,23 @@ class MPTCell(MPTLayer):
         return super()._kernel_in_use(subnet) if kernels is None else kernels[subnet.number]
 
     def get_dropout_mask(self, step_input):
-        """Compute the kernels, too: Keras' `RNN` calls this before its loop, in which nothing can be remembered."""
+        """Compute the kernels as well: Keras' `RNN` calls this before its loop, which can store nothing."""
         if self._subnets and not self._is_in_call():
             _keras.put_into_call(self._key, self._found_kernels(_keras.is_training()))
         return super().get_dropout_mask(step_input)
 
     def reset_dropout_mask(self):
-        """Forget the kernels, too: `RNN` calls this behind its loop."""
+        """Forget the kernels as well: `RNN` calls this after its loop."""
         _keras.kept_in_call(self._key, remove=True)
         super().reset_dropout_mask()
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTSimpleRNNCell(MPTCell, keras.layers.SimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` over two frozen random kernels, for `keras.layers.RNN`.
+    """`keras.layers.SimpleRNNCell` with two masked, frozen random kernels, for `keras.layers.RNN`.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -68,11 +67,10 @@ class MPTSimpleRNNCell(MPTCell, keras.layers.SimpleRNNCell):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTLSTMCell(MPTCell, keras.layers.LSTMCell):
-    """`keras.layers.LSTMCell` over two frozen random kernels, for `keras.layers.RNN`.
+    """`keras.layers.LSTMCell` with two masked, frozen random kernels, for `keras.layers.RNN`.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -83,11 +81,10 @@ class MPTLSTMCell(MPTCell, keras.layers.LSTMCell):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTGRUCell(MPTCell, keras.layers.GRUCell):
-    """`keras.layers.GRUCell` over two frozen random kernels, for `keras.layers.RNN`.
+    """`keras.layers.GRUCell` with two masked, frozen random kernels, for `keras.layers.RNN`.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -99,7 +96,7 @@ class MPTGRUCell(MPTCell, keras.layers.GRUCell):
 class MPTRecurrent(MPTComposite):
     """Mixin of the recurrent layers, whose cell is an MPT layer.
 
-    The cell has the layer's seed; one that goes backwards, such as the second of `Bidirectional`, has another one.
+    The cell has the layer's seed; with `go_backwards`, as in the second layer of `Bidirectional`, one derived from it.
     """
 
     _kernels = _KERNELS
@@ -127,12 +124,11 @@ class MPTRecurrent(MPTComposite):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTSimpleRNN(MPTRecurrent, keras.layers.SimpleRNN):
-    """`keras.layers.SimpleRNN` over two frozen random kernels. The masks are found once a call, not once a time step.
+    """`keras.layers.SimpleRNN` with two masked, frozen random kernels. Masks are computed once per call.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`. `seed` is
-            that of dropout, too.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`. `seed`
+            seeds dropout as well.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -152,12 +148,11 @@ class MPTSimpleRNN(MPTRecurrent, keras.layers.SimpleRNN):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTLSTM(MPTRecurrent, keras.layers.LSTM):
-    """`keras.layers.LSTM` over two frozen random kernels. The masks are found once a call, not once a time step.
+    """`keras.layers.LSTM` with two masked, frozen random kernels. Masks are computed once per call.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`. `seed` is
-            that of dropout, too.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`. `seed`
+            seeds dropout as well.
 
     Raises:
         ValueError: See `MPTLayer`.
@@ -177,12 +172,11 @@ class MPTLSTM(MPTRecurrent, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTGRU(MPTRecurrent, keras.layers.GRU):
-    """`keras.layers.GRU` over two frozen random kernels. The masks are found once a call, not once a time step.
+    """`keras.layers.GRU` with two masked, frozen random kernels. Masks are computed once per call.
 
     Args:
-        *args, **kwargs: Those of the Keras layer (`use_bias` is False by default); `sparsity`, `kernel_quantizer`,
-            `input_quantizer`, `mask`, `scores_initializer`, `scores_regularizer` and `seed` of `MPTLayer`. `seed` is
-            that of dropout, too.
+        *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`. `seed`
+            seeds dropout as well.
 
     Raises:
         ValueError: See `MPTLayer`.

@@ -1,4 +1,4 @@
-"""A kernel of an MPT layer: frozen weights, scores over them, and the state of the rule that makes a mask of these."""
+"""A kernel of an MPT layer: frozen weights, their scores, and the state of the mask rule."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import initializers
+from keras_mpt import _keras, initializers
 from keras_mpt.layers.groups import group_of, once
 from keras_mpt.masks.rule import first_scores, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
@@ -19,22 +19,23 @@ _numbers = itertools.count()
 
 
 class Subnet:
-    """One kernel of an MPT layer, of which a mask rule chooses a part. See `MPTLayer` for the formulas.
+    """A masked kernel of an MPT layer. See `MPTLayer` for the formulas.
 
     Attributes:
         layer: The MPT layer.
-        name: What the plain Keras layer calls the kernel: `"kernel"`, `"recurrent_kernel"`, ...
-        argument: How its arguments begin: `"kernel"` of `kernel_initializer`, `"recurrent"`, ...
-        frozen_kernel: The frozen weights W, a float32 variable that is not trained.
+        name: Name of the kernel in the Keras layer: `"kernel"`, `"recurrent_kernel"`, ...
+        argument: Prefix of its arguments: `"kernel"` as in `kernel_initializer`, `"recurrent"`, ...
+        frozen_kernel: The frozen weights W, a non-trainable float32 variable.
         scores: The scores S, a float32 variable.
-        state: Dict of the variables of the mask rule, see `MaskRule.init`.
-        number: Of all kernels of this process, in the order in which they were built.
+        state: Variables of the mask rule by name, see `MaskRule.init`.
+        held: Variable with the kernel that the layer computes with, while the layer holds it; else None. See `hold`.
+        number: Position among all kernels of this process, in the order in which they were built.
     """
 
     def __init__(self, layer, name, argument, index):
         self.layer, self.name, self.argument, self.index = layer, name, argument, index
         self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
-        self._quantizer = None
+        self._quantizer, self.held = None, None
 
     def __repr__(self):
         return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
@@ -45,35 +46,41 @@ class Subnet:
         return tuple(self.frozen_kernel.shape)
 
     @property
-    def variables(self):
-        """All variables of the kernel."""
+    def sources(self):
+        """The variables that the kernel is made of."""
         return [self.frozen_kernel, *self.state.values(), self.scores]
 
     @property
+    def variables(self):
+        """All variables of the kernel."""
+        return self.sources if self.held is None else [*self.sources, self.held]
+
+    @property
     def kernel_quantizer(self):
-        """The layer's kernel quantizer, or what was assigned for this kernel, such as its own fixed alpha."""
+        """The layer's kernel quantizer, or one assigned for this kernel, with a fixed alpha for example."""
         return self.layer.kernel_quantizer if self._quantizer is None else self._quantizer
 
     @kernel_quantizer.setter
     def kernel_quantizer(self, quantizer):
         if len(self.layer.subnets) > 1:
+            self.layer._release()
             self._quantizer = quantizer
         else:
             self.layer.kernel_quantizer = quantizer
 
     @property
     def initializer(self):
-        """The initializer of the frozen weights."""
+        """Initializer of the frozen weights."""
         return getattr(self.layer, f"{self.argument}_initializer")
 
     @property
     def stream(self):
-        """Which stream of the layer's seed the frozen weights come from; the scores' is the one two further on."""
+        """The stream of the layer's seed for the frozen weights; the scores have the second one after it."""
         return _KERNEL_STREAM + _STREAMS * self.index
 
     @property
     def input_axis(self):
-        """The axis of the input channels, counted from the end; None if each output has an input of its own."""
+        """The axis of the input channels, counted from the end; None if each output has one input."""
         return self.layer._input_axis(self.name)
 
     @property
@@ -83,12 +90,12 @@ class Subnet:
 
     @property
     def searched(self):
-        """Which weights the rule chooses from, an array of booleans; None: from all."""
+        """Array of booleans: the weights that the rule chooses from. None: all."""
         searched = self.layer.mask.searched(_tensors(self.state))
         return None if searched is None else to_numpy(searched)
 
     def freeze(self, add_weight, name, shape):
-        """Make the variable of the frozen weights and return it."""
+        """Create the variable of the frozen weights and return it."""
         if not math.prod(shape):
             raise ValueError(f"Layer {self.layer.name!r} must have weights. Received: a kernel of shape {shape}")
         self.frozen_kernel = add_weight(
@@ -102,7 +109,7 @@ class Subnet:
         return self.frozen_kernel
 
     def add_state(self, add_weight, prefix):
-        """Make the variables of the mask rule, and return them by their names."""
+        """Create the variables of the mask rule and return them by name."""
         try:
             first = self.layer.mask.init(self.shape, self.layer.seed, self.stream, self.input_axis)
         except ValueError as error:
@@ -123,7 +130,7 @@ class Subnet:
         return self.state
 
     def add_scores(self, add_weight, prefix):
-        """Make the variable of the scores."""
+        """Create the variable of the scores."""
         self.scores = add_weight(
             name=f"{prefix}scores",
             shape=self.shape,
@@ -144,37 +151,37 @@ class Subnet:
         return {"seed": seed, "stream": stream, "fan_in": fan_in, "kept": 1 - self.layer.sparsity}
 
     def draw(self):
-        """Return the initializer of the weights, and the settings its `draw` got (None if it is not one of ours)."""
+        """Return the initializer of the weights, and the arguments of its `draw` (None for an initializer of Keras)."""
         if not isinstance(self.initializer, initializers.SeededInitializer):
             return self.initializer, None
         return self.initializer, self._settings(self.initializer, self.stream, self.shape)
 
     @property
     def group(self):
-        """The subnets that share one threshold with this one, itself included, in the order in which ties are kept."""
+        """The subnets with the same threshold as this one, including itself, in the order in which ties are kept."""
         return group_of(self) if self.layer.mask.shared else (self,)
 
     @property
     def is_trained(self):
-        """Whether training changes the mask: that of a shared rule changes if one of the layers is trained."""
+        """Whether training changes the mask. With a shared rule, one trained layer is enough."""
         return self.layer.trainable or any(other.layer.trainable for other in self.group)
 
     @property
     def mask(self):
-        """The mask that belongs to the present scores: float32 zeros and ones of the kernel's shape."""
+        """The mask for the current scores: float32 zeros and ones in the shape of the kernel."""
         return self.find()[0]
 
     @property
     def kept(self):
-        """How many weights stay, an int32 scalar: of a rule that is not shared, the variable `quota`."""
+        """Number of kept weights, an int32 scalar; the variable `quota` unless the rule is shared."""
         return self._values()["kept"] if self.layer.mask.shared else self.state["quota"]
 
     def find(self, training=False):
         """Return the mask and the number of its ones.
 
         Args:
-            training: Whether to store what changes in the state: the threshold for the next step, counts of steps
-                with NaN scores, the mask of a rule that stores it.
+            training: Whether to update the state: the threshold for the next step, the count of steps with NaN scores,
+                the mask of a rule that stores it.
         """
         if training and self.layer.mask.stores_mask:
             return once(("mask", self.number), [self.scores], lambda: self._find(training))
@@ -187,7 +194,7 @@ class Subnet:
         return mask, kept
 
     def _values(self):
-        """Return the state as tensors, of a shared rule with what it finds out of all kernels that share it."""
+        """Return the state as tensors; with a shared rule, also what it computes from all kernels together."""
         state = _tensors(self.state)
         if not self.layer.mask.shared:
             return state
@@ -207,11 +214,13 @@ class Subnet:
             variable.assign(ops.where(value, variable + 1, 0) if name.endswith("_steps") else value)
 
     def settle(self):
-        """Bring up to date what goes into a file, so that a load costs no search.
+        """Update the variables before they are saved, which makes loading cheap: it needs no search.
 
         Raises:
             ValueError: A score is NaN, or the effective kernel is not finite.
         """
+        if self.held is not None:
+            return
         nan = bool(np.isnan(to_numpy(self.scores)).any())
         self.state["nan_steps"].assign(int(nan))
         if nan:
@@ -230,13 +239,13 @@ class Subnet:
                 other.state["threshold"].assign(threshold)
 
     def set_sparsity(self, sparsity):
-        """Let the kernel keep another number of weights from now on; of a shared rule, all that share it together.
+        """Change how many weights the kernel keeps, or with a shared rule all its kernels together.
 
         Args:
             sparsity: Fraction of the weights removed, in `[0, 1)`.
 
         Raises:
-            ValueError: The sparsity is out of its range, or the rule makes no such mask; nothing is changed then.
+            ValueError: The sparsity is out of range, or impossible for the rule. Nothing changes then.
         """
         kept = kept_count(math.prod(self.shape), sparsity)
         if self.layer.mask.shared:
@@ -249,16 +258,16 @@ class Subnet:
         self._store(changes)
 
     def assign(self, mask, scores=None):
-        """Give the kernel a mask to start or go on from.
+        """Assign a mask from which training starts or goes on.
 
         Args:
-            mask: Array of zeros and ones, or booleans, of the kernel's shape. Of a shared rule it may be all zeros.
-            scores: float32 array of that shape; None: 1.0 where the mask is true, else 0.99, as Lottery Jackpots do.
-                The rule must make the mask of them, unless it stores masks. (That of a shared rule depends on the
-                other kernels and is not checked.)
+            mask: Array of zeros and ones, or of booleans, in the shape of the kernel.
+            scores: float32 array of the same shape. Unless the rule stores masks, it must get `mask` from them; with a
+                shared rule, whose masks depend on other kernels, this is not checked. None: 1.0 for kept weights and
+                0.99 for the others, as in Lottery Jackpots.
 
         Raises:
-            ValueError: Shapes or values are not as described; the kernel is untouched.
+            ValueError: An argument is not as described; the kernel stays as it was.
         """
         name, rule = self.layer.name, self.layer.mask
         mask = _checked_mask(mask, self.shape, name)
@@ -281,15 +290,18 @@ class Subnet:
         self._store(changes)
 
     def mask_of(self, scores):
-        """Return the mask that the rule, if it is not shared, makes of other scores, an array of booleans.
+        """Return the mask for other scores, an array of booleans. The rule must not be shared.
 
         Args:
-            scores: float32 array of the kernel's shape.
+            scores: float32 array in the shape of the kernel.
         """
         return to_numpy(self.layer.mask(as_tensor(scores), self._values())[0]) != 0
 
     def effective(self, training=False):
-        """Return the kernel that the layer computes with, in float32: what the kernel quantizer makes of the mask."""
+        """Return the kernel that the layer computes with, in float32."""
+        if self.held is not None and not any(map(_keras.is_replaced, self.sources)):
+            self.layer._note_holding()
+            return as_tensor(self.held)
         mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
         quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
@@ -303,22 +315,22 @@ class Subnet:
 
     @property
     def kernel(self):
-        """The kernel that the layer computes with, in the layer's compute dtype; within a call, that of the call."""
+        """The kernel that the layer computes with, in its compute dtype; during a call, the kernel of that call."""
         return self.layer._kernel_in_use(self)
 
 
 def named_subnets(path, layer):
-    """Return `(path, subnet)` of the kernels of a built MPT layer: where there are several, their names are added."""
+    """Return `(path, subnet)` for the kernels of a built MPT layer; several kernels add their names to the path."""
     several = len(layer.subnets) > 1
     return [(f"{path}/{subnet.name}" if several else path, subnet) for subnet in layer.subnets]
 
 
 def share_quota(group, sparsity):
-    """Give each subnet of a group a part of the number of ones that all have together.
+    """Divide the number of kept weights of a group among its subnets.
 
     Args:
         group: Subnets that share a rule.
-        sparsity: Fraction of all their weights removed, in `[0, 1)`.
+        sparsity: Fraction removed of all their weights together, in `[0, 1)`.
     """
     before = 0
     for subnet in group:

@@ -1,4 +1,4 @@
-"""The arguments of MPT layers, and the plain Keras layers that they are made of."""
+"""The arguments of MPT layers, and the plain Keras layers they derive from."""
 
 import inspect
 
@@ -12,7 +12,7 @@ DEFAULT_SPARSITY = 0.5
 
 
 class PlainTwin:
-    """What MPT layers, and layers made of them, have in common: arguments, config, and a plain Keras class."""
+    """Base of the MPT layers and of the layers made of them: arguments, config, and the plain Keras class."""
 
     _kernels = {}
 
@@ -84,7 +84,7 @@ class PlainTwin:
 
     @property
     def sparsity(self):
-        """The fraction of the weights that the mask rule was made to remove."""
+        """Fraction of the weights that the mask rule removes; `set_sparsity` does not change it."""
         return self.mask.sparsity
 
     @sparsity.setter
@@ -96,7 +96,7 @@ class PlainTwin:
 
     @classmethod
     def _plain_class(cls):
-        """Return the Keras layer that this one is made of."""
+        """Return the Keras layer that this class derives from."""
         return next(b for b in cls.__mro__ if issubclass(b, keras.layers.Layer) and not issubclass(b, PlainTwin))
 
     @classmethod
@@ -110,7 +110,7 @@ class PlainTwin:
         return (*kernels, *arguments.FOR_TRAINED_KERNELS)
 
     def _by_name(self, args, kwargs):
-        """Return the arguments of the Keras layer as keyword arguments, after checking their kinds."""
+        """Return the arguments of the Keras layer as keyword arguments, checked."""
         named = inspect.signature(self._plain_class().__init__).bind_partial(self, *args).arguments
         del named["self"]
         for name in named:
@@ -120,14 +120,14 @@ class PlainTwin:
         return {**named, **kwargs}
 
     def plain(self, kernel_initializer="zeros", **changes):
-        """Return the Keras layer of the same shape, unbuilt, for inputs that `prepare_plain` made.
+        """Return an unbuilt Keras layer of the same shape, to be called on the result of `prepare_plain`.
 
         Args:
-            kernel_initializer: Of its kernels.
-            **changes: Arguments of the Keras layer that differ, such as `dtype`.
+            kernel_initializer: Initializer of its kernels.
+            **changes: Arguments of the Keras layer to change, such as `dtype`.
 
         Raises:
-            ValueError: The class has a `call` of its own, which that layer would lack.
+            ValueError: The class overrides `call`, which the Keras layer would lack.
         """
         ours = next(base for base in type(self).__mro__ if base.__module__.split(".")[0] == "keras_mpt")
         if type(self).call is not ours.call:
@@ -150,12 +150,12 @@ class PlainTwin:
 
     @classmethod
     def from_plain(cls, layer, kernel_initializer=None, *, own_initializers=False, **settings):
-        """Return the unbuilt MPT layer like a plain one, of which `take_weights` takes the weights.
+        """Return an unbuilt MPT layer with the config of a plain one; `take_weights` takes over its weights.
 
         Args:
-            layer: A layer of Keras, of the class that this one is made of.
-            kernel_initializer: Of the frozen kernels; None: `"signed_constant"`.
-            own_initializers: Whether those of the plain layer take its place.
+            layer: A layer of the Keras class that this class derives from.
+            kernel_initializer: Initializer of the frozen kernels; None: `"signed_constant"`.
+            own_initializers: Whether to use the initializers of `layer` instead.
             **settings: Arguments of `MPTLayer`.
         """
         left_out = (*cls._meaningless_arguments(), "seed")
@@ -165,7 +165,7 @@ class PlainTwin:
         return cls(**{**config, **settings})
 
     def _settings(self, seed):
-        """Return our arguments for a layer inside, with a seed of its own."""
+        """Return the arguments of an inner MPT layer with this seed."""
         return {
             "mask": self.mask,
             "kernel_quantizer": self.kernel_quantizer,
@@ -194,7 +194,7 @@ class PlainTwin:
 
 
 def keras_seed(seed):
-    """Return 31 bits of a layer's seed, for what Keras draws while it trains, such as dropout."""
+    """Return 31 bits of a layer's seed, for Keras' random numbers in training, such as dropout."""
     return seed & 0x7FFFFFFF
 
 

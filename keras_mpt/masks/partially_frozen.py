@@ -13,7 +13,7 @@ from keras_mpt.initializers import partition
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, top_k_mask
 
-PRUNED, LOCKED = 1, 2  # in the state `frozen`; 0 is searched
+PRUNED, LOCKED = -1, -2  # in the state `frozen`; 0 is searched. Their bits, added to a key, make it negative
 _STREAM = 5  # from a kernel's first stream: 0 to 3 are its weights and scores, 4 gives a model's layers their seeds
 
 
@@ -67,11 +67,11 @@ class PartiallyFrozen(MaskRule):
     def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the first state of a kernel, see `MaskRule`.
 
-        `frozen` (uint8) is 0 where a weight is searched, 1 where it is pruned, 2 where it is locked.
+        `frozen` (int8) is 0 where a weight is searched, -1 where it is pruned, -2 where it is locked.
         """
         size = math.prod(shape)
         pruned, locked = partition(size, self.frozen_counts(size), seed, stream + _STREAM)
-        frozen = PRUNED * pruned.astype(np.uint8) + LOCKED * locked.astype(np.uint8)
+        frozen = PRUNED * pruned.astype(np.int8) + LOCKED * locked.astype(np.int8)
         return {**super().init(shape, seed, stream, inputs), "frozen": frozen.reshape(shape)}
 
     def __call__(
@@ -79,13 +79,9 @@ class PartiallyFrozen(MaskRule):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         kept, frozen = state["quota"], state["frozen"]
         pruned, locked = self.frozen_counts(math.prod(scores.shape))
-        keys = ops.where(ops.equal(frozen, 0), magnitude_bits(scores), -1)
-        searched = math.prod(scores.shape) - pruned - locked
-        mask, threshold, invalid = top_k_mask(
-            keys, kept - locked, state["threshold"], SELECTORS[self.selector], searched
-        )
-        if locked:
-            mask = mask + ops.cast(ops.equal(frozen, LOCKED), "float32")
+        keys = ops.bitwise_or(magnitude_bits(scores), ops.cast(frozen, "int32"))
+        among = math.prod(scores.shape) - pruned - locked, ops.equal(frozen, LOCKED) if locked else None
+        mask, threshold, invalid = top_k_mask(keys, kept - locked, state["threshold"], SELECTORS[self.selector], *among)
         return mask, kept, {"threshold": threshold, "nan_steps": invalid}
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:

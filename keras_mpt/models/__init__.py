@@ -1,5 +1,6 @@
-"""Whole models: make them of MPT layers, find these, strip a model to plain Keras, a dense twin, a summary."""
+"""Tools for whole models: convert them to MPT layers, find these, strip them to plain Keras, summarize them."""
 
+from keras_mpt.models.batch_norm import recalibrate_batch_norm
 from keras_mpt.models.from_keras import to_mpt
 from keras_mpt.models.functional import to_functional
 from keras_mpt.models.jackpots import magnitude_sparsity, to_jackpot
@@ -13,6 +14,7 @@ __all__ = [
     "magnitude_sparsity",
     "mpt_layers",
     "mpt_layers_by_path",
+    "recalibrate_batch_norm",
     "strip",
     "summary",
     "to_functional",

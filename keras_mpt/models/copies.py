@@ -18,7 +18,7 @@ _HELD = {
 
 
 def copied(layer, **changes):
-    """Return a layer of the same config but for changes, its weights its own and yet to be copied."""
+    """Return a layer with the same config, except for changes, and without the weights."""
     if isinstance(layer, layers.Lambda):  # its function is there already, in the model
         return layers.Lambda.from_config({**layer.get_config(), **changes}, safe_mode=False)
     cls = type(layer)
@@ -47,12 +47,12 @@ def holds_mpt(layer):
 
 
 def wrapped(layer, twin_of, **changes):
-    """Return a wrapper of the same config but for changes, unbuilt, around the twins of the layers that it holds.
+    """Return an unbuilt wrapper with the same config, except for changes, around the twins of the layers it holds.
 
     Args:
         layer: A wrapper, see `held`.
-        twin_of: Called with each of the layers that it holds, returns what takes its place.
-        **changes: Of the config.
+        twin_of: Called with each layer that it holds; returns the twin.
+        **changes: Changes to the config.
     """
     if type(layer) is layers.StackedRNNCells:
         config = {**layer.get_config(), **changes}
@@ -65,9 +65,9 @@ def wrapped(layer, twin_of, **changes):
 
 
 def pairs_inside(layer, twin):
-    """Return the pairs of layers right inside two of the same shape, one of which may have plain ones for MPT layers.
+    """Return pairs of the direct inner layers of a layer and of its MPT or plain twin.
 
-    Of attention, without what has no weights.
+    For attention, only those with weights.
     """
     composite = next((each for each in (layer, twin) if isinstance(each, MPTComposite)), None)
     if composite is not None:
@@ -78,7 +78,7 @@ def pairs_inside(layer, twin):
 
 
 def copy_state(source, target):
-    """Give a layer the weights, and the vocabulary if it has one, of another with the same config but for the dtype."""
+    """Copy weights, and the vocabulary if there is one, to a layer with the same config, except for the dtype."""
     _build_inside(source, target)
     weights = zip(source.get_weights(), target.weights, strict=True)
     target.set_weights([w if w.dtype.name == variable.dtype else w.astype(variable.dtype) for w, variable in weights])
@@ -91,7 +91,7 @@ def copy_state(source, target):
 
 
 def copy_state_inside(source, target):
-    """Give the layers inside a layer, such as an activation with weights, the state of those inside another."""
+    """Copy the state of the inner layers, such as an activation with weights, to those of another layer."""
     if not isinstance(source, MPTComposite) and not isinstance(target, MPTComposite):
         _build_inside(source, target)
     for inner, twin in pairs_inside(source, target):
@@ -102,18 +102,18 @@ def copy_state_inside(source, target):
 
 
 def _build_inside(source, target):
-    """Build those layers inside a layer that are built in another: Keras does not where shapes are known without."""
+    """Build the inner layers that are built in the other layer: Keras omits this where it knows the shapes anyway."""
     for inner, twin in zip(layers_inside(source), layers_inside(target), strict=False):
         if inner.built and not twin.built:
             twin.build_from_config(inner.get_build_config())
 
 
 def autocast(layer, x):
-    """Return what a layer is called on as its own `call` gets it: Keras casts floats to the layer's compute dtype."""
+    """Return the input of a layer as its `call` gets it: Keras casts floats to the layer's compute dtype."""
     is_float = keras.backend.is_float_dtype(x.dtype)
     return ops.cast(x, layer.compute_dtype) if is_float and layer.autocast and x.dtype != layer.compute_dtype else x
 
 
 def first_input(args, kwargs):
-    """Return what a layer is called on, whether by position or by name."""
+    """Return the first input of a call, whether given by position or by name."""
     return args[0] if args else kwargs.get("inputs", next(iter(kwargs.values())))

@@ -1,4 +1,4 @@
-"""Ordinary Keras models to models of MPT layers."""
+"""Convert ordinary Keras models to MPT layers."""
 
 import functools
 import warnings
@@ -40,51 +40,52 @@ def to_mpt(
     skip: Names = (),
     seed: int | None = None,
 ) -> keras.Model:
-    """Return a model like an ordinary one whose layers choose weights instead of training them.
+    """Return a copy of an ordinary model whose layers select weights instead of training them.
 
-    The layers of `keras_mpt.layers.TWINS` (dense, convolutions of all kinds, attention, recurrent layers, embeddings)
-    become the MPT layers of the same name, also within `TimeDistributed`, `Bidirectional` and `RNN`, with their
-    activation, bias, strides, padding, dtype and all other arguments, but for regularizers and constraints of the
-    kernels, which mean nothing for frozen ones (a warning tells). All else is copied as it is, MPT layers included:
-    what to convert otherwise can be left to a second call. Layers with matrices that have no MPT twin, such as
-    `ConvLSTM2D`, are copied and listed in a warning with their share of the weights, unless `skip` has them. A compiled
-    model's twin is compiled in the same way, with a fresh optimizer. Layers that are not `trainable` stay so: their
-    scores are not searched. `model` itself is left as it is.
+    The layers of `keras_mpt.layers.TWINS` (dense layers, convolutions, attention, recurrent layers, embeddings) become
+    the MPT layers of the same name, also inside `TimeDistributed`, `Bidirectional` and `RNN`. They keep their
+    activation, bias, strides, padding, dtype and all other arguments, except for regularizers and constraints of the
+    kernels, which have no meaning for frozen kernels (a warning lists them). All other layers are copied, MPT layers
+    included: call `to_mpt` again to convert some layers with other arguments. Layers with matrices but without an MPT
+    twin, such as `ConvLSTM2D`, are copied, and listed in a warning with their share of the weights unless `skip` names
+    them. The copy of a compiled model is compiled likewise, with a fresh optimizer. Layers that are not `trainable`
+    stay so: their scores are not trained. `model` itself does not change.
 
-    Binary inputs: a sign after a ReLU is always +1, and so is that of an image with pixels from 0 to 255 (a warning
-    names the layers that are seen to have such inputs). For `input_quantizer="approx_sign"`, convert a model without
-    ReLUs between its layers, and the first layer in a call of its own.
+    Binary inputs: the sign of a ReLU's output is always +1, and so is that of pixels from 0 to 255 (a warning names
+    the layers with such inputs). For `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers,
+    and its first layer in a separate call.
 
     Args:
-        model: A built functional or Sequential model; nested ones and shared layers are fine.
-        sparsity: Fraction of the weights of each layer that is removed, default 0.5; or a dict from layers' paths to
-            fractions, and 0.5 for the layers that it leaves out. The path is the layer's name, in a nested model
-            `"model/layer"`, in a wrapper `"bidirectional/forward_lstm"`; attention has one path. Or a function that
-            makes such a dict from one of the kernels, such as `magnitude_sparsity(0.9)`; those of a layer with several
-            kernels come as one flat array.
-        kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen, and scores of 1
-            for the largest magnitudes and 0.99 for the others (equal ones: the lower flat index is larger), so that the
-            mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). There is a
-            warning if the kernel of a layer is just what its initializer drew, or all biases and normalizations of the
-            model are as they were made: it was never trained then. Other signs of that there are none.
-        kernel_initializer: Of random kernels, default `"signed_constant"`; see `keras_mpt.initializers`.
-        kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (their own values) for
-            pretrained ones.
-        input_quantizer: See `MPTLayer`. Embeddings, whose inputs are integers, get none; attention must be skipped.
-        mask: Instead of `TopK(sparsity)`, a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`; or a
-            function that makes a layer's rule from its sparsity, such as `lambda s: TopK(s, selector="sort")`.
-        only: Which layers to convert: paths (that of a nested model stands for all in it) and classes of layers.
-        skip: Which layers not to convert, likewise.
-        seed: Integer in [0, 2**64) from which each layer's seed is derived, in the order of the model and whatever
-            `only` and `skip` are; None draws one.
+        model: A built functional or Sequential model. It may have nested models and shared layers.
+        sparsity: Fraction of the weights removed in each layer; default 0.5. Or a dict from the paths of layers to
+            fractions, 0.5 for layers that it leaves out. A path is the name of the layer, `"model/layer"` in a nested
+            model, `"bidirectional/forward_lstm"` in a wrapper; attention has a single path. Or a function that returns
+            such a dict for a dict of kernels, such as `magnitude_sparsity(0.9)`; several kernels of a layer are passed
+            as one flat array.
+        kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen. Then scores are
+            1 for the largest magnitudes (of equal ones, those at the lower flat index) and 0.99 for the others: the
+            mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). A warning
+            tells if the model was never trained, as far as can be seen: a kernel is exactly as its initializer drew
+            it, or all biases and normalizations have their initial values.
+        kernel_initializer: Initializer of random kernels; default `"signed_constant"`. See `keras_mpt.initializers`.
+        kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (the weights' own values)
+            for pretrained ones.
+        input_quantizer: See `MPTLayer`. It is not applied to embeddings, whose inputs are integers; attention must be
+            skipped.
+        mask: Replaces `TopK(sparsity)`: a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`, or a
+            function that returns a layer's rule for its sparsity, such as `lambda s: TopK(s, selector="sort")`.
+        only: Layers to convert: a list of paths (that of a nested model means all its layers) and classes of layers.
+        skip: Layers not to convert, likewise.
+        seed: Integer in `[0, 2**64)` from which the layers' seeds are derived, in the order of the model and
+            independent of `only` and `skip`; None draws one.
 
     Returns:
         A new model of the same class, with the same names.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an argument is out of its range or names no layer, no layer is
-            left to convert, or a pretrained weight is not finite.
-        TypeError: `model` is no Keras model.
+        ValueError: `model` is subclassed or not built, an argument is out of range or names no layer, no layer is left
+            to convert, or a pretrained weight is not finite.
+        TypeError: `model` is not a Keras model.
 
     Examples:
         >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
@@ -126,13 +127,13 @@ def to_mpt(
 
 
 def _has_leaves(layer):
-    """Return whether the layers inside a layer can be converted: in models, and in wrappers of anything else."""
+    """Return whether the inner layers of a layer can be converted: it is a model, or a wrapper of other layers."""
     inside = held(layer)
     return isinstance(layer, keras.Model) or inside and not any(isinstance(inner, keras.Model) for inner in inside)
 
 
 def _leaves(model):
-    """Return the layers that are neither models nor wrappers by their paths, in the order of the model."""
+    """Return the layers that are neither models nor wrappers, by path, in the order of the model."""
     leaves = {}
     for path, layer in walk(model, _has_leaves):
         if isinstance(layer, keras.Model):
@@ -143,7 +144,7 @@ def _leaves(model):
 
 
 def convertible_layers(model):
-    """Return the layers that `to_mpt` converts, by their paths."""
+    """Return the layers that `to_mpt` converts, by path."""
     check_is_model(model)
     check_model(model, "converted")
     return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
@@ -156,7 +157,7 @@ def _convertible(layer):
 
 
 def _chosen(model, leaves, only, skip):
-    """Return the layers to convert by their paths."""
+    """Return the layers to convert, by path."""
     convertible = {path: layer for path, layer in leaves.items() if _convertible(layer)}
     wanted = convertible if only is None else _named("only", only, convertible, model)
     unwanted = _named("skip", skip, leaves, model)
@@ -168,7 +169,7 @@ def _chosen(model, leaves, only, skip):
 
 
 def _named(argument, which, layers_by_path, model):
-    """Return the paths of the layers of a model that an argument means."""
+    """Return the paths of the layers that an argument names."""
     found = set()
     if not isinstance(which, (str, type, list, tuple, set)):
         raise ValueError(f"`{argument}` must be a list of paths and classes of layers. Received: {which!r}")
@@ -199,7 +200,7 @@ def _unknown(argument, item, paths):
 
 
 def _rules(chosen, sparsity, mask):
-    """Return the arguments of each layer that say how many weights stay."""
+    """Return the arguments of each layer that determine its sparsity."""
     if isinstance(mask, type) and getattr(mask, "shared", False):
         raise ValueError(f"`mask` must be an object, such as {mask.__name__}(0.9). Received: the class")
     if isinstance(mask, MaskRule):
@@ -222,7 +223,7 @@ def _rules(chosen, sparsity, mask):
 
 
 def _seeds(leaves, seed):
-    """Return the seeds of all layers that could be MPT layers by their paths: those of two calls are different ones."""
+    """Return a seed for each layer that is or could be an MPT layer, by path: two calls use different seeds."""
     paths = [path for path, layer in leaves.items() if type(layer) in layers.TWINS or isinstance(layer, PlainTwin)]
     return dict(zip(paths, initializers.layer_seeds(seed), strict=False))
 
@@ -230,12 +231,12 @@ def _seeds(leaves, seed):
 def _mpt_layer(layer, kernel, kernel_initializer, settings):
     if isinstance(layer, keras.layers.Embedding):  # its inputs are indices
         settings = {**settings, "input_quantizer": None}
-    pretrained = kernel == "pretrained"  # a copy: its initializers have no meaning for it, but tell how it was made
+    pretrained = kernel == "pretrained"  # the initializers have no effect then, but they are the layer's
     return layers.TWINS[type(layer)].from_plain(layer, kernel_initializer, own_initializers=pretrained, **settings)
 
 
 def _start_at_magnitudes(twins):
-    """Let the scores stand for magnitude pruning, in all layers together that share a `GlobalTopK`."""
+    """Assign scores that give the masks of magnitude pruning; layers with a `GlobalTopK` are pruned together."""
     groups = {}
     for twin in twins:
         for subnet in twin.subnets:
@@ -277,7 +278,7 @@ def _is_as_drawn(layer):
 
 
 def _is_at_its_start(layer):
-    """Yield, for each weight of a layer that starts as a constant, whether it is that still."""
+    """Yield for each weight of a layer with a constant initial value whether it still has that value."""
     for name in _START_CONSTANT:
         weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
         if weight is not None and isinstance(initializer, _CONSTANT):
@@ -349,7 +350,7 @@ def _compile(result, model):
 
 
 def _unusable_metrics(config):
-    """Return the names of those metrics in a config whose function is a name, which Keras does not look up."""
+    """Return the names of the metrics in a config whose function is only a name, which Keras does not look up."""
     if isinstance(config, dict):
         if isinstance(config.get("fn"), str):
             return [str(config.get("name", config["fn"]))]
@@ -362,6 +363,6 @@ def _warn(message):
 
 
 def _kernel(layer):
-    """Return the kernel of a plain layer as a float32 array, a flat one of all where it has several."""
+    """Return the kernel of a plain layer as a float32 array; several kernels become one flat array."""
     kernels = [to_numpy(kernel, "float32") for kernel, _ in layers.TWINS[type(layer)].kernels_of(layer)]
     return kernels[0] if len(kernels) == 1 else np.concatenate([kernel.ravel() for kernel in kernels])

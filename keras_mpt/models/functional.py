@@ -1,4 +1,4 @@
-"""Subclassed models, and layers that call layers inside, as functional models of the same layers."""
+"""Subclassed models and composite layers as functional models of the same layers."""
 
 import inspect
 from collections.abc import Iterable
@@ -16,27 +16,25 @@ from keras_mpt.models.rewrite import check_model, functional, of_same_class, rew
 
 
 def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type] | None = None) -> keras.Model:
-    """Return a functional model of the same layers, for what needs to know how they are connected: tickets, `strip`,
-    conversion, `to_mpt`.
+    """Return a functional model of the same layers, for tickets, `strip`, conversion and `to_mpt`.
 
-    A subclassed model, and each layer of a class of yours that holds MPT layers, becomes a functional model of its name
-    with the layers that its `call` calls, found out by calling it on symbolic tensors. So `call` must be made of
-    layers, operators and `keras.ops`. The layers are the same objects: training one model trains the other. What `call`
-    does itself only when `training` is true is lost; layers that it passes `training` on to are told as ever.
+    These need the graph of the layers. A subclassed model becomes a functional model with the layers that its `call`
+    calls, and so does each layer of a custom class that contains MPT layers. To find them, `call` is called on symbolic
+    tensors: it must consist of layers, operators and `keras.ops`. The layers are shared: training one model trains the
+    other. Code that `call` runs only in training is lost, unless it is in a layer that gets `training` as an argument.
 
     Args:
         model: A subclassed model, or a built functional or Sequential one.
-        inputs: What a subclassed model is called on: a `keras.Input`, or a structure of them.
-        only: Classes of layers to open, instead of those that hold MPT layers.
+        inputs: Inputs of a subclassed model: a `keras.Input`, or a structure of them.
+        only: Classes of layers to open, instead of those that contain MPT layers.
 
     Returns:
         A functional `keras.Model`, not compiled; `model` itself if there is nothing to open.
 
     Raises:
-        ValueError: `inputs` is missing, or given for a model that has its own; `model` is not built; or what is to be
-            opened has variables or losses of its own, which a functional model cannot hold, gets a Keras mask, or is
-            called in different ways.
-        TypeError: `model` is no Keras model, or `only` no list of classes.
+        ValueError: `inputs` is missing, or given for a model that has inputs; `model` is not built; or a layer to open
+            has its own variables or losses, gets a Keras mask, or is called in different ways.
+        TypeError: `model` is not a Keras model, or `only` is not a list of classes.
 
     Examples:
         >>> functional = keras_mpt.models.to_functional(MyNetwork(), keras.Input((32, 32, 3)))
@@ -60,7 +58,7 @@ def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type
 
 
 def check_opened(layer, what):
-    """Raise ValueError if MPT layers are inside a layer that is no functional or Sequential model."""
+    """Raise ValueError if MPT layers are inside a layer other than a functional or Sequential model."""
     known = functional_graph(layer) is not None or isinstance(layer, PlainTwin) or holds_mpt(layer)
     if not known and _holds_mpt(layer):
         hint = ": see `keras_mpt.models.to_functional`" if _subclassed(layer) else ""
@@ -71,9 +69,9 @@ def check_opened(layer, what):
 
 
 def all_steps(path, operation, args, kwargs, step):
-    """Return the outputs of a `TimeDistributed` MPT layer, which `step` calls once on all time steps together.
+    """Return the outputs of a `TimeDistributed` MPT layer, called once by `step` on all time steps together.
 
-    None for other layers, and where the number of steps is not known or a Keras mask says which count.
+    None for other layers, for an unknown number of steps, and for inputs with a Keras mask.
     """
     if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, PlainTwin):
         return None
@@ -86,7 +84,7 @@ def all_steps(path, operation, args, kwargs, step):
 
 
 class _Opening:
-    """Layers to open, and those that were."""
+    """The layers to open, and the opened ones."""
 
     def __init__(self, only):
         if only is not None and not (isinstance(only, (list, tuple)) and all(isinstance(cls, type) for cls in only)):
@@ -95,17 +93,17 @@ class _Opening:
         self.models = {}  # by the ids of what they were made of
 
     def hides(self, layer):
-        """Return whether a layer is to be opened."""
+        """Return whether to open a layer."""
         if not isinstance(layer, keras.layers.Layer) or isinstance(layer, PlainTwin) or not _subclassed(layer):
             return False
         return _holds_mpt(layer) if self.only is None else isinstance(layer, self.only)
 
     def opened(self, model):
-        """Return a functional or Sequential model with all layers opened, nested models included."""
+        """Return a functional or Sequential model with all layers opened, also in nested models."""
         return rewrite(model, self.step, make=_made, changes=self.is_left) if self.is_left(model) else model
 
     def is_left(self, model):
-        """Return whether there is a layer to open in a model."""
+        """Return whether a model has a layer to open."""
         return any(map(self.hides, layers_inside(model)))
 
     def step(self, path, operation, args, kwargs):

@@ -1,4 +1,4 @@
-"""The layers inside a model, and their paths."""
+"""The layers of a model and their paths."""
 
 import keras
 
@@ -7,12 +7,13 @@ from keras_mpt.layers import MPTLayer
 
 
 def walk(layer, into=None):
-    """Yield `(path, layer)` of all layers inside a model, each once, in the order of the model, a layer before those
-    inside it. The path is the layer's name, in a nested model `"model/layer"`.
+    """Yield `(path, layer)` for all layers inside a model, each once and before its inner layers.
+
+    The path is the layer's name, `"model/layer"` in a nested model.
 
     Args:
-        layer: A model, or a layer that holds others.
-        into: Called as `into(layer)`: whether to walk the inside of a layer; default: of all.
+        layer: A model, or a layer with inner layers.
+        into: Called as `into(layer)`; returns whether to walk the inner layers of a layer. Default: always.
 
     Raises:
         TypeError: `layer` is not a Keras model or layer.
@@ -22,7 +23,7 @@ def walk(layer, into=None):
 
 
 def mpt_layers(model: keras.layers.Layer) -> list[MPTLayer]:
-    """Return the MPT layers of a model, nested ones included, each once, in the order of the model.
+    """Return the MPT layers of a model and of its nested models, each once, in order.
 
     Args:
         model: A Keras model, built or not.
@@ -34,8 +35,9 @@ def mpt_layers(model: keras.layers.Layer) -> list[MPTLayer]:
 
 
 def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
-    """Return the MPT layers of a model by their paths, in the order of the model: `"conv1"`, or `"block/conv1"` in a
-    nested model. These are the paths of tickets.
+    """Return the MPT layers of a model by path, in order.
+
+    Tickets use the same paths: `"conv1"`, or `"block/conv1"` in a nested model.
 
     Args:
         model: A Keras model, built or not.
@@ -56,7 +58,7 @@ def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
 
 
 def check_is_model(model):
-    """Raise TypeError for what is no Keras model or layer, such as a file."""
+    """Raise TypeError unless `model` is a Keras model or layer."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
@@ -64,7 +66,7 @@ def check_is_model(model):
 
 
 def check_not_quantized(model, what):
-    """Raise ValueError if Keras has quantized a layer, whose own int8 arithmetic nothing but Keras knows."""
+    """Raise ValueError if Keras has quantized a layer, whose int8 arithmetic only Keras knows."""
     for path, layer in walk(model):
         if getattr(layer, "quantization_mode", None) and not isinstance(layer, keras.Model):
             raise ValueError(
@@ -75,7 +77,7 @@ def check_not_quantized(model, what):
 
 
 def check_functional(model, what):
-    """Raise ValueError unless a model is built and functional or Sequential; `what` is to be done, such as "saved"."""
+    """Raise ValueError unless a model is built and functional or Sequential. `what`: the purpose, such as "saved"."""
     if isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             f"`model` must be a built functional or Sequential model to be {what}: call it on data or `build` it "
@@ -90,13 +92,13 @@ def check_functional(model, what):
 
 
 def own_variables(layer):
-    """Return the variables of a layer that are not those of a layer inside."""
+    """Return the variables of a layer without those of its inner layers."""
     inner = {id(v) for child in layers_inside(layer) for v in child.variables}
     return [v for v in layer.variables if id(v) not in inner]
 
 
 def joined(path, name):
-    """Return the path of a layer of this name inside another one, whose path is "" for the model itself."""
+    """Return the path of a layer with this name inside the layer at `path`, "" for the model itself."""
     return f"{path}/{name}" if path else name
 
 

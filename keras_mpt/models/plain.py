@@ -1,4 +1,4 @@
-"""MPT layers as plain Keras layers: with their kernels baked in, or fresh ones to train."""
+"""MPT layers as plain Keras layers, with baked-in kernels or with fresh ones to train."""
 
 import functools
 from typing import Any
@@ -26,22 +26,22 @@ from keras_mpt.models.rewrite import rewrite
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Return a plain Keras model with the kernels baked in and the same outputs.
+    """Return a plain Keras model with the same outputs, which saves and loads without keras_mpt.
 
-    MPT layers become Keras' own with the effective kernel (zeros where weights were dropped) as an ordinary weight;
-    input quantizers and padding with other values than zero become ordinary Keras operations. What `strip` returns
-    saves and loads where keras_mpt is not installed. Batch normalization and all other layers keep their weights.
-    Straight-through gradients are gone: the stripped model is for inference.
+    MPT layers become Keras' own layers with the effective kernel (zero where a weight was removed) as an ordinary
+    weight. Input quantizers and padding with values other than zero become Keras operations. All other layers, batch
+    normalization included, keep their weights. The stripped model is for inference: it has no straight-through
+    gradients.
 
     Args:
-        model: A built functional or Sequential model; nested ones and shared layers are fine.
+        model: A built functional or Sequential model. It may have nested models and shared layers.
 
     Returns:
         A functional `keras.Model`, not compiled.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an MPT layer hides in a custom layer or has a `call` of its own,
-            or another layer has an object of keras_mpt as an argument.
+        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer, or
+            another layer has an object of keras_mpt as an argument.
 
     Examples:
         >>> keras_mpt.models.strip(model).save("plain.keras")
@@ -64,7 +64,7 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def bake(layer, twin):
-    """Give the plain layer in the place of another its effective kernels, and all other state."""
+    """Copy the effective kernels and all other state of a layer to its plain twin."""
     if isinstance(layer, PlainTwin):
         layer.fill_plain(twin)
         copy_state_inside(layer, twin)
@@ -76,12 +76,12 @@ def bake(layer, twin):
 
 
 def plain_twin(layer, make, **changes):
-    """Return the unbuilt plain layer in the place of another.
+    """Return the unbuilt plain layer that replaces a layer.
 
     Args:
-        layer: An MPT layer, a wrapper of Keras around some, or any other layer.
+        layer: An MPT layer, a wrapper of Keras around MPT layers, or any other layer.
         make: Called with each MPT layer; returns the plain one.
-        **changes: Of the configs of all others.
+        **changes: Changes to the configs of all other layers.
     """
     if isinstance(layer, PlainTwin):
         return make(layer)
@@ -91,10 +91,10 @@ def plain_twin(layer, make, **changes):
 
 
 def input_quantizer(layer):
-    """Return the quantizer of what an MPT layer, or a wrapper of Keras around some, is called on; None without.
+    """Return the input quantizer of an MPT layer, or of a wrapper of Keras around MPT layers; None without.
 
     Raises:
-        ValueError: What is in a wrapper does more to its inputs than one quantizer of the wrapper's could.
+        ValueError: The layers in a wrapper do more to their inputs than a single quantizer could.
     """
     if isinstance(layer, PlainTwin):
         return layer.input_quantizer
@@ -110,12 +110,12 @@ def input_quantizer(layer):
 
 
 def prepared_call(layer, args, kwargs, quantize=quantizers.plain):
-    """Return the arguments of the call of a plain layer in the place of another: inputs quantized and padded.
+    """Return the arguments for the plain twin of a layer, with the inputs quantized and padded.
 
     Args:
-        layer: An MPT layer, a wrapper of Keras around some, or any other layer.
-        args, kwargs: What it is called with.
-        quantize: Called with a quantizer; returns what applies it in plain Keras operations.
+        layer: An MPT layer, a wrapper of Keras around MPT layers, or any other layer.
+        args, kwargs: Arguments of the call of `layer`.
+        quantize: Called with a quantizer; returns a function that applies it in plain Keras operations.
     """
     if not isinstance(layer, PlainTwin) and not holds_mpt(layer):
         return args, kwargs
@@ -138,18 +138,18 @@ def prepared_call(layer, args, kwargs, quantize=quantizers.plain):
 
 
 def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> keras.Model:
-    """Return the plain Keras network of the same shape with fresh trainable kernels, to compare a ticket with.
+    """Return a plain Keras network of the same shape with fresh trainable kernels, as a baseline for a ticket.
 
     Args:
         model: A functional or Sequential model without activation quantizers.
-        kernel_initializer: Of the kernels: one of Keras, or of `keras_mpt.initializers`.
+        kernel_initializer: Initializer of the kernels, of Keras or of `keras_mpt.initializers`.
 
     Returns:
-        A functional `keras.Model` whose former MPT layers are trained in the ordinary way.
+        A functional `keras.Model` without MPT layers.
 
     Raises:
-        ValueError: `model` is subclassed, or quantizes its activations, which a plain layer cannot train, or
-            `kernel_initializer` is none.
+        ValueError: `model` is subclassed or has an activation quantizer, which a plain layer cannot train, or
+            `kernel_initializer` is not an initializer.
     """
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None
@@ -172,7 +172,7 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
 
 
 def _without_mpt(model, call, kernel_initializer="zeros"):
-    """Return the plain model, whose layers are called by `call(layer, twin, args, kwargs)`."""
+    """Return the plain model; `call(layer, twin, args, kwargs)` calls its layers."""
     initializer = initializers.get(kernel_initializer, "kernel_initializer")
 
     @functools.cache
@@ -193,12 +193,12 @@ def _without_mpt(model, call, kernel_initializer="zeros"):
 
 
 def quantizes(layer):
-    """Return whether a layer is an `Activation` that holds a quantizer of activations."""
+    """Return whether a layer is an `Activation` with an activation quantizer."""
     return isinstance(layer, keras.layers.Activation) and quantizers.is_activation_quantizer(layer.activation)
 
 
 def _names_keras_mpt(config):
-    """Return whether objects of keras_mpt are needed to make a layer of its config."""
+    """Return whether a layer's config names an object of keras_mpt."""
     if isinstance(config, dict):
         in_module = str(config.get("module") or "").startswith("keras_mpt")
         return in_module or any(map(_names_keras_mpt, config.values()))

@@ -1,4 +1,4 @@
-"""What is known of the values in a model without running it: which layers never get a negative input."""
+"""Ranges of the values in a model: the layers that never get a negative input."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from keras_mpt.models.rewrite import run
 _NEVER_NEGATIVE = (activations.relu, activations.relu6, activations.sigmoid, activations.hard_sigmoid)
 _NEVER_NEGATIVE += (activations.softmax, activations.softplus, activations.exponential)
 _OPERATIONS = {"Relu", "Relu6", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Absolute", "Square", "Sqrt"}
-# of inputs that are not negative they make none that are
+# Operations without negative outputs if they get no negative inputs.
 _KEEPING = """
 MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D
 GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
@@ -20,14 +20,14 @@ Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Flatten Reshape Permu
 ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D UpSampling2D UpSampling3D
 Add Average Concatenate Maximum Minimum Multiply GetItem Transpose Cast
 """.split()
-_PIXELS = 1 / 200  # a scale as small as that is for pixels from 0 to 255
+_PIXELS = 1 / 200  # a scale as small as this is for pixels from 0 to 255
 
 
 def never_negative(model):
-    """Return the paths of the layers in a functional or Sequential model that are seen to get no negative input.
+    """Return the paths of the layers in a functional or Sequential model that provably get no negative input.
 
-    They come behind a ReLU or the like, with nothing between that could make its values negative, or get pixels: the
-    model's input of unsigned integers, or one that is divided by 255.
+    They follow a ReLU or similar, with nothing in between that could turn its values negative, or they get pixels:
+    unsigned integers, or inputs of the model that are divided by 255.
     """
     known = {id(x): x for x in model.inputs if x.dtype.startswith("uint")}
     seen, others = {}, set()
@@ -53,7 +53,7 @@ def never_negative(model):
 
 
 def _is_never_negative(operation, positive):
-    """Return whether the outputs of an operation are never negative, where its inputs are known to be (`positive`)."""
+    """Return whether the outputs of an operation are never negative; `positive`: its inputs are not negative."""
     if isinstance(operation, layers.ReLU):
         return operation.negative_slope == 0 and operation.threshold >= 0
     if isinstance(operation, layers.Rescaling):

@@ -1,4 +1,4 @@
-"""MPT layers in the place of some layers of a model, also of those in wrappers of Keras."""
+"""Replace layers of a model by MPT layers, also inside wrappers of Keras."""
 
 import functools
 
@@ -9,12 +9,15 @@ from keras_mpt.models.rewrite import of_same_class, rewrite
 
 
 def with_twins(model, makers, kernels):
-    """Return a model like another with MPT layers in the place of some of its layers, and these by the others' ids.
+    """Return a copy of a model with some layers replaced by MPT layers, and these MPT layers.
 
     Args:
         model: A model that `check_model` accepts. It stays as it is.
-        makers: Dict of functions that make the MPT layers, unbuilt, by the ids of the layers whose place they take.
-        kernels: Whether they take the kernels of these, as they take all other weights.
+        makers: Functions that return the MPT layers, unbuilt, keyed by the ids of the layers that they replace.
+        kernels: Whether the MPT layers take over the kernels. They take over all other weights in any case.
+
+    Returns:
+        The model, and a dict of the MPT layers with the keys of `makers`.
     """
     twins = {}
 

@@ -1,4 +1,4 @@
-"""The one walk over Keras' graph: a model whose calls are replaced one by one."""
+"""The only walk over Keras' graph: replaces the calls of a model one by one."""
 
 import collections
 import contextlib
@@ -14,14 +14,14 @@ from keras_mpt.models.paths import joined
 
 
 def run(model, inputs, step, path=""):
-    """Return the outputs of a functional or built Sequential model on any values.
+    """Run a functional or built Sequential model on values of any kind, and return the outputs.
 
     Args:
-        model: The model. Its own graph stays as it is.
-        inputs: What takes the place of the model's inputs: symbolic tensors, shapes, names, ...
-        step: Called as `step(path, operation, args, kwargs)` for each call in the graph, in an order in which the
-            arguments are known; nested models are calls like others. Returns the outputs of the call.
-        path: Prefix of the paths that `step` gets: that of the model inside another.
+        model: The model. Its graph does not change.
+        inputs: Values for the model's inputs: tensors, symbolic tensors, shapes, names, ...
+        step: Called as `step(path, operation, args, kwargs)` for each call in the graph, arguments before results.
+            A nested model is a single call. Returns the outputs of the call.
+        path: Path of a nested model, a prefix of the paths that `step` gets.
     """
 
     def call(operation, *args, **kwargs):
@@ -31,21 +31,21 @@ def run(model, inputs, step, path=""):
 
 
 def rewrite(model, step, *, inputs=None, dissolve=False, make=None, changes=None):
-    """Return a model with the graph of a functional or built Sequential one and other calls in it.
+    """Return a copy of a functional or built Sequential model in which `step` makes the calls.
 
-    Names that `step` brings in can never meet those of the model: layers keep their names, operations give way.
+    New names cannot collide with those of the model: layers keep their names, operations are renamed.
 
     Args:
-        model: The model. It and its layers stay as they are, but for layers that `step` calls itself.
+        model: The model. It and its layers do not change, except for layers that `step` calls itself.
         step: Called as `step(path, operation, args, kwargs)` for each call of a layer or operation in the model and
-            in nested models. Returns what takes its place: symbolic outputs. An operation that is no layer is a copy
-            already, to be called as it is.
-        inputs: List of symbolic tensors for the new model; None: like those of `model`.
-        dissolve: Whether the layers of nested models become the model's own. If not, a nested model is rewritten once
-            and called as often as it was.
-        make: Called as `make(model, inputs, outputs)` for the model and each nested one that is rewritten; default: a
+            in nested models. Returns the symbolic outputs that replace those of the call. An operation that is not a
+            layer is a copy already and may be called directly.
+        inputs: List of symbolic inputs of the new model; None: new ones like those of `model`.
+        dissolve: Whether layers of nested models become layers of the model. Otherwise, a nested model is rewritten
+            once, and called as often as before.
+        make: Called as `make(model, inputs, outputs)` to create the model and each nested model; default: a
             `keras.Model`.
-        changes: Called as `changes(nested)`: whether a nested model is rewritten; default: all are.
+        changes: Called as `changes(nested)`; returns whether to rewrite a nested model. Default: always.
     """
     make = make or functional
     copied = functools.cache(_keras.copied_operation)
@@ -86,12 +86,12 @@ def new_inputs(model):
 
 
 def functional(model, inputs, outputs):
-    """Return a `keras.Model` with the name of `model`, and its inputs in the same structure."""
+    """Return a `keras.Model` with the name of `model` and the same structure of inputs."""
     return keras.Model(packed(model, inputs), outputs, name=model.name)
 
 
 def packed(model, tensors):
-    """Return a list of tensors in the structure of a model's inputs."""
+    """Pack a list of tensors into the structure of a model's inputs."""
     return keras.tree.pack_sequence_as(functional_graph(model).input, tensors)
 
 
@@ -109,11 +109,11 @@ def of_same_class(model, inputs, outputs):
 
 
 def check_model(model, what):
-    """Raise ValueError unless a model is built, and of a class that `of_same_class` can make.
+    """Raise ValueError unless a model is built, and of a class that `of_same_class` can create.
 
     Args:
         model: The model.
-        what: What is to be done with it, such as "converted".
+        what: Purpose, for the error message, such as "converted".
     """
     received = f"Received: {type(model).__name__} {model.name!r}"
     sequential = isinstance(model, keras.Sequential)
@@ -137,7 +137,7 @@ def check_model(model, what):
 
 
 def _made_of_tensors(cls):
-    """Return whether a class of models is made of inputs, outputs and a name, as `keras.Model` is."""
+    """Return whether a class of models takes inputs, outputs and a name, like `keras.Model`."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= {p.kind for p in parameters}:
         return True
@@ -146,7 +146,7 @@ def _made_of_tensors(cls):
 
 
 def set_names_apart(outputs):
-    """Give each operation behind symbolic tensors a name of its own, layers first."""
+    """Rename the operations behind symbolic tensors where names collide; layers keep theirs."""
     operations, waiting = {}, collections.deque(keras.tree.flatten(outputs))
     seen = set()
     while waiting:
@@ -165,6 +165,6 @@ def set_names_apart(outputs):
 
 
 def _rank(operation):
-    """Return which operations keep their names before others: inputs, layers, the rest."""
+    """Return the rank of an operation in keeping its name: inputs first, then layers, then the rest."""
     kinds = (keras.layers.InputLayer, keras.layers.Layer)
     return next((i for i, kind in enumerate(kinds) if isinstance(operation, kind)), len(kinds))

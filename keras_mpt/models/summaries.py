@@ -1,4 +1,4 @@
-"""What a model holds and computes: weights kept, bits in the file, multiply-accumulates at 1 bit and at 32 bits."""
+"""Summary of a model: weights, kept weights, file size, multiply-accumulates at 1 bit and at 32 bits."""
 
 import dataclasses
 import math
@@ -27,25 +27,27 @@ _WHOLE = _ATTENTION + _RECURRENT  # one row with all that is inside
 
 
 def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include_macs: bool = True) -> "Summary":
-    """Print what a model holds and computes, layer by layer, and return the numbers.
+    """Print a summary of a model, layer by layer, and return its numbers.
 
-    Weights are what the forward pass uses, batch normalization's statistics included; trainable are variables: the
-    scores, one for each frozen weight, and whatever else is trained. A nested model's layers follow it. A shared layer
-    has one row: its weights count once, its multiply-accumulates (MACs) at every call.
+    "Weights" are the weights that the forward pass uses, including the statistics of batch normalization. "Trainable"
+    counts variables: the scores, one for each frozen weight, and all other trainable variables. The layers of a nested
+    model follow it. A shared layer has one row, in which its weights count once and its multiply-accumulates (MACs) at
+    every call.
 
-    The file's size is an estimate. The mask of n weights, of which the fraction d is kept, takes `n * H(d)` bits,
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or what its rule says (`MaskRule.mask_bits`). Kept values take none if a
-    seeded initializer drew them (recycling is not accounted for), else 1 bit (`ScaledSign`) or 32 (`Identity`) each.
-    Scales and all else take 32.
-    MACs are those of dense kernels, removed weights included, for one sample; the last line tells the kept weights'
-    share. Of attention they are those of its projections, not of products between activations; those of recurrent
-    layers count at each time step; embeddings have none. They are 1-bit where input and kernel quantizer both have
-    precision 1, else 32-bit. "?" is unknown: what subclassed models and custom layers call inside, axes without a size,
-    other layers with matrices.
+    The file size is an estimate. The mask of n weights of which a fraction d is kept takes `n * H(d)` bits with
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or the bits of its rule (`MaskRule.mask_bits`). A kept value takes no
+    bits if a seeded initializer drew it (recycling is not taken into account), otherwise 1 bit (`ScaledSign`) or 32
+    (`Identity`). Scales and all other weights take 32 bits.
+
+    MACs are those of dense kernels, including removed weights, for one sample; the last line has the number with kept
+    weights. For attention, only the projections count, not the products of activations; recurrent layers count at each
+    time step; embeddings have none. MACs are 1-bit if input and kernel quantizer both have precision 1, otherwise
+    32-bit. "?" means unknown: calls inside subclassed models and custom layers, axes without a size, and other layers
+    with matrices.
 
     Args:
         model: A built model: functional, Sequential or subclassed.
-        print_fn: Called once, with the whole table as a string; default `print`.
+        print_fn: Called once with the whole table as a string; default `print`.
         include_macs: Whether to show the MACs.
 
     Returns:
@@ -75,15 +77,16 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
 
 @dataclasses.dataclass(repr=False)
 class Summary(Tabular):
-    """The numbers of a model as plain data; `str()` gives the table, a notebook shows it as HTML.
+    """The numbers of a model as plain data. `str()` gives the table; a notebook shows it as HTML.
 
     Attributes:
-        name: The model's name.
-        rows: A dict for each layer (try `pandas.DataFrame(rows)`): `name`, `type`, `depth` (1 for the model's own),
-            `calls`, `input_bits` (None without a kernel), `output_shapes` (the different ones), `weights`, `kept`,
-            `trainable`, `file_bits`, `bits_per_weight`, `macs_1bit`, `macs_32bit`, `macs_kept`. None is unknown.
-        totals: A dict of the sums of `weights`, `kept`, `trainable`, `file_bits` and the MACs, with `bits_per_weight`,
-            `file_bytes`, `float32_bytes` and their ratio `compression` (None for an empty file).
+        name: Name of the model.
+        rows: A dict for each layer (try `pandas.DataFrame(rows)`): `name`, `type`, `depth` (1 for the model's own
+            layers), `calls`, `input_bits` (None without a kernel), `output_shapes` (without repetitions), `weights`,
+            `kept`, `trainable`, `file_bits`, `bits_per_weight`, `macs_1bit`, `macs_32bit`, `macs_kept`. None means
+            unknown.
+        totals: A dict with the sums of `weights`, `kept`, `trainable`, `file_bits` and the MACs, with
+            `bits_per_weight`, `file_bytes`, `float32_bytes` and their ratio `compression` (None for an empty file).
         include_macs: Whether the table shows the MACs.
     """
 
@@ -133,7 +136,7 @@ def _calls(model):
     found = {}
 
     def step(path, operation, args, kwargs):
-        """Send shapes through an operation, as Keras' own `compute_output_spec` does, and note them."""
+        """Compute the output shapes of an operation by its `compute_output_spec`, and record the call."""
         if not isinstance(operation, layers.Layer):
             return operation.compute_output_spec(*args, **kwargs)
         depth = path.count("/") + 1 if path else 0
@@ -157,19 +160,19 @@ def _calls(model):
 
 
 def call_shapes(layer, args, kwargs, outputs):
-    """Return the shapes `[inputs, outputs]` of a call, as `positions` takes them, of symbolic tensors."""
+    """Return the shapes `[inputs, outputs]` of a call on symbolic tensors, for `positions`."""
     return _shapes(_inputs(layer, args, kwargs), outputs)
 
 
 def with_inside(layer, calls):
-    """Yield a layer with its calls, and the layers in it with theirs, where it is a wrapper of Keras."""
+    """Yield a layer and its calls, and those of its inner layers if it is a wrapper of Keras."""
     yield layer, calls
     for inner in held(layer):
         yield from with_inside(inner, _calls_inside(layer, inner, calls))
 
 
 def _inputs(layer, args, kwargs):
-    """Return what a layer is called on; of attention, query, value and key."""
+    """Return the inputs of a layer; for attention, query, value and key."""
     if not isinstance(layer, _ATTENTION):
         return first_input(args, kwargs)
     given = {**dict(zip(("query", "value", "key"), args, strict=False)), **kwargs}
@@ -181,7 +184,7 @@ def _shapes(*tensors):
 
 
 def _calls_inside(wrapper, layer, calls):
-    """Return the calls of a layer that one of Keras' wrappers holds, in the calls of this; unknown of other layers."""
+    """Return the calls of a layer in one of Keras' wrappers during the wrapper's calls; unknown for other layers."""
     if None in calls or layer not in held(wrapper) or functional_graph(layer) is not None:
         return [None]
     if isinstance(wrapper, layers.TimeDistributed):
@@ -212,14 +215,14 @@ def kernels(layer):
 
 
 def positions(layer, calls):
-    """Return how often one sample uses each weight of a layer, a list with a number for each of `kernels`.
+    """Return how often one sample uses each weight, a list with a number for each of the layer's `kernels`.
 
     Args:
         layer: A built layer.
-        calls: List of the shapes of inputs and outputs, `[inputs, outputs]` for each call; None for an unknown one.
+        calls: List with the shapes `[inputs, outputs]` of each call; None for an unknown call.
 
     Returns:
-        None if it is unknown.
+        The list; None if it is unknown.
     """
     if not isinstance(layer, _COUNTED) or None in calls:
         return None
@@ -228,7 +231,7 @@ def positions(layer, calls):
 
 
 def _axes(layer, inputs, outputs):
-    """Return the sizes of the axes along which one call uses each of a layer's kernels again, a list of tuples."""
+    """Return the sizes of the axes along which one call reuses each kernel of a layer, a list of tuples."""
     if isinstance(layer, _ATTENTION):
         query, value, key = (shape[1:-1] for shape in inputs)
         gate = [query] * (getattr(layer, "_gate_dense", None) is not None)
@@ -252,13 +255,13 @@ def _product(sizes):
 
 
 def _own(layer):
-    """Return the weights of a layer that are not in a row of a layer inside."""
+    """Return the weights of a layer that are not in the row of an inner layer."""
     inner = {id(v) for child in _children(layer) for v in child.weights}
     return [v for v in layer.weights if id(v) not in inner]
 
 
 def _row(layer, depth, calls, counted):
-    """Return a layer's data; `counted` holds the ids of the variables that earlier rows count, and gets its own."""
+    """Return the data of a layer. `counted`: ids of the variables in earlier rows, to which this row's are added."""
     own, subnets = _own(layer), layer.subnets if isinstance(layer, PlainTwin) else ()
     new = {id(v) for v in own} - counted
     counted |= new
@@ -302,7 +305,7 @@ def _row(layer, depth, calls, counted):
 
 
 def _kernel_bits(subnet, size, kept):
-    """Return the bits of a kernel in the file: its mask, its values where no seed gives them, its scale."""
+    """Return the bits of a kernel in the file: its mask, its scale, and its values unless a seed gives them."""
     bits, quantizer = subnet.layer.mask.mask_bits(size, kept), subnet.kernel_quantizer
     if not isinstance(subnet.initializer, SeededInitializer):
         bits += kept * getattr(quantizer, "precision", 32)

@@ -10,13 +10,13 @@ BYTES = (" bytes", " KB", " MB", " GB")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of strings; `str()` gives text, a notebook shows HTML.
+    """A table of strings. `str()` gives text; a notebook shows it as HTML.
 
     Attributes:
         title: One line.
-        header: Titles of the columns; a line break makes two lines of one.
-        rows: Lists of strings, indented by two spaces for each level; the last one is the total.
-        facts: Pairs of a label and a line of text, to follow the table.
+        header: Titles of the columns, of one or two lines.
+        rows: Lists of strings, indented by two spaces per level; the last one is the total.
+        facts: Pairs of a label and a text, shown below the table.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Table:
 
 
 class Tabular:
-    """What is shown as the table that its `_table()` returns, as text by `str()`, as HTML in a notebook."""
+    """Base of classes that are shown as the table that `_table()` returns, in text and in notebooks."""
 
     def _table(self):
         raise NotImplementedError
@@ -60,14 +60,14 @@ class Tabular:
 
 
 def _wrapped(label, value):
-    """Return the lines of a fact, its value beside the label and below."""
+    """Return the lines of a fact, with the value wrapped beside the label."""
     label = f"{label:<11}"
     lines = textwrap.wrap(value, WIDTH - len(label), break_on_hyphens=False) or [""]
     return [label + lines[0], *(" " * len(label) + line for line in lines[1:])]
 
 
 def short(number, units=("", "k", "M", "G", "T", "P")):
-    """Return a count with three digits and a unit, such as 2.43M; a float with two decimals; "?" for None."""
+    """Return a count with three digits and a unit, such as 2.43M, a float with two decimals, or "?" for None."""
     if number is None or isinstance(number, float):
         return "?" if number is None else f"{number:.2f}"
     if number < 10_000:

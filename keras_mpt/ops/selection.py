@@ -34,18 +34,24 @@ def magnitude_bits(scores: Tensor) -> Tensor:
 
 
 def top_k_mask(
-    keys: Tensor, kept: Tensor, start: Tensor, select: Callable, size: int | None = None
+    keys: Tensor,
+    kept: Tensor,
+    start: Tensor,
+    select: Callable,
+    size: int | None = None,
+    always: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
 
     One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
 
     Args:
-        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`), or -1: then it is never chosen.
+        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`), or less: then it is never chosen.
         kept: int32 scalar, the number of ones, from 1 to all.
         start: int32 scalar, the last step's threshold; it changes the work, never the result.
         select: `search_threshold` or `sort_threshold`.
         size: How many keys there are but for those < 0; None: all.
+        always: Boolean tensor of the shape of `keys`: where the mask is one besides, at keys < 0; None: nowhere.
 
     Returns:
         `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones; the threshold, an
@@ -53,7 +59,10 @@ def top_k_mask(
         be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
     size = math.prod(keys.shape) if size is None else size
-    mask, threshold, invalid = _top_k(select)(_rows(keys), *_integers(kept, start, size))
+    more = () if always is None else (_rows(always),)
+    kept, start, size = _integers(kept, start, size)
+    size = ops.maximum(size, kept)  # a constant would let TensorFlow optimize the function anew for each call
+    mask, threshold, invalid = _top_k(select, always is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
@@ -69,11 +78,14 @@ def _rows(x):
 
 
 @functools.cache
-def _top_k(select):
-    """Return what `top_k_mask` does with rows of keys: one function, whose memory TensorFlow frees at its end."""
+def _top_k(select, has_more):
+    """Return what `top_k_mask` does with rows of keys: one function, whose memory TensorFlow frees at its end.
+
+    Another one if there are entries that are always chosen, for TensorFlow traces a function for a number of arguments.
+    """
 
     @traced_once
-    def top_k(rows, kept, start, size):
+    def top_k(rows, kept, start, size, *always):
         start = _within_keys(start)
         count_at_start, invalid = count_true(ops.greater_equal(rows, start)), has_nan(rows)
         threshold, count = ops.cond(
@@ -81,7 +93,7 @@ def _top_k(select):
             lambda: (start, kept),
             lambda: select(rows, kept, start, size, count_at_start),
         )
-        return _mask_of_rows(rows, kept, threshold, count, invalid), threshold, invalid
+        return _masked_rows(rows, kept, threshold, count, invalid, *always), threshold, invalid
 
     return top_k
 
@@ -254,8 +266,7 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
     return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count), has_nan(rows)), ops.shape(keys))
 
 
-@traced_once
-def _mask_of_rows(rows, kept, threshold, count, invalid):
+def _masked_rows(rows, kept, threshold, count, invalid, *always):
     """Return the mask by a comparison with the threshold, or with one more where ties go.
 
     Conditionals have nothing of the kernel's shape as results: XLA would give that a memory layout of its own, and
@@ -285,8 +296,14 @@ def _mask_of_rows(rows, kept, threshold, count, invalid):
 
     # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
-    mask = ops.cast(ops.greater_equal(rows, threshold) if known and clear else stay(), "float32")
+    mask = ops.greater_equal(rows, threshold) if known and clear else stay()
+    for more in always:
+        mask = ops.logical_or(mask, more)
+    mask = ops.cast(mask, "float32")
     return mask if known and not invalid else mask + nan_where(invalid)
+
+
+_mask_of_rows = traced_once(_masked_rows)
 
 
 def mask_of_largest(x: Tensor, among: Tensor, kept: Tensor, select: Callable, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,13 @@ class KernelQuantizer(Quantizer):
     Forward: `quantizer(kernel, mask, kept)`, what the layer uses instead of the kernel W.
     Gradient: none. That to the scores is the layer's, whatever the quantizer does; see `MPTLayer`.
 
-    A file keeps the signs of the kept weights and `scales`, or, where there are none, their values. A quantizer with
-    scales gives the same kernel of the signs alone, once it is `frozen` to them.
+    A quantizer with `scales` gives the same kernel from the signs of the kept weights alone, once it is `frozen` to
+    them; one that multiplies the signs by a single scale has it kept in tickets, beside the signs. Otherwise a ticket
+    keeps the values of the kept weights.
 
     Attributes:
-        scale_count: How many scales a file keeps; 0: it keeps the values of the kept weights.
+        scale_count: Number of scales; 0: the kernel needs the values of the kept weights. 1: it is
+            `scale * sign(W) * M`.
 
     Shapes:
         Kernel and mask of one shape, `kept` a scalar; the result has the kernel's shape.
@@ -30,7 +32,7 @@ class KernelQuantizer(Quantizer):
     scale_count = 0
 
     def scales(self, kernel, mask, kept):
-        """Return what a file keeps besides mask and signs: a tuple of `scale_count` scalar tensors.
+        """Return what the kernel needs besides mask and signs: a tuple of `scale_count` scalar tensors.
 
         Args:
             kernel, mask, kept: What the quantizer is called on.
@@ -38,10 +40,10 @@ class KernelQuantizer(Quantizer):
         return ()
 
     def frozen(self, scales):
-        """Return the quantizer that uses these numbers, of a file, instead of computing them of the kernel.
+        """Return a quantizer that uses these scales instead of computing them from the kernel.
 
         Args:
-            scales: Sequence of `scale_count` numbers.
+            scales: Sequence of `scale_count` numbers, or None for a quantizer that computes them.
         """
         return self
 
@@ -100,7 +102,7 @@ class ScaledSign(KernelQuantizer):
         return (self.alpha(kernel, mask, kept),)
 
     def frozen(self, scales):
-        (scale,) = scales
+        (scale,) = scales or (None,)
         return type(self)(scale)
 
     def _alpha(self, pruned, kept):

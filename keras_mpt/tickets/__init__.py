@@ -1,4 +1,4 @@
-"""Tickets: a network as seeds, masks and a few floats, in a file of about one bit for each weight, or less."""
+"""Tickets: networks as seeds, masks and a few floats, in files of about one bit per weight or less."""
 
 from keras_mpt.tickets.container import TicketError
 from keras_mpt.tickets.saving import load_ticket, restore, save_ticket

@@ -1,17 +1,17 @@
-"""Coding of masks close to their entropy, with nothing but numpy and the inflate algorithm (RFC 1951) to read them.
+"""Code masks close to their entropy. Reading them takes numpy and the inflate algorithm (RFC 1951).
 
-A mask of n entries is turned into bytes in one of several ways, `CODINGS`, and these go through zlib. For any mask
-there are two, whichever ends up smaller:
+A mask of n entries is converted to bytes by one of several codings, `CODINGS`, and compressed by zlib. Two codings fit
+any mask; the smaller result is used:
 
 - `"bits"`: entry i is bit `i % 8` (the lowest is 0) of byte `i // 8`; the unused bits of the last byte are 0.
-- `"gaps"`: for each one in turn, the number of zeros since the one before (or the start): a byte 255 for every 255 of
-  them, then a byte below 255 for the rest. Zeros after the last one are not coded.
+- `"gaps"`: for each one in turn, the number of zeros since the previous one (or the start): a byte 255 for every 255
+  zeros, then a byte below 255 for the rest. Zeros after the last one are not coded.
 
-If more than half of the entries are ones, the complement is coded. Bytes of a random mask are independent, so Huffman
-codes without a search for repeats come closest to the entropy, `H(d) = -d log2(d) - (1 - d) log2(1 - d)` bits for an
-entry; a mask with repeats is smaller with it.
+If more than half of the entries are ones, the complement is coded. The bytes of a random mask are independent, so
+Huffman codes without a search for repeats come closest to the entropy, `H(d) = -d log2(d) - (1 - d) log2(1 - d)` bits
+per entry. A mask with repeats is smaller with a search.
 
-Two further ones are for masks that are worth less than that, see `rules`: `"searched"` and `"groups"`.
+Two more codings, `"searched"` and `"groups"`, are for masks with less information: see `rules`.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ _BLOCK = 1 << 20  # entries at a time, to take little memory
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """A way to turn masks into bytes.
+    """A coding of masks as bytes.
 
     Attributes:
-        pack: Function of a flat mask and the settings by name. Returns the bytes before zlib.
-        unpack: Function of the blob, the number of entries and the settings by name. Returns the flat mask, and raises
-            ValueError for what is no such mask. It bounds what it inflates.
-        settings: Dict from the name of each setting, a key beside "coding" and "blob", to a function that says whether
-            a value of it is one.
-        version: Of the format that has it first.
+        pack: Function of a flat mask and the settings by name. Returns the bytes to compress.
+        unpack: Function of the blob, the number of entries and the settings by name. Returns the flat mask, or raises
+            ValueError if the blob is not such a mask. It limits the size of what it inflates.
+        settings: Dict from the name of each setting, a key beside "coding" and "blob", to a function that tells
+            whether a value is valid.
+        version: First version of the format that has this coding.
     """
 
     pack: Callable
@@ -46,23 +46,22 @@ class Coding:
 
 
 def encode(mask, way=None):
-    """Return `(form, data)` of a mask: how it is coded, and the bytes.
+    """Return `(form, data)`: the coding of a mask and its bytes.
 
     Args:
         mask: Boolean array of any shape; entries count in C order.
-        way: Name and settings of one of `CODINGS`, as a mask rule has it; None: one that suits any mask, whichever is
-            smaller.
+        way: Name and settings of one of `CODINGS`, as a mask rule has it; None: the smaller of those that fit any mask.
 
     Returns:
-        A dict of `coding` and its settings, and bytes.
+        A dict with `coding` and its settings, and the bytes.
 
     Raises:
-        ValueError: The mask cannot be coded in this way.
+        ValueError: The mask does not fit the coding.
     """
     mask = np.ravel(mask)
     if way is None:
         forms = ways_of_any(mask)
-    elif way[0] == "searched":  # the others in a way that suits any mask
+    elif way[0] == "searched":  # the other entries have a coding that fits any mask
         rest = mask[rules.searched(mask.size, **way[1])]
         forms = [{**form, "of": form["coding"], "coding": "searched", **way[1]} for form in ways_of_any(rest)]
     else:
@@ -74,7 +73,7 @@ def encode(mask, way=None):
 
 
 def ways_of_any(mask):
-    """Return the forms that may be the smallest of a mask of which nothing is known."""
+    """Return the forms that fit any mask and may be the smallest for this one."""
     ones = np.count_nonzero(mask)
     inverted = bool(2 * ones > mask.size)
     forms = [{"coding": "bits", "inverted": inverted}]
@@ -84,7 +83,7 @@ def ways_of_any(mask):
 
 
 def decode(form, data, size):
-    """Return the mask that `encode` was given, as a flat boolean array of `size` entries.
+    """Return the mask that `encode` has coded, as a flat boolean array of `size` entries.
 
     Raises:
         ValueError: The bytes are not such a mask.
@@ -97,7 +96,7 @@ def check_form(form):
     """Return the settings of a coded mask.
 
     Raises:
-        ValueError: There is no such coding, or a setting is missing, wrong or not one of it.
+        ValueError: There is no such coding, or a setting is missing, wrong or unknown.
     """
     known = CODINGS.get(form["coding"]) if isinstance(form["coding"], str) else None
     settings = {key: value for key, value in form.items() if key not in ("coding", "blob")}

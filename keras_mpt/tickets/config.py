@@ -1,8 +1,8 @@
-"""From a model to plain data and back, through a list of what may be made: a ticket is data, not code.
+"""Configs of models and back, restricted by an allow-list: a ticket is data, not code.
 
-Keras' own deserialization finds classes by the names in the file, some of which run what else is in it, or open other
-files. Here every object of a config must be on the list before Keras sees it, and the sizes of all variables are known
-before memory is taken for one.
+Keras' own deserialization finds classes by the names in a file. Some of these classes run code from the file, or open
+other files. Here, every object of a config must be on the list before Keras sees it, and the sizes of all variables are
+known before memory is allocated.
 """
 
 import contextlib
@@ -50,9 +50,9 @@ SpectralNormalization
 MultiHeadAttention GroupQueryAttention Attention AdditiveAttention
 """
 
-# Operations of keras.ops that are pure functions of tensors and plain numbers. Not those that run functions they are
-# given (Cond, Map, Scan), draw random numbers (ElasticTransform), or make tensors whose shape depends on values
-# (Nonzero, Unique, Bincount), or of unknown content (EmptyLike).
+# Operations of keras.ops that are pure functions of tensors and plain numbers: without those that call functions
+# (Cond, Map, Scan), draw random numbers (ElasticTransform), or return shapes that depend on values (Nonzero, Unique,
+# Bincount) or uninitialized memory (EmptyLike).
 _NUMPY = """
 Abs Absolute Add All AllClose Amax Amin Angle Any Append Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Argmax
 Argmin Argpartition Argsort Array ArraySplit Average BitwiseAnd BitwiseInvert BitwiseLeftShift BitwiseNot BitwiseOr
@@ -106,8 +106,7 @@ _ALLOWED = {
     "keras.regularizers": {"L1", "L2", "L1L2", "OrthogonalRegularizer"},
     "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
 }
-# Arguments that classes of Keras got after 3.12, and the values that change nothing: where these are not known, files
-# that have them can be read.
+# Arguments added to classes of Keras after 3.12, and their neutral values: older versions read files with these.
 _SCALED = "VarianceScaling GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform".split()
 _ADDED = {
     "BatchNormalization": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99},
@@ -130,14 +129,15 @@ _REGISTER = "`@keras.saving.register_keras_serializable(package=...)`"
 
 
 def describe(model, custom_objects=()):
-    """Return the JSON-able config from which `build` makes the model's layers again.
+    """Return the JSON-able config from which `build` creates the model's layers again.
 
     Args:
         model: A built functional or Sequential model.
         custom_objects: See `check`.
 
     Raises:
-        ValueError: The model is subclassed, or holds what is not on the list, or a layer that Keras has quantized.
+        ValueError: The model is subclassed, or has an object that is not on the list or a layer that Keras has
+            quantized.
     """
     check_functional(model, "a ticket")
     check_not_quantized(model, "a ticket")
@@ -147,7 +147,7 @@ def describe(model, custom_objects=()):
 
 
 def global_settings():
-    """Return Keras' global settings, which decide where a config does not, as of layers inside layers."""
+    """Return Keras' global settings, which apply where a config says nothing, such as to inner layers."""
     return {
         "image_data_format": keras.config.image_data_format(),
         "floatx": keras.config.floatx(),
@@ -156,11 +156,11 @@ def global_settings():
 
 
 def check(config, custom_objects=()):
-    """Raise ValueError if a config asks for anything but what is on the list.
+    """Raise ValueError if a config has an object that is not on the list.
 
     Args:
         config: JSON data.
-        custom_objects: Further classes, and functions as activations, to allow, registered with
+        custom_objects: Further classes, and functions used as activations, to allow. They must be registered with
             `keras.saving.register_keras_serializable`.
     """
     own = [cls for part in _OWN_MODULES for cls in vars(part).values() if isinstance(cls, type)]
@@ -168,7 +168,7 @@ def check(config, custom_objects=()):
 
 
 def _check(config, registered, operands=False, depth=0):
-    """Check JSON data; `operands` are those of an operation, which may be constants."""
+    """Check JSON data. `operands`: whether it is an argument of an operation, which may be a constant."""
     if depth > DEEPEST:
         raise ValueError(f"the config is nested deeper than {DEEPEST} levels")
     if isinstance(config, dict):
@@ -184,14 +184,14 @@ def _check(config, registered, operands=False, depth=0):
         for value in config:
             _check(value, registered, operands, depth + 1)
     elif isinstance(config, str) and config not in registered and keras.saving.get_registered_object(config):
-        raise _not_allowed(config)  # where Keras expects an initializer, say, the name is enough
+        raise _not_allowed(config)  # Keras takes a name in place of an initializer, for example
 
 
 def _check_object(config, registered):
     name, module, package = (config.get(key) for key in ("class_name", "module", "registered_name"))
     if name in list(_PLAIN):
         allowed = set(config) == {"class_name", "config"}
-    elif name == "function":  # its name is where the settings of a class are
+    elif name == "function":  # its name is in the place of a class's config
         package = config.get("config")
         function = registered.get(package) if isinstance(package, str) else None
         allowed = module == "builtins" and not isinstance(function, (type, type(None)))
@@ -238,20 +238,20 @@ def _not_allowed(received, module=None):
 
 
 def build(config, check_shapes, most, custom_objects=(), settings=None):
-    """Return the model of a config, its variables as their initializers make them.
+    """Return the model of a config, with initialized variables.
 
     Args:
-        config: What `describe` returned.
-        check_shapes: Called with the model while its variables have shapes but no values and use no memory; raises if
-            these are not as expected.
-        most: How many variables there may be, and how many entries they may have together, so that none is used in
-            between that is larger.
+        config: The result of `describe`.
+        check_shapes: Called with the model while its variables have shapes but no memory; raises if these are not as
+            expected.
+        most: Largest number of variables, and of their entries together. It also limits variables that exist only
+            during the construction.
         custom_objects: See `check`.
-        settings: Of Keras, those of `global_settings` when the config was made; what is left out is Keras' default.
+        settings: The result of `global_settings` when the config was made. A missing setting means Keras' default.
 
     Raises:
-        ValueError: The config asks for something that is not on the list.
-        Exception: Whatever Keras raises for a config that makes no sense.
+        ValueError: The config has an object that is not on the list.
+        Exception: Any exception of Keras for a meaningless config.
     """
     check(config, custom_objects)
     config = _known(config)
@@ -292,7 +292,7 @@ def _global_settings(settings):
 
 
 def _set(settings, policy):
-    """Change what differs only: two of the settings are those of all threads."""
+    """Change only settings that differ: two of them are shared by all threads."""
     if keras.config.image_data_format() != settings["image_data_format"]:
         keras.config.set_image_data_format(settings["image_data_format"])
     if keras.config.floatx() != settings["floatx"]:
@@ -302,16 +302,16 @@ def _set(settings, policy):
 
 
 def _objects(config):
-    """Return how many objects are in a config."""
+    """Return the number of objects in a config."""
     values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     return sum(map(_objects, values)) + (isinstance(config, dict) and "class_name" in config)
 
 
 def _check_tensors(model):
-    """Return the dtypes of what is computed anywhere in a model.
+    """Return the dtypes of all tensors in a model.
 
     Raises:
-        ValueError: Something has more entries for a sample than a ticket may ask for.
+        ValueError: A tensor has more entries per sample than a ticket may ask for.
     """
     graphs = {id(g): g for g in (functional_graph(part) for part in [model, *(layer for _, layer in walk(model))]) if g}
     tensors = [tensor for graph in graphs.values() for tensor in _keras.symbolic_tensors(graph)]
@@ -322,7 +322,7 @@ def _check_tensors(model):
 
 
 def _known(config):
-    """Return the config without what this version of Keras does not know and need not know."""
+    """Return the config without neutral arguments that this version of Keras does not know."""
     if isinstance(config, list):
         return [_known(value) for value in config]
     if not isinstance(config, dict):
@@ -340,11 +340,11 @@ def _known(config):
 
 @contextlib.contextmanager
 def without_memory(most, names=math.inf):
-    """Let variables be created without values.
+    """Create variables without values.
 
     Args:
-        most: How many variables there may be, and how many entries all of them together may have.
-        names: How many symbolic tensors, and other objects that Keras numbers, may be made.
+        most: Largest number of variables, and of their entries together.
+        names: Largest number of symbolic tensors and other objects that Keras numbers.
 
     Raises:
         ValueError: There are more.
@@ -368,7 +368,7 @@ def without_memory(most, names=math.inf):
 
 
 def _with_zeros(config):
-    """Return the config with initializers that compute nothing."""
+    """Return the config with zeros for all initializers, which need no computation."""
     if isinstance(config, dict):
         return {
             key: "zeros" if key.endswith("_initializer") and value is not None else _with_zeros(value)
@@ -378,7 +378,7 @@ def _with_zeros(config):
 
 
 def _without_constants(config):
-    """Return the config with variables, whose sizes are counted, where a layer would spread numbers to its input."""
+    """Return the config without numbers that a layer would broadcast to its input: variables, which are counted."""
     if isinstance(config, dict):
         config = {key: _without_constants(value) for key, value in config.items()}
         if config.get("class_name") == "Normalization":
@@ -388,7 +388,7 @@ def _without_constants(config):
 
 
 def plain(config):
-    """Return the config as JSON gives it back, without the optimizer, with our quantizers instead of larq's."""
+    """Return the config as JSON data, without the optimizer and with our quantizers for larq's."""
     if isinstance(config, dict):
         if larq_objects.is_larq_config(config):
             ours = larq_objects.to_ours(larq_objects.deserialize(config))

@@ -1,4 +1,4 @@
-"""The file itself: a JSON header and named blobs of bytes, every one of them checksummed.
+"""The file: a JSON header and named blobs of bytes, all with checksums.
 
     offset  bytes
     0       8      89 4B 4D 50 54 0D 0A 1A
@@ -30,21 +30,21 @@ _LARGEST_STORED = LARGEST_HEADER + (1 << 16)  # zlib adds a little to what it ca
 
 
 class TicketError(FileError):
-    """A ticket file cannot be read: damaged, of another version, or not fitting what it is loaded into."""
+    """A ticket file is damaged, of another version, or does not fit the model that it is loaded into."""
 
 
 def write(path, header, blobs, verify, version=1):
-    """Write a file in one go: whatever happens, `path` holds either what it held before or all of this.
+    """Write a file atomically: whatever happens, `path` has either its former content or all of the new one.
 
     Args:
-        path: Where to.
+        path: Path of the file.
         header: JSON-able dict; "blobs" is added.
-        blobs: Dict of name to bytes.
-        verify: Called with the path of the finished file before it takes the place of `path`; may raise.
-        version: Of the format.
+        blobs: Bytes by name.
+        verify: Called with the path of the finished file before it replaces `path`; may raise.
+        version: Version of the format.
 
     Raises:
-        ValueError: The header is larger than what is read.
+        ValueError: The header is larger than `read` accepts.
     """
     listed = [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in blobs.items()]
     text = json.dumps({**header, "blobs": listed}, separators=(",", ":"), allow_nan=False)
@@ -63,17 +63,17 @@ def write(path, header, blobs, verify, version=1):
 
 
 def read(path, name=None):
-    """Return `(version, header, blobs, size)` of a file, checksums verified; `blobs` is a dict of name to bytes.
+    """Return `(version, header, blobs, size)` of a file after verifying its checksums; `blobs` are bytes by name.
 
-    Sizes are compared with that of the file before anything is read.
+    All sizes are compared with the size of the file before anything is read.
 
     Args:
-        path: Of the file.
-        name: What errors call it, instead of the path.
+        path: Path of the file.
+        name: Name for the file in error messages; None: the path.
 
     Raises:
-        TicketError: It is no ticket, of another version, or damaged. The message names the file and the blob.
-        OSError: It cannot be opened.
+        TicketError: The file is not a ticket, of another version, or damaged. The message names the file and the blob.
+        OSError: The file cannot be opened.
     """
     path = check_path("path", path)
     name = path if name is None else name
@@ -120,16 +120,16 @@ def _header(file, stored):
 
 
 def is_checksum(value):
-    """Return whether a value is a SHA-256 as this format writes it."""
+    """Return whether a value is a SHA-256 in this format's notation."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def parse(text):
-    """Return the value of a JSON text that no two readers could read differently.
+    """Return the value of a JSON text that all readers read alike.
 
     Raises:
-        ValueError: It is no JSON, or has a key twice in an object, half of a surrogate pair in a string, an integer
-            beyond 2^64 - 1 in magnitude, a number beyond the range of a float64, NaN or Infinity.
+        ValueError: It is not JSON, or has a duplicate key in an object, half of a surrogate pair in a string, an
+            integer beyond 2^64 - 1 in magnitude, a number beyond the range of a float64, NaN or Infinity.
     """
     value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
     if re.search(r"\\u[dD][89a-fA-F]", text):  # the parser lets half a pair pass

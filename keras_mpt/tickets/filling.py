@@ -1,19 +1,19 @@
-"""Kernels, masks and scores into the layers of a model, whose rules make these masks again."""
+"""Load kernels, masks and scores into the layers of a model, whose rules must give the same masks."""
 
 import numpy as np
 
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
+from keras_mpt.tickets.kernels import scale_of
 
 
 def forget_compiled(model):
-    """Let `fit`, `evaluate` and `predict` be compiled anew: they may hold the quantizers that the layers had before."""
+    """Let `fit`, `evaluate` and `predict` compile again: they may use the layers' former quantizers."""
     model.train_function = model.test_function = model.predict_function = None
 
 
 def groups_that_differ(subnets, masks, scores):
-    """Return lists of the keys of kernels with one threshold, whose scores do not make their masks.
+    """Return the groups of kernels with a common threshold whose scores do not give their masks, as lists of keys.
 
     Args:
         subnets: Kernels of built MPT layers, by keys such as the layers' paths.
@@ -29,8 +29,7 @@ def groups_that_differ(subnets, masks, scores):
 
 
 def _one_threshold(subnets):
-    """Return the keys of the kernels whose masks are those of the largest |scores|, in lists: those that share a
-    threshold together, in the order in which ties are kept."""
+    """Return lists of the keys of kernels with a common threshold on |scores|, in the order in which ties are kept."""
     keys, together = {subnet.number: key for key, subnet in subnets.items()}, []
     for subnet in subnets.values():
         group = [keys[other.number] for other in subnet.group if other.number in keys]
@@ -40,9 +39,9 @@ def _one_threshold(subnets):
 
 
 def check_rules(mpt, masks):
-    """Raise ValueError if a rule makes another mask of the scores that its layer got.
+    """Raise ValueError if a rule gets another mask from the scores of its layer.
 
-    Of rules that rank magnitudes this is known before: see `groups_that_differ`.
+    Rules that rank magnitudes are checked by `groups_that_differ`.
     """
     for name, layer in mpt.items():
         if not layer.mask.ranks_magnitudes and not np.array_equal(to_numpy(layer.subnet_mask) != 0, masks[name]):
@@ -50,26 +49,29 @@ def check_rules(mpt, masks):
 
 
 def fill_kernel(layer, frozen, mask, scores, scale, trainable):
-    """Give the only kernel of a built MPT layer weights and scores that make its mask: see `fill_subnet`."""
+    """Assign weights, mask and scores to the only kernel of a built MPT layer: see `fill_subnet`."""
     (subnet,) = layer.subnets
     fill_subnet(subnet, frozen, mask, scores, scale, trainable)
 
 
 def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
-    """Give a kernel of a built MPT layer weights and scores that make its mask; see `load_ticket` for `trainable`.
+    """Assign weights, mask and scores to a kernel of a built MPT layer.
 
     Args:
-        subnet: One of `subnets` of the layer.
-        frozen, mask, scores: Arrays of the kernel's shape, float32, bool and float32.
-        scale: Alpha of a layer with `ScaledSign`, else None.
-        trainable: Whether the search for a mask can go on.
+        subnet: One of the `subnets` of the layer.
+        frozen, mask, scores: Arrays in the shape of the kernel: float32, bool and float32.
+        scale: Scale of the kernel quantizer, such as alpha of `ScaledSign`; None for a quantizer without.
+        trainable: Whether the mask can be trained further: see `load_ticket`.
     """
-    if trainable and scale is not None:  # magnitudes may be the source's: let alpha come out as it was
-        alpha = np.abs(frozen[mask], dtype=np.float64).mean() if mask.any() else scale
-        if alpha and not np.isclose(alpha, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
-            frozen = frozen * np.float32(scale / alpha)
+    quantizer = subnet.kernel_quantizer
+    if scale is not None:
+        quantizer = quantizer.frozen(None if trainable else (scale,))
+    if trainable and scale is not None:  # magnitudes may be the source's: let the scale come out as it was
+        found = scale_of(quantizer, frozen, mask)
+        if found and not np.isclose(found, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
+            frozen = frozen * np.float32(scale / found)
     subnet.frozen_kernel.assign(frozen)
     subnet.assign(mask, scores)
     subnet.layer.trainable = trainable
     if scale is not None:
-        subnet.kernel_quantizer = ScaledSign(None if trainable else scale)
+        subnet.kernel_quantizer = quantizer

@@ -1,4 +1,4 @@
-"""What the header of a file must be, field by field, whether it matters for this file or not."""
+"""Check the header of a file, field by field."""
 
 import datetime
 import math
@@ -26,13 +26,13 @@ SETTINGS = {
 
 
 def check(header, blobs, size, version):
-    """Raise ValueError, with the place, if a header is not as the format says, or asks for more than the file holds.
+    """Raise ValueError if a header does not follow the format, or has more weights than a file of its size may hold.
 
     Args:
         header: JSON data without "blobs".
-        blobs: Dict of name to bytes.
-        size: Of the file, in bytes.
-        version: Of the format.
+        blobs: Bytes by name.
+        size: Size of the file in bytes.
+        version: Version of the format.
     """
     _must(isinstance(header["created"], str) and _is_time(header["created"]), "created", "a time with a time zone")
     for key in ("software", "provenance", "model"):
@@ -58,7 +58,7 @@ def check(header, blobs, size, version):
 
 
 def version_of(layers):
-    """Return the lowest version of the format that has all that is in these entries."""
+    """Return the lowest version of the format that supports these entries."""
     kernels = [kernel for entry in layers for _, kernel, _ in kernels_of(entry)]
     forms = [form for kernel in kernels for form in (kernel["mask"], kernel["changes"]) if form is not None]
     return max(
@@ -69,7 +69,7 @@ def version_of(layers):
 
 
 def check_settings(settings):
-    """Raise ValueError unless these are global settings of Keras; what a file leaves out is Keras' default."""
+    """Raise ValueError unless these are global settings of Keras. A missing setting means Keras' default."""
     _must(isinstance(settings, dict), "settings", "an object")
     for key, values in SETTINGS.items():
         value = settings.get(key, values[0])
@@ -77,7 +77,7 @@ def check_settings(settings):
 
 
 def kernels_of(entry):
-    """Yield `(name, kernel, scores)` of each kernel of a layer, in its order; the name of the first one is None."""
+    """Yield `(name, kernel, scores)` for each kernel of a layer, in order; the name of the first one is None."""
     if entry["kernel"] is not None:
         yield None, entry["kernel"], entry["scores"]
         for further in entry.get("subnets", ()):
@@ -88,7 +88,7 @@ def size_of(shape):
     """Return the number of entries of a shape.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a shape.
     """
     known = isinstance(shape, list) and len(shape) <= MOST_AXES
     if not known or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
@@ -109,7 +109,7 @@ def _is_time(text):
 
 
 def _check_layer(entry, blobs):
-    """Return how many weights its kernels have."""
+    """Check the entry of a layer; return the number of weights of its kernels."""
     _must(isinstance(entry["class"], str), "class", "a string")
     _must(entry["kernel"] is not None or entry["scores"] is None, "scores", "null without a kernel")
     further = entry.get("subnets", [])
@@ -141,7 +141,7 @@ def _check_variable(variable):
 
 
 def _check_kernel(kernel, blobs):
-    """Return how many weights it has."""
+    """Check the entry of a kernel; return its number of weights."""
     size = size_of(kernel["shape"])
     _must(_is_integer(kernel["kept"], 0, size), "kept", f"an integer in 0 .. {size}")
     for key in ("mask", "changes"):

@@ -1,8 +1,8 @@
-"""One kernel in a ticket: a mask, where the weights come from, and what of them is not as there.
+"""A kernel in a ticket: its mask, the source of its weights, and the differences from it.
 
-The entry that describes a kernel of n weights, `kept` of which stay:
+The entry of a kernel with n weights:
 
-    shape, kept   of the kernel, whose entries count in C order
+    shape, kept   shape of the kernel, whose entries count in C order, and number of kept weights
     mask          a coded mask of n entries
     source        the weights to start from: {"from": "seed", "initializer", "config", "seed", "stream", "fan_in",
                   "density"} (see `initializers`), {"from": "base", "sha256"} of another network, or {"from": "nothing"}
@@ -29,7 +29,6 @@ from keras import ops
 from keras_mpt.arguments import check_instance
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets import coding
 
 _INITIALIZERS = {cls.__name__: cls for cls in (KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant)}
@@ -38,7 +37,7 @@ _BLOCK = 1 << 20  # weights at a time, to take little memory besides the kernel 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel as arrays of one shape: the frozen weights (float32), the mask (bool); and alpha, or None."""
+    """A kernel as arrays of the same shape: frozen weights (float32) and mask (bool); and alpha, or None."""
 
     frozen: np.ndarray
     mask: np.ndarray
@@ -46,12 +45,12 @@ class Kernel:
 
     @property
     def effective(self):
-        """What the layer uses, float32: `scale * sign(frozen)` or `frozen` where the mask is true, else 0."""
+        """The effective kernel, float32: `scale * sign(frozen)` or `frozen` where the mask is true, else 0."""
         blocks = [np.zeros(0, np.float32), *self.effective_blocks()]
         return np.concatenate(blocks).reshape(self.frozen.shape)
 
     def effective_blocks(self):
-        """Yield the flat parts of `effective`, one after the other, zeros positive."""
+        """Yield `effective` in flat blocks, with positive zeros."""
         frozen, mask = self.frozen.ravel(), self.mask.ravel()
         for begin in range(0, frozen.size, _BLOCK):
             weights = frozen[begin : begin + _BLOCK]
@@ -60,14 +59,25 @@ class Kernel:
             yield np.where(mask[begin : begin + _BLOCK], weights, np.float32(0)) + np.float32(0)
 
 
+def has_scale(subnet):
+    """Return whether the kept weights of a kernel are `scale * sign(weight)`, so that a ticket has their scale."""
+    return getattr(subnet.kernel_quantizer, "scale_count", 0) == 1
+
+
+def scale_of(quantizer, frozen, mask):
+    """Return the only scale of a kernel quantizer, as a float."""
+    (scale,) = quantizer.scales(*_called_with(frozen, mask))
+    return float(to_numpy(scale))
+
+
 def encode(subnet, name, whole, base):
-    """Return the entry, the blobs and the `Kernel` of a subnet of a layer.
+    """Return the entry, the blobs and the `Kernel` of a subnet.
 
     Args:
-        subnet: One of `subnets` of a built layer.
+        subnet: One of the `subnets` of a built layer.
         name: Prefix of the blobs' names.
-        whole: Whether to preserve the frozen weights exactly, those that are not kept included.
-        base: Dict of SHA-256 to array, of kernels that may be referred to.
+        whole: Whether to preserve all frozen weights exactly, including removed ones.
+        base: Kernels that the entry may refer to: dict from SHA-256 to array.
 
     Raises:
         ValueError: A score is NaN, or a frozen weight is not finite.
@@ -80,19 +90,12 @@ def encode(subnet, name, whole, base):
         raise ValueError(f"The frozen kernel of layer {layer.name!r} must be finite. Received: infinity or NaN")
     mask = mask.astype(bool)
     kept = int(np.count_nonzero(mask))
-    scale = None
-    quantizer = subnet.layer.kernel_quantizer
-    if type(quantizer) is ScaledSign:  # of these arrays, not of a layer that may be trained meanwhile
-        tensors = ops.convert_to_tensor(frozen), ops.convert_to_tensor(mask.astype(np.float32))
-        scale = float(to_numpy(quantizer.alpha(*tensors, kept)))
-        if not math.isfinite(scale):
-            raise ValueError(f"Alpha of layer {layer.name!r} must be finite to be saved. Received: {scale}")
-    kernel = Kernel(frozen, mask, scale)
+    kernel = _kernel(subnet, frozen, mask)
 
     source = _source(subnet, frozen, base)
     chosen = np.ones(mask.size, bool) if whole else mask.ravel()
     ours, theirs = frozen.ravel()[chosen], _start(source, frozen.shape, base).ravel()[chosen]
-    by_sign = scale is not None and not whole and np.all(ours != 0)
+    by_sign = kernel.scale is not None and not whole and np.all(ours != 0)
     changed = (ours < 0) != (theirs < 0) if by_sign else ours.view(np.uint32) != theirs.view(np.uint32)
 
     blobs = {}
@@ -113,7 +116,7 @@ def encode(subnet, name, whole, base):
         "by": "signs" if by_sign else "values",
         "changes": coded("changes", changed) if changed.any() else None,
         "values": None,
-        "scale": scale,
+        "scale": kernel.scale,
         "sha256": _sha256(kernel.effective_blocks()),
         "frozen_sha256": _sha256([frozen]) if whole else None,
     }
@@ -124,10 +127,10 @@ def encode(subnet, name, whole, base):
 
 
 def decode(entry, blobs, base):
-    """Return the `Kernel` of an entry, which `header.check` has found to be one.
+    """Return the `Kernel` of an entry that `header.check` has accepted.
 
     Raises:
-        ValueError: Entry and blobs do not make a kernel, or not the one that was saved.
+        ValueError: Entry and blobs do not give a kernel, or another one than was saved.
     """
     shape, scale, whole = tuple(entry["shape"]), entry["scale"], entry["over"] == "all"
     mask = _mask(entry["mask"], blobs, math.prod(shape))
@@ -165,14 +168,34 @@ def decode(entry, blobs, base):
 
 
 def content_table(model):
-    """Return the float32 kernels of a base network as a dict of SHA-256 to array, empty for None.
+    """Return the float32 kernels of a base model, a dict from SHA-256 to array; empty for None.
 
     Raises:
-        TypeError: It is no network, such as the path of one.
+        TypeError: It is not a model.
     """
     check_instance("base", model, (keras.layers.Layer, type(None)), "a Keras model or None")
     weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
     return {_sha256([array]): array for array in map(to_numpy, weights)}
+
+
+def _kernel(subnet, frozen, mask):
+    """Return the `Kernel` of these arrays; the layer's own may change meanwhile, in training."""
+    if not has_scale(subnet):
+        return Kernel(frozen, mask, None)
+    name, quantizer = subnet.layer.name, subnet.kernel_quantizer
+    scale = scale_of(quantizer, frozen, mask)
+    if not math.isfinite(scale):
+        raise ValueError(f"Alpha of layer {name!r} must be finite to be saved. Received: {scale}")
+    kernel = Kernel(frozen, mask, scale)
+    if not np.allclose(to_numpy(quantizer(*_called_with(frozen, mask))), kernel.effective):
+        raise ValueError(f"Layer {name!r} must use scale * sign(weight) as it has one scale. Received: {quantizer}")
+    return kernel
+
+
+def _called_with(frozen, mask):
+    """Return the arguments of a kernel quantizer."""
+    tensors = ops.convert_to_tensor(frozen), ops.convert_to_tensor(mask.astype(np.float32))
+    return *tensors, int(np.count_nonzero(mask))
 
 
 def _source(subnet, frozen, base):
@@ -209,7 +232,7 @@ def _mask(form, blobs, size):
 
 
 def _sha256(blocks):
-    """Return the checksum of a kernel that comes in parts, as little-endian float32, zeros positive."""
+    """Return the checksum of a kernel in blocks, as little-endian float32 with positive zeros."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(np.ascontiguousarray(block + np.float32(0), "<f4"))

@@ -1,4 +1,4 @@
-"""The layers of a model and the entries of a ticket, paired by the layers' paths."""
+"""Match the layers of a model with the entries of a ticket by path."""
 
 import re
 
@@ -6,13 +6,13 @@ import keras
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import own_variables, walk
-from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets.header import kernels_of
+from keras_mpt.tickets.kernels import has_scale
 from keras_mpt.tickets.subnets import subnets
 
 
 def owners(model):
-    """Return `(path, layer)` of a model's layers with variables of their own, nested ones included, each once."""
+    """Return `(path, layer)` for the layers of a model that have their own variables, also in nested models."""
     return [
         (path, layer)
         for path, layer in walk(model)
@@ -21,7 +21,7 @@ def owners(model):
 
 
 def variables_of(layer):
-    """Return the variables of a layer that are neither those of an MPT kernel nor of a layer inside."""
+    """Return the variables of a layer without those of MPT kernels and of inner layers."""
     kernel = {id(v) for subnet in subnets(layer) for v in subnet.variables}
     if isinstance(layer, MPTLayer):
         kernel.add(id(layer.kernel_epoch))
@@ -29,10 +29,10 @@ def variables_of(layer):
 
 
 def matched(model, ticket):
-    """Return `(path, layer)` as `owners` does, the paths being those that the layers have in the file.
+    """Return `(path, layer)` like `owners`, with the paths that the layers have in the file.
 
-    A config names the layers of a model, but not the layers inside a layer, such as the dropout of attention, which
-    Keras numbers anew in each process. So these go by their order, and their names must be the same but for numbers.
+    A config names the layers of a model, but not the inner layers of a layer, such as the dropout of attention, which
+    Keras numbers anew in each process. So inner layers are matched by order, and their names may differ in numbers.
     """
     layers, ours, theirs = dict(walk(model)), {}, {}
     for path, _ in owners(model):
@@ -50,7 +50,7 @@ def matched(model, ticket):
 
 
 def _outer(path, layers):
-    """Return the path as far as the config has it: to the first layer that is no model."""
+    """Return the part of a path that the config has: up to the first layer that is not a model."""
     parts = path.split("/")
     beginnings = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     return next((outer for outer in beginnings if not isinstance(layers[outer], keras.Model)), path)
@@ -61,7 +61,7 @@ def _unnumbered(path, outer):
 
 
 def take_names(model, ticket):
-    """Give the layers inside layers the names that they have in the file, so that it is saved with the same again."""
+    """Rename inner layers as in the file; saving the model then gives the same file again."""
     layers, names = dict(walk(model)), {}
     for (mine, _), (theirs, _) in zip(owners(model), matched(model, ticket), strict=True):
         mine, theirs = mine.split("/"), theirs.split("/")
@@ -73,7 +73,7 @@ def take_names(model, ticket):
 
 
 def check_shapes(model, ticket):
-    """Raise ValueError unless each layer with variables is in the ticket with the same shapes and kind of kernel."""
+    """Raise ValueError unless the ticket has each layer with variables, with the same shapes and kind of kernel."""
     for name, layer in matched(model, ticket):
         if name not in ticket.layers:
             raise ValueError(f"the file has no layer {name!r}")
@@ -83,7 +83,7 @@ def check_shapes(model, ticket):
 
 
 def check_missing(model, ticket, part=False):
-    """Raise ValueError if the ticket has layers that the model lacks; with `part`, if one is not behind all others."""
+    """Raise ValueError if the model lacks a layer of the ticket; with `part`, it may lack the last ones."""
     ours, theirs = {name for name, _ in matched(model, ticket)}, list(ticket.layers)
     while part and theirs and theirs[-1] not in ours:
         del theirs[-1]
@@ -94,7 +94,7 @@ def check_missing(model, ticket, part=False):
 
 def _shapes(layer):
     variables = [tuple(v.shape) for v in variables_of(layer)]
-    kernels = [(tuple(s.frozen_kernel.shape), type(s.layer.kernel_quantizer) is ScaledSign) for s in subnets(layer)]
+    kernels = [(tuple(s.frozen_kernel.shape), has_scale(s)) for s in subnets(layer)]
     return _described(kernels, variables)
 
 

@@ -1,4 +1,4 @@
-"""Where the published tickets are, and a ticket by its name."""
+"""Find published tickets by name."""
 
 import os
 import pathlib
@@ -17,15 +17,15 @@ def folder():
 
 
 def find(source):
-    """Return the path of a ticket: a name without a folder or an ending, of no file, is that of a published one.
+    """Return the path of a ticket. A name without folder or suffix means a published ticket, unless a file has it.
 
     Args:
-        source: A path, the name of a preset of `keras_mpt.zoo`, such as `"conv4_mpt32_s50"`, or an address, see
+        source: Path, name of a preset of `keras_mpt.zoo`, such as `"conv4_mpt32_s50"`, or address: see
             `keras_mpt.remote.locate`.
 
     Raises:
-        TypeError: It is no path.
-        FileNotFoundError: There is neither a file nor a preset of this name.
+        TypeError: It is not a path.
+        FileNotFoundError: There is neither a file nor a preset with this name.
     """
     source = remote.locate(source)
     path = check_path("path", source)

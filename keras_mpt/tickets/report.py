@@ -1,4 +1,4 @@
-"""Where the bytes of a ticket go."""
+"""Table of a ticket: the layers and their sizes in the file."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from keras_mpt.ops import entropy_bits
 
 
 def table(ticket):
-    """Return a `Table` of a ticket's layers: weights, bytes of masks, of values that no seed gives, of all else."""
+    """Return a `Table` of a ticket's layers: weights, and bytes of masks, of values that no seed gives, and others."""
     header = ["Layer (type)", "Weights", "Kept", "Mask\nbytes", "Value\nbytes", "Other\nbytes", "Bits/\nweight"]
     sizes = {}
     for name, data in ticket.blobs.items():
@@ -39,12 +39,12 @@ def _line(label, value):
 
 
 def _printable(text):
-    """Return the text without line breaks and what else a terminal takes as commands."""
+    """Return the text without line breaks and other control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _row(path, entry, sizes):
-    """Return (label, weights, kept, bytes of the mask, of kernel values, of the rest)."""
+    """Return label, weights, kept weights, and bytes of the mask, of kernel values and of the rest."""
     kernel = entry["kernel"]
     other = sum(math.prod(variable["shape"]) for variable in entry["variables"])
     weights = other + (math.prod(kernel["shape"]) if kernel else 0)
@@ -64,6 +64,6 @@ def _factor(ticket, weights):
 
 
 def _entropy(ticket):
-    """Return the bytes that the masks' entropy comes to, were their entries independent."""
+    """Return the entropy of the masks in bytes, with independent entries."""
     kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
     return math.ceil(sum(entropy_bits(math.prod(kernel["shape"]), kernel["kept"]) for kernel in kernels) / 8)

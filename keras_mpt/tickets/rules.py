@@ -1,11 +1,11 @@
-"""Masks of rules that leave less to say than any mask: a part is decided by a seed, or each group has as many ones.
+"""Codings for masks of special rules: a seed determines a part of the mask, or all groups have as many ones.
 
-- `"searched"`: of the entries in the order of the seed's uniform numbers, the first `pruned` are zeros, the next
-  `locked` are ones. The others, by their index, are coded as `of` says, which is `"bits"` or `"gaps"`.
-- `"groups"`: n of each m entries are ones, `stride` apart. There are `C = binomial(m, n)` such groups. The number of
-  one is the sum of `binomial(i, j)` over its ones, the j-th of which (from 1) is entry i. The numbers of
-  as many groups as fit are the digits of a byte to the base C, the first one being the lowest. If `C > 256`, a number
-  takes w bytes: its digits to the base B, the lowest first, w being the least with `256^w >= C`, B with `B^w >= C`.
+- `"searched"`: in the order of the seed's uniform numbers, the first `pruned` entries are zeros and the next `locked`
+  are ones. The others, in the order of their indices, are coded by `of`, which is `"bits"` or `"gaps"`.
+- `"groups"`: n of each m entries, `stride` apart, are ones. There are `C = binomial(m, n)` such groups. The number of a
+  group is the sum of `binomial(i, j)` over its ones, where the j-th one (from 1) is entry i. A byte holds the numbers
+  of as many groups as fit, as digits to the base C, the lowest first. If `C > 256`, a number takes w bytes: its digits
+  to the base B, the lowest first, with the smallest w with `256^w >= C` and the smallest B with `B^w >= C`.
 """
 
 import math
@@ -16,10 +16,10 @@ from keras_mpt.initializers import partition
 
 
 def searched(size, pruned, locked, seed, stream, **_):
-    """Return which entries are not decided by the seed, a boolean array.
+    """Return a boolean array of the entries that the seed does not determine.
 
     Raises:
-        ValueError: There are not so many entries.
+        ValueError: There are fewer entries than the seed determines.
     """
     zeros, ones = _frozen(size, pruned, locked, seed, stream)
     return ~(zeros | ones)
@@ -32,10 +32,10 @@ def _frozen(size, pruned, locked, seed, stream):
 
 
 def searched_part(mask, pruned, locked, seed, stream):
-    """Return the entries of a mask that are not decided by the seed.
+    """Return the entries of a mask that the seed does not determine.
 
     Raises:
-        ValueError: The others are not as the seed says.
+        ValueError: The others do not agree with the seed.
     """
     zeros, ones = _frozen(mask.size, pruned, locked, seed, stream)
     if mask[zeros].any() or not mask[ones].all():
@@ -44,7 +44,7 @@ def searched_part(mask, pruned, locked, seed, stream):
 
 
 def with_frozen(decode, size, pruned, locked, seed, stream):
-    """Return the mask of all entries; `decode(n)` returns that of the n which are not decided by the seed."""
+    """Return the whole mask; `decode(n)` returns the n entries that the seed does not determine."""
     zeros, ones = _frozen(size, pruned, locked, seed, stream)
     part = decode(size - pruned - locked)
     mask = ones
@@ -56,7 +56,7 @@ def groups_to_bytes(mask, n, m, stride):
     """Return a mask as bytes.
 
     Raises:
-        ValueError: A group has another number of ones.
+        ValueError: A group has a different number of ones.
     """
     groups = _groups(mask, m, stride)
     place = np.cumsum(groups, axis=1)
@@ -72,10 +72,10 @@ def groups_to_bytes(mask, n, m, stride):
 
 
 def groups_from_bytes(inflate, size, n, m, stride):
-    """Return the mask that `inflate(most)` holds, at most so many bytes.
+    """Return the mask in the bytes of `inflate(most)`, which returns at most `most` bytes.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: The bytes are not such a mask.
     """
     if not n < m or m * stride > size or size % (m * stride):
         raise ValueError(f"no {n} of {m} entries {stride} apart in {size}")
@@ -109,7 +109,7 @@ def _binomials(n, m):
 
 
 def _packing(n, m):
-    """Return how many groups there are, how many numbers of them an integer has, its base, and its digits, bytes."""
+    """Return the number of groups, the numbers per integer, and the base and number of its digits, which are bytes."""
     patterns, digits, base, width = math.comb(m, n), 1, 256, 1
     while patterns ** (digits + 1) <= 256:
         digits += 1

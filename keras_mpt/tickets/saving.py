@@ -1,4 +1,4 @@
-"""Models to ticket files and back."""
+"""Save models as ticket files, and load them."""
 
 import contextlib
 import datetime
@@ -13,6 +13,7 @@ import numpy as np
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
+from keras_mpt.layers import hold
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
@@ -34,37 +35,37 @@ def save_ticket(
     provenance: dict[str, Any] | None = None,
     custom_objects: CustomObjects = (),
 ) -> Ticket:
-    """Write a model as a ticket: seeds, masks and a few floats.
+    """Save a model as a ticket: seeds, masks and a few floats.
 
-    That is about one bit for each weight of an MPT layer where half are kept, less where fewer or more are. Of each MPT
-    layer, the file holds the mask, coded close to its entropy, and alpha. Its kernel comes from the seed; where weights
-    were recycled, redrawn, imported or pretrained, what differs is stored: one bit for each kept weight with
-    `kernel_quantizer="scaled_sign"` (less if few signs differ), 32 bits for each kept weight that differs with None.
-    Everything else (batch normalization, biases, other layers) is stored as it is. What was compiled is not.
+    A weight of an MPT layer takes about one bit if half of the weights are kept, less otherwise. For each MPT layer,
+    the file holds its mask, coded close to its entropy, and alpha. The kernel comes from the seed. If weights were
+    recycled, redrawn, imported or pretrained, the file holds the differences: one bit for each kept weight with
+    `kernel_quantizer="scaled_sign"` (less if few signs differ), or 32 bits for each kept weight that differs with None.
+    Batch normalization, biases and other layers are stored as they are; the optimizer and losses are not stored.
 
-    The file is read back and compared before it takes the place of `path`; if anything fails, `path` is untouched.
-    The format is documented in docs/ticket-format.md.
+    The file is read back and compared before it replaces `path`. If anything fails, `path` does not change. The format
+    is documented in docs/ticket-format.md.
 
     Args:
         model: A built functional or Sequential model with at least one MPT layer, of layers that `load_ticket` allows.
-        path: Where to; `.mpt` is the usual ending.
-        scores: Whether to store the scores and the whole frozen kernels too (up to 64 bits for each weight), so that
-            the search can go on where it stopped.
-        dtype: What to store other float32 variables as, `"float32"` or `"float16"`, which rounds them.
-        base: A Keras model with pretrained kernels. Of an MPT layer whose frozen kernel has more than half of its
-            entries in common with one of them, the ticket refers to that (by SHA-256) and stores what differs; loading
-            the ticket needs `base` then.
-        provenance: JSON-able dict of what to remember: data, recipe, accuracy, ...
+        path: Path of the file; `.mpt` is the usual suffix.
+        scores: Whether to store the scores and whole frozen kernels as well (up to 64 bits per weight), which lets
+            training resume where it stopped.
+        dtype: Type to store other float32 variables in: `"float32"`, or `"float16"`, which rounds them.
+        base: A Keras model with pretrained kernels. If more than half of the entries of a frozen kernel are those of
+            one of its kernels, the ticket refers to that kernel (by SHA-256) and stores the differences. Loading the
+            ticket then needs `base`.
+        provenance: JSON-able dict to store with the model: data, recipe, accuracy, ...
         custom_objects: See `load_ticket`.
 
     Returns:
-        The `Ticket`, as `Ticket.read(path)` returns it.
+        The `Ticket`, like `Ticket.read(path)`.
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
-        TypeError: `base` is no model, or `custom_objects` no list of classes and functions.
-        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
-        RuntimeError: What was written was not read back as it was.
+        TypeError: `base` is not a model, or `custom_objects` is not a list of classes and functions.
+        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
+        RuntimeError: The file that was read back differs from the model.
 
     Examples:
         >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
@@ -131,12 +132,12 @@ def save_ticket(
 
 @contextlib.contextmanager
 def _scores_at_rest(model, wanted):
-    """Yield the scores of all kernels, by path and number, which have not changed when the block ends.
+    """Yield the scores of all kernels, by path and number, and check that they do not change meanwhile.
 
-    Masks are made of the scores: if another thread trains the model, those that are saved must be of one moment.
+    Another thread may train the model, but masks and scores must be saved from one moment.
 
     Raises:
-        RuntimeError: They have changed.
+        RuntimeError: The scores changed.
     """
 
     def snapshot():
@@ -160,38 +161,38 @@ def load_ticket(
     base: keras.Model | None = None,
     custom_objects: CustomObjects = (),
 ) -> keras.Model:
-    """Return the model of a ticket file, with the outputs that it was saved with.
+    """Load the model of a ticket file.
 
-    Kernels have the same bits on every backend, for alpha is taken from the file; on the backend and machine it was
-    saved with, so have the outputs. (A compiled `predict` of the model that was saved may differ in the last bit on
-    JAX, where XLA may sum alpha in another order.)
+    Its kernels have the same bits on every backend, because alpha comes from the file. On the backend and machine of
+    the saved model, its outputs have the same bits as well. (A compiled `predict` of the saved model may differ in the
+    last bit on JAX, where XLA may sum alpha in another order.)
 
-    By default masks and alphas stay as they are: MPT layers are frozen, other layers train as usual. With
-    `trainable=True` the search goes on: alpha is computed from the kept weights again, which may change its last bits.
-    Scores are those of the file, if it was saved with `scores=True`. If it was not, the ranking among kept weights is
-    not known: all start with a score of 1, removed ones with 0.99, so the mask is the saved one until training changes
-    it. Where the file has only the signs of weights, magnitudes are the seed's times a constant that gives alpha;
-    without a seed, removed weights are zero, which never comes back.
+    By default, the MPT layers are frozen and as fast as plain layers (see `keras_mpt.layers.hold`), and other layers
+    train as usual. With `trainable=True`, masks can be trained further: alpha is computed from the kept weights again,
+    which may change its last bits. Scores come from the file if it was saved with `scores=True`. Otherwise, the ranking
+    of the kept weights is unknown: their scores start at 1 and those of removed weights at 0.99, which gives the saved
+    mask until training changes it. If the file has only the signs of weights, their magnitudes are the seed's, times a
+    constant that gives alpha. Without a seed, removed weights are zero, and keeping one again has no effect.
 
-    A ticket is data: only layers of keras_mpt and ordinary layers of Keras are made from it, nothing in it is run, and
-    no memory is taken for more weights than the file has room for.
+    A ticket is data. Loading creates only layers of keras_mpt and ordinary layers of Keras, runs nothing from the file,
+    and allocates no memory for more weights than a file of its size may hold.
 
     Args:
-        path: Of a file that `save_ticket` wrote or a folder that has a `ticket.mpt`, the name of a preset of
-            `keras_mpt.zoo`, an address (`hf://owner/name`, `https://host/x.mpt`), or a `Ticket`.
-        trainable: Whether the search for a mask can go on.
-        base: The Keras model whose kernels the ticket refers to, if it does.
-        custom_objects: Classes of yours that the file may use, and functions of yours that are activations, registered
-            with `keras.saving.register_keras_serializable`: a list, or a dict as Keras takes it.
+        path: Path of a ticket file or of a folder with a `ticket.mpt`, name of a preset of `keras_mpt.zoo`, address
+            such as `hf://owner/name` or `https://host/x.mpt`, or a `Ticket`.
+        trainable: Whether masks can be trained further.
+        base: The Keras model whose kernels the ticket refers to, if any.
+        custom_objects: Your own classes, and functions used as activations, that the file may use: a list, or a dict as
+            in Keras. They must be registered with `keras.saving.register_keras_serializable`.
 
     Returns:
         A `keras.Model`, not compiled.
 
     Raises:
-        TicketError: The file is no ticket, of another version, damaged, needs a `base`, or holds what is not allowed.
-            The message names file and layer. It is a ValueError.
+        TicketError: The file is not a ticket, of another version or damaged, needs a `base`, or has content that is not
+            allowed. The message names the file and the layer. It is a ValueError.
         OSError: The file cannot be opened.
-        TypeError: `base` is no model, or `custom_objects` no list of classes and functions.
+        TypeError: `base` is not a model, or `custom_objects` is not a list of classes and functions.
 
     Examples:
         >>> model = keras_mpt.load_ticket("conv4.mpt")
@@ -199,7 +200,9 @@ def load_ticket(
     """
     check_bool("trainable", trainable)
     custom_objects = _objects(custom_objects)
-    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    model = _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
+    hold(model)
+    return model
 
 
 def _ticket(source: Path | Ticket) -> Ticket:
@@ -210,7 +213,7 @@ def _objects(given):
     """Return `custom_objects` as a list.
 
     Raises:
-        TypeError: It is no list of classes and functions, nor a dict of them.
+        TypeError: It is neither a list of classes and functions, nor a dict of them.
         ValueError: One of them is not registered with Keras.
     """
     given = list(given.values()) if isinstance(given, dict) else given
@@ -237,23 +240,22 @@ def restore(
     base: keras.Model | None = None,
     part: bool = False,
 ) -> None:
-    """Load a ticket into the layers of a model that has just been made, by the layers' paths.
+    """Load a ticket into a new model, matching layers by path.
 
     Args:
-        model: A built model. Each of its layers with variables must be in the ticket, with the settings that decide
-            its outputs.
+        model: A built model. The ticket must have each of its layers with variables, with the same shapes and with the
+            same arguments that affect outputs.
         ticket: A `Ticket`, or the path of a file.
         trainable: See `load_ticket`.
         base: See `load_ticket`.
-        part: Whether the model may end before the ticket does: it may lack the last layers, such as the classifier,
-            but none before one that it has.
+        part: Whether the model may lack the last layers of the ticket, such as the classifier.
 
     Raises:
-        TicketError: A layer is missing in ticket or model, or differs in its shapes or in what decides its outputs,
-            such as `input_quantizer` or `strides` (the model is untouched then), or a rule that is none of ours makes
-            another mask of the scores.
+        TicketError: A layer is missing in the ticket or the model, or differs in its shapes or in an argument that
+            affects outputs, such as `input_quantizer` or `strides` (the model does not change then). Or a custom mask
+            rule gets another mask from the scores.
         OSError: The file cannot be opened.
-        TypeError: `base` is no model.
+        TypeError: `base` is not a model.
     """
     check_is_model(model)
     check_bool("trainable", trainable)
@@ -273,7 +275,7 @@ def restore(
 
 
 def check_size(ticket, make):
-    """Raise TicketError if the model that `make()` makes is larger than the ticket's, before memory is taken for it."""
+    """Raise TicketError if the model that `make()` returns is larger than the ticket's, before allocating memory."""
     with naming(ticket.path, "the model cannot be made"), config.without_memory(ticket._most()):
         make()
 
@@ -293,7 +295,7 @@ def _build(ticket, base, trainable, custom_objects):
 
 
 def _check_groups(model, ticket, base):
-    """Raise ValueError if stored scores do not make the masks."""
+    """Raise ValueError if the masks do not follow from the stored scores."""
     found = {(name, i): s for name, layer in matched(model, ticket) for i, s in enumerate(subnets(layer))}
     scores = {key: ticket._scores(*key) for key in found}
     if any(array is not None for array in scores.values()):  # else they are made of the masks
@@ -305,7 +307,7 @@ def _check_groups(model, ticket, base):
 
 
 def _fill(model, ticket, base, trainable):
-    """Assign everything in the ticket to the model's variables, one layer after the other to take little memory."""
+    """Assign the ticket to the model's variables, layer by layer to save memory."""
     for name, layer in matched(model, ticket):
         for variable, array in zip(variables_of(layer), ticket._variables(name), strict=True):
             variable.assign(array)
@@ -320,7 +322,7 @@ def _fill(model, ticket, base, trainable):
 
 @contextlib.contextmanager
 def _on_one_device():
-    """Make variables as without `keras.distribution`: those of several processes need all of them, this may be one."""
+    """Create variables without `keras.distribution`, whose variables need all processes; only one may be saving."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:

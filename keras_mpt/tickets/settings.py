@@ -1,35 +1,36 @@
-"""What decides a layer's outputs besides its weights: the settings of a model, compared with those in a ticket."""
+"""Compare the arguments of layers that affect outputs with those in a ticket."""
 
 import keras
 
 from keras_mpt.tickets import config
 
-# Names, precision, what only training uses, and what the ticket's entry of the layer says itself.
+# Names, precision, arguments for training only, and those that the ticket's entry of the layer has.
 _NOT_COMPARED = {"name", "dtype", "trainable", "seed", "mask", "sparsity"}
 _NOT_COMPARED |= {"momentum", "synchronized", "dropout", "recurrent_dropout"}
 _NOT_COMPARED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
 def check(layers, model_config):
-    """Raise ValueError if a layer would compute something else of the same weights than it did when it was saved.
+    """Raise ValueError if a layer would compute other outputs from the same weights than the saved layer.
 
-    Settings that one of the two does not know are not compared, nor are layers that the config does not show, for they
-    are inside a layer of somebody's own.
+    Arguments that only one of the two has are not compared, nor are layers that the config lacks: they are inside
+    custom layers.
 
     Args:
         layers: Pairs of path and layer.
-        model_config: Of the model that was saved, `Ticket.config`. Nothing is made of it.
+        model_config: Config of the saved model, `Ticket.config`. Nothing is created from it.
     """
     saved = dict(_layers(model_config, None))
     for path, layer in layers:
-        if path not in saved or not layer.weights:  # a random generator's state is none: it is there for training
+        if path not in saved or not layer.weights:  # the state of a random generator is for training
             continue
+        scaled = getattr(getattr(layer, "kernel_quantizer", None), "scale_count", 0)
         ours, theirs = config.plain(keras.saving.serialize_keras_object(layer)), saved[path]
         if ours["class_name"] != theirs["class_name"]:
             raise ValueError(
                 f"layer {path!r} is of class {theirs['class_name']} in the file, {ours['class_name']} in the model"
             )
-        ours, theirs = _compared(ours["config"]), _compared(theirs["config"])
+        ours, theirs = _compared(ours["config"], scaled), _compared(theirs["config"], scaled)
         for name in ours:
             if name in theirs and ours[name] != theirs[name]:
                 raise ValueError(
@@ -38,7 +39,7 @@ def check(layers, model_config):
 
 
 def _layers(described, path):
-    """Yield path and description of the layers in a config, as `traversal.walk` names them; the model has none."""
+    """Yield the path and config of each layer in a model's config, with the paths of `models.paths.walk`."""
     if isinstance(described, list):
         for part in described:
             yield from _layers(part, path)
@@ -54,13 +55,12 @@ def _layers(described, path):
             yield from _layers(part, path)
 
 
-def _compared(settings):
+def _compared(settings, scaled):
     compared = {
         name: value
         for name, value in settings.items()
         if name not in _NOT_COMPARED and not name.endswith(_NOT_COMPARED_ENDINGS)
     }
-    quantizer = compared.get("kernel_quantizer")
-    if isinstance(quantizer, dict) and quantizer.get("class_name") == "ScaledSign":
-        del compared["kernel_quantizer"]  # alpha comes from the ticket's entry, and so does whether there is one
+    if scaled:  # the scale is in the ticket's entry, and so is whether there is one
+        compared["kernel_quantizer"] = (compared.get("kernel_quantizer") or {}).get("class_name")
     return compared

@@ -1,4 +1,4 @@
-"""A ticket as data: what a file holds, readable without making a model of it."""
+"""A ticket as data: the content of a file, without building its model."""
 
 import contextlib
 import dataclasses
@@ -21,20 +21,20 @@ _LONGEST_CAUSE = 5000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ticket(Tabular):
-    """The content of a ticket file. `str()` gives a table of where its bytes go; a notebook shows it, too.
+    """The content of a ticket file. `str()` gives a table of its layers and their sizes; a notebook shows it too.
 
     Attributes:
-        path: Of the file.
-        size: Of the file, in bytes.
-        config: The model's config, JSON data.
-        provenance: What was said about its making when it was saved.
-        created: When that was, ISO 8601.
-        software: Versions of what it was made with.
-        settings: Keras' global settings that the model was made under: see docs/ticket-format.md, section 3.
-        layers: The entries of the layers by the layers' paths (`"conv1"`, or `"block/conv1"` in a nested model), dicts
-            with the keys `path`, `class`, `kernel`, `scores` and `variables`, and `subnets` for further kernels: see
+        path: Path of the file.
+        size: Size of the file in bytes.
+        config: Config of the model, JSON data.
+        provenance: The argument of `save_ticket`, a dict.
+        created: Time of saving, ISO 8601.
+        software: Versions of the software that saved it.
+        settings: Keras' global settings at that time: see docs/ticket-format.md, section 3.
+        layers: Entries of the layers, keyed by path (`"conv1"`, or `"block/conv1"` in a nested model): dicts with the
+            keys `path`, `class`, `kernel`, `scores` and `variables`, and `subnets` for further kernels. See
             docs/ticket-format.md, section 4.
-        blobs: Dict of name to bytes.
+        blobs: Bytes by name.
     """
 
     path: pathlib.Path
@@ -49,25 +49,25 @@ class Ticket(Tabular):
 
     @classmethod
     def read(cls, path: Path) -> "Ticket":
-        """Read a file, checksums verified.
+        """Read a file and verify its checksums.
 
         Args:
-            path: Of a file that `save_ticket` wrote or of a folder that has a `ticket.mpt`, the name of a preset of
-                `keras_mpt.zoo`, or an address: `hf://owner/name` or `https://host/x.mpt`.
+            path: Path of a ticket file or of a folder with a `ticket.mpt`, name of a preset of `keras_mpt.zoo`, or
+                address such as `hf://owner/name` or `https://host/x.mpt`.
 
         Returns:
             A `Ticket`.
 
         Raises:
-            TicketError: It is no ticket, of another version, or damaged.
-            OSError: It cannot be opened.
+            TicketError: The file is not a ticket, of another version, or damaged.
+            OSError: The file cannot be opened.
         """
         path = find(path)
         return cls.read_as(path, path)
 
     @classmethod
     def read_as(cls, path: Path, name: Path) -> "Ticket":
-        """Read a file that errors and the ticket call by another name: one that has not got its own yet."""
+        """Read an unfinished file under its future name, which errors and `path` use."""
         version, content, blobs, size = container.read(path, name)
         with naming(name):
             header.check(content, blobs, size, version)
@@ -82,11 +82,11 @@ class Ticket(Tabular):
                 layers={entry["path"]: entry for entry in content["layers"]},
                 blobs=blobs,
             )
-            str(ticket)  # what can be read can be shown
+            str(ticket)  # a ticket that can be read can be shown
         return ticket
 
     def _most(self):
-        """Return how many variables the model has at most, and how many entries they have in all."""
+        """Return the largest number of variables that the model can have, and of their entries together."""
         kernels = [kernel for entry in self.layers.values() for _, kernel, _ in header.kernels_of(entry)]
         others = [variable for entry in self.layers.values() for variable in entry["variables"]]
         number = VARIABLES_PER_KERNEL * len(kernels) + len(others)
@@ -98,13 +98,13 @@ class Ticket(Tabular):
         """Return the kernel of an MPT layer as arrays.
 
         Args:
-            path: The layer's path, one of `layers`.
-            base: The network that the kernels come from, a Keras model, where the ticket refers to one.
-            name: Of the kernel, for a layer with several; None: the first one.
+            path: Path of the layer, one of `layers`.
+            base: The Keras model whose kernels the ticket refers to, if any.
+            name: Name of the kernel, for a layer with several; None: the first one.
 
         Returns:
-            An object with the attributes `frozen` (float32), `mask` (bool) and `effective` (float32), arrays of the
-            kernel's shape.
+            An object with the attributes `frozen` (float32), `mask` (bool) and `effective` (float32), arrays in the
+            shape of the kernel.
 
         Raises:
             TicketError: There is no such kernel, or it cannot be decoded.
@@ -123,7 +123,7 @@ class Ticket(Tabular):
             return kernels.decode(kernel, self.blobs, base)
 
     def _scores(self, path, number=0):
-        """Return the scores of a kernel of an MPT layer, None if they were not stored."""
+        """Return the scores of a kernel, None if they were not stored."""
         with self._reading(path):
             _, kernel, blob = list(header.kernels_of(self.layers[path]))[number]
             if blob is None:
@@ -134,7 +134,7 @@ class Ticket(Tabular):
             return scores
 
     def _variables(self, path):
-        """Return the arrays of a layer's other variables."""
+        """Return a layer's other variables as arrays."""
         arrays, begin = [], 0
         with self._reading(path):
             for variable in self.layers[path]["variables"]:
@@ -160,7 +160,7 @@ class Ticket(Tabular):
 
 @contextlib.contextmanager
 def naming(file, what=None):
-    """Turn whatever fails inside, for a file can hold anything, into a TicketError that names the file."""
+    """Turn any exception into a TicketError that names the file, since a file may contain anything."""
     try:
         yield
     except TicketError:
@@ -173,10 +173,10 @@ def naming(file, what=None):
 
 
 def pack(array, stored):
-    """Return the bytes of an array in one of the types of variables.
+    """Return the bytes of an array, converted to one of the stored types.
 
     Raises:
-        ValueError: The type is none of these, or too small for a value.
+        ValueError: The type is unknown, or too narrow for a value.
     """
     if stored not in DTYPES:
         raise ValueError(f"variables of type {stored} cannot be stored")

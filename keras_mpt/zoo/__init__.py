@@ -1,22 +1,22 @@
-"""Networks of the papers as multi-prize tickets, and published tickets.
+"""The networks of the papers as multi-prize tickets, and published tickets.
 
 All networks take the same keyword arguments: those of `Settings`, and
 
 Args:
-    dtype: Dtype policy of the layers, such as `"mixed_bfloat16"`; None: float32. Must be given if Keras' global policy
-        is another than float32. Keras' global image data format doesn't matter: the networks are channels last.
-    weights: None, or the name or path of a ticket, whose arguments become the defaults (of a file: those that its
-        `provenance` says, as examples/recipes/train.py writes it). The MPT layers are frozen then. To search on:
-        `keras_mpt.load_ticket(name, trainable=True)`.
+    dtype: Dtype policy of the layers, such as `"mixed_bfloat16"`; None: float32. Required if Keras' global policy is
+        not float32. Keras' global image data format has no effect: the networks are channels last.
+    weights: None, or the name or path of a ticket. Its arguments become the defaults (a file has them in its
+        `provenance`, where examples/recipes/train.py writes them), and its MPT layers are frozen. To train it further,
+        use `keras_mpt.load_ticket(name, trainable=True)`.
 
 Returns:
     A functional `keras.Model` from images to logits `(batch, classes)`.
 
 Raises:
     TypeError: An argument's name is unknown.
-    ValueError: An argument is out of its range, or not that of the ticket; there is no ticket named `weights`.
-    FileNotFoundError: There is no file at the path `weights`.
-    TicketError: The file is no ticket, damaged, or one of another network. It is a ValueError.
+    ValueError: An argument is out of range or differs from the ticket's, or no ticket has the name `weights`.
+    FileNotFoundError: The path `weights` does not exist.
+    TicketError: The file is damaged, not a ticket, or a ticket of another network. It is a ValueError.
 
 Examples:
     >>> model = keras_mpt.zoo.resnet18_mpt(sparsity=0.9, seed=0)

@@ -1,4 +1,4 @@
-"""The layers that the networks are made of."""
+"""The layers of the networks."""
 
 import keras
 
@@ -9,11 +9,10 @@ from keras_mpt.quantizers.larq_objects import ours
 
 
 class Blocks:
-    """The layers of one network, with its settings and a seed for each.
+    """Creates the layers of one network from its settings, each with its own seed.
 
-    In MPT-1/1 each MPT layer takes the sign of its inputs itself, so there `activation` does nothing, and `quantized`
-    is for other layers that need the signs. Nobody may take the sign of a sign: the gradient of a quantizer vanishes
-    there.
+    In MPT-1/1, an MPT layer takes the signs of its inputs itself. So `activation` does nothing, and `quantized` is for
+    other layers that need signs. Never take signs twice: the gradient of a quantizer vanishes at ±1.
 
     Args:
         settings: A `Settings`.
@@ -44,9 +43,9 @@ class Blocks:
         return keras.Model(image, outputs, name=name)
 
     def stem(self, image, filters, size, name, strides=1):
-        """The first convolution: its input is float and padded with zeros; with `float_stem`, its weights are trained.
+        """Apply the first convolution, whose input is float and padded with zeros, the same on all sides.
 
-        `filters` is scaled by the width, as everywhere, and the padding is the same on all sides.
+        With `float_stem`, its weights are trained. `filters` is scaled by the width, as everywhere.
         """
         shape = self._shape(filters, size, strides)
         if not self.settings.float_stem:
@@ -57,37 +56,37 @@ class Blocks:
         return keras.layers.Conv2D(**shape, use_bias=False, kernel_initializer=initializer, name=name)(image)
 
     def conv(self, x, filters, size, name, strides=1):
-        """A convolution, in MPT-1/1 of the signs of `x`; `filters` is scaled by the width."""
+        """Apply a convolution to `x`, in MPT-1/1 to its signs; `filters` is scaled by the width."""
         shape, pad_values = self._shape(filters, size, strides), self.settings.pad_values
         return MPTConv2D(**shape, pad_values=pad_values, **self._ticket(name))(x)
 
     def dense(self, x, units, name):
-        """A fully connected layer, in MPT-1/1 of the signs of `x`; `units` is scaled by the width."""
+        """Apply a dense layer to `x`, in MPT-1/1 to its signs; `units` is scaled by the width."""
         return MPTDense(self.settings.scaled(units), **self._ticket(name))(x)
 
     def logits(self, x, quantized=True):
-        """The classifier, as much a ticket as the other layers."""
+        """Apply the classifier, an MPT layer like the others."""
         return MPTDense(self.settings.classes, **self._ticket("logits", quantized))(x)
 
     def pointwise_logits(self, x):
-        """The classifier as a 1x1 convolution, for outputs at each place of `x`; in MPT-1/1 of the signs of `x`."""
+        """Apply the classifier as a 1x1 convolution to `x`, in MPT-1/1 to its signs."""
         return MPTConv2D(self.settings.classes, 1, **self._ticket("logits"))(x)
 
     def norm(self, x, name):
-        """Batch normalization."""
+        """Apply batch normalization."""
         affine = self.settings.batch_norm_affine
         return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, center=affine, scale=affine, name=name)(x)
 
     def activation(self, x, name):
-        """ReLU in MPT-1/32; nothing in MPT-1/1, where the next MPT layer takes the sign."""
+        """Apply ReLU in MPT-1/32, nothing in MPT-1/1, where the next MPT layer takes the signs."""
         return x if self.settings.binary else self.relu(x, name)
 
     def relu(self, x, name):
-        """ReLU in both variants, for a layer that takes float inputs."""
+        """Apply ReLU, also in MPT-1/1: for a layer with float inputs."""
         return keras.layers.ReLU(name=name)(x)
 
     def quantized(self, x, name):
-        """The signs that the next MPT layer takes of `x`, for others; `x` itself in MPT-1/32."""
+        """Return the signs of `x` in MPT-1/1, for a layer that is not an MPT layer; `x` itself in MPT-1/32."""
         if not self.settings.binary:
             return x
         quantizer = quantizers.get_activation(self.settings.input_quantizer)
@@ -99,7 +98,7 @@ class Blocks:
         return {"filters": filters, "kernel_size": size, "strides": strides, "padding": padding}
 
     def _ticket(self, name, quantized=True):
-        """Return the arguments of an MPT layer that make it one."""
+        """Return the arguments that every MPT layer of the network gets."""
         settings = self.settings
         self._names.append(name)
         return {

@@ -1,8 +1,8 @@
-"""Conv-2, Conv-4, Conv-6 and Conv-8: small networks of the VGG kind, without shortcuts, for 32x32 images.
+"""Conv-2, Conv-4, Conv-6 and Conv-8: small VGG-like networks for 32x32 images.
 
-As MPT-1/32 each layer is convolution, ReLU, [pooling], without batch normalization. As MPT-1/1 it is convolution,
-[pooling], batch normalization, and the sign is taken by the next layer; the image itself stays float. Every layer is
-pruned and binarized, none has a bias.
+In MPT-1/32, a layer is convolution, ReLU, [pooling], without batch normalization. In MPT-1/1, it is convolution,
+[pooling], batch normalization, and the next layer takes the signs; the image stays float. Every layer is pruned and
+binarized, and has no bias.
 
 Source: Ramanujan et al. 2020, table 1, arXiv:1911.13299; Diffenderfer & Kailkhura 2021, section 4.1, arXiv:2103.09377.
 """
@@ -13,7 +13,7 @@ from keras_mpt.zoo.blocks import Blocks
 from keras_mpt.zoo.settings import Settings
 from keras_mpt.zoo.weights import builder
 
-# Fifteen arguments a function, in three lines instead of fifteen.
+# Fifteen arguments per function, on three lines instead of fifteen.
 # fmt: off
 
 
@@ -27,7 +27,7 @@ def conv2_mpt(
 
     Source: Ramanujan et al. 2020, table 1, arXiv:1911.13299; Diffenderfer & Kailkhura 2021, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.5, mask=mask,
@@ -47,7 +47,7 @@ def conv4_mpt(
 
     Source: Ramanujan et al. 2020, table 1, arXiv:1911.13299; Diffenderfer & Kailkhura 2021, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.5, mask=mask,
@@ -63,11 +63,11 @@ def conv6_mpt(
     kernel_quantizer="scaled_sign", kernel_initializer="kaiming_normal", batch_norm_affine=False, float_stem=False,
     pad_values=0.0, width=1.0, seed=None, include_top=True, dtype=None, weights=None,
 ):
-    """Conv-6: Conv-4 with a further block 256, 256, pool before the dense layers; 2.3 M weights.
+    """Conv-6: Conv-4 with another block 256, 256, pool before the dense layers; 2.3 M weights.
 
     Source: Ramanujan et al. 2020, table 1, arXiv:1911.13299; Diffenderfer & Kailkhura 2021, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.5, mask=mask,
@@ -83,11 +83,11 @@ def conv8_mpt(
     kernel_quantizer="scaled_sign", kernel_initializer="kaiming_normal", batch_norm_affine=False, float_stem=False,
     pad_values=0.0, width=1.0, seed=None, include_top=True, dtype=None, weights=None,
 ):
-    """Conv-8: Conv-6 with a further block 512, 512, pool before the dense layers; 5.3 M weights.
+    """Conv-8: Conv-6 with another block 512, 512, pool before the dense layers; 5.3 M weights.
 
     Source: Ramanujan et al. 2020, table 1, arXiv:1911.13299; Diffenderfer & Kailkhura 2021, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.5, mask=mask,
@@ -101,7 +101,7 @@ def conv8_mpt(
 
 
 def _conv(name, settings, blocks):
-    """Return a network of two convolutions with each of these numbers of filters, and three dense layers."""
+    """Return a network with two convolutions per number of filters, and three dense layers."""
     net, index = Blocks(settings), 0
     x = image = net.image()
     for filters in blocks:

@@ -1,4 +1,4 @@
-"""Published tickets: found, verified and loaded without a network."""
+"""Published tickets: list, verify and load them, offline."""
 
 import dataclasses
 import functools
@@ -17,36 +17,37 @@ from keras_mpt.tickets.published import ENDING, folder
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Preset:
-    """A published ticket and what is known of it. The data are those of `zoo/presets.json`.
+    """A published ticket and its metadata, an entry of `zoo/presets.json`.
 
     Attributes:
-        name: Of the preset, and of its files in `zoo/`.
+        name: Name of the preset and of its files in `zoo/`.
         architecture: Name of the function of `keras_mpt.zoo` that builds the network.
         dataset: `"cifar10"`, which is also the name of the architecture's default preset.
-        default: Whether it is that.
-        arguments: What the function is called with, JSON data.
-        sha256: Of the ticket file, in hex.
-        mean: Of the pixels of each channel, in [0, 1]; see `preprocess`.
-        std: Standard deviation of these.
+        default: Whether this is the default preset.
+        arguments: Arguments of the function, JSON data.
+        sha256: Checksum of the ticket file, in hex.
+        mean: Mean of each channel, of pixels in [0, 1]; see `preprocess`.
+        std: Standard deviation of each channel.
         classes: Names of the classes, in the order of the logits.
-        data: What it was trained and tested on.
-        recipe: The command that trained it.
-        accuracy: Of the ticket file on the whole test set, a fraction.
-        epochs: How long it was trained.
-        seed: Of the network.
-        trained: On what and when it was trained, in words.
-        counts: Numbers of `"weights"`, of `"kept"` ones, and of multiply-accumulates for one image (`"macs_1bit"` of
-            signs with signs, `"macs_32bit"` of all else), those of removed weights included.
-        dense: What the same network reached with all weights trained, in the last epoch: `{"accuracy", "epochs",
-            "log"}`; None if that was not measured. For MPT-1/1 it is the float network of that name, not one of the
-            same layers: it has ReLUs instead of signs, and Conv-n has no batch normalization then.
-        converted: What the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy", "flips"}}`, on
-            the whole test set; with `"file"` and `"sha256"` where the file is published, in `zoo/` of the repository.
-            Newer ones have `"tied"`: how many images have two largest logits that are equal up to rounding.
-        golden: Logits of `golden_images()`, as a list of lists.
-        note: What else its card says.
-        found: How the ticket was found, where that is more than a search over random weights: recycling, a jackpot and
-            its base. In words.
+        data: Training and test data.
+        recipe: The command that trained the ticket.
+        accuracy: Accuracy of the ticket file on the whole test set, a fraction.
+        epochs: Number of epochs of training.
+        seed: Seed of the network.
+        trained: Date and machine of the training, in words.
+        counts: Number of `"weights"`, of `"kept"` weights, and of multiply-accumulates per image, removed weights
+            included: `"macs_1bit"` of signs with signs, and `"macs_32bit"`, the others.
+        dense: Result of the same network with all weights trained, in the last epoch: `{"accuracy", "epochs", "log"}`;
+            None if it was not measured. For MPT-1/1, that is the float network of the same name: it has ReLUs instead
+            of signs, and a Conv-n has no batch normalization.
+        converted: The files that the ticket was converted to: `{"tflite" or "lce": {"bytes", "gzip", "accuracy",
+            "flips"}}`, measured on the whole test set, with `"file"` and `"sha256"` if the file is published in `zoo/`
+            of the repository. Newer entries have `"tied"`: the number of images whose two largest logits are equal up
+            to rounding.
+        golden: Logits for `golden_images()`, a list of lists.
+        note: Remarks of its card.
+        found: How the ticket was found, in words, if by more than a search over random weights: recycling, or a jackpot
+            and its base.
     """
 
     name: str
@@ -89,12 +90,12 @@ class Preset:
 
     @property
     def path(self):
-        """Where the ticket file is."""
+        """Path of the ticket file."""
         return folder() / f"{self.name}{ENDING}"
 
     @property
     def bytes(self):
-        """Size of the ticket file."""
+        """Size of the ticket file in bytes."""
         return self.path.stat().st_size
 
     @property
@@ -114,7 +115,7 @@ class Preset:
         """Return the model of this ticket.
 
         Args:
-            **kwargs: Arguments of the architecture that may differ from the ticket's, such as `include_top`.
+            **kwargs: Arguments of the architecture that the ticket does not fix, such as `include_top`.
 
         Raises:
             ValueError: See the architecture, such as `keras_mpt.zoo.conv4_mpt`.
@@ -124,13 +125,13 @@ class Preset:
         return getattr(zoo, self.architecture)(weights=self.name, **kwargs)
 
     def preprocess(self, images):
-        """Return images as the network takes them: `(images / 255 - mean) / std`, float32.
+        """Return images normalized for the network: `(images / 255 - mean) / std`, float32.
 
         Args:
-            images: Array `(..., 3)` of pixels from 0 to 255, such as `tensorflow_datasets` and Keras give.
+            images: Array `(..., channels)` of pixels from 0 to 255, as from `keras.datasets`.
 
         Raises:
-            ValueError: The last axis is not that of the channels.
+            ValueError: The last axis is not the channels.
         """
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
@@ -141,20 +142,20 @@ class Preset:
         return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def golden_images(self):
-        """Return the images that `golden` belongs to: random uint8 pixels `(number, height, width, channels)`."""
+        """Return the images of the `golden` logits: random uint8 pixels `(number, height, width, channels)`."""
         shape = (len(self.golden), *self.input_shape)
         return (256 * random_uniform(int(np.prod(shape)), seed=0)).astype(np.uint8).reshape(shape)
 
     def published(self, runtime="keras"):
-        """Return the path of the ticket or, for `"tflite"` or `"lce"`, of its phone file, which only a clone has.
+        """Return the path of the ticket, or of its converted file, which comes with a clone of the repository only.
 
         Args:
-            runtime: `"keras"`, `"tflite"` or `"lce"`.
+            runtime: `"keras"` for the ticket, `"tflite"` or `"lce"` for the converted file.
 
         Raises:
-            ValueError: There is no such file of the preset: phone files are published of binary activations only.
-            TicketError: It is not the file that was published.
-            OSError: It cannot be opened.
+            ValueError: The preset has no such file: only tickets with binary activations have converted files.
+            TicketError: The file differs from the published one.
+            OSError: The file cannot be opened.
         """
         path, sha256 = self.path, self.sha256
         if runtime != "keras":
@@ -167,14 +168,14 @@ class Preset:
         return path
 
     def load_into(self, model, part=False):
-        """Load the ticket into a network of this architecture. Its MPT layers are frozen then.
+        """Load the ticket into a network of this architecture, and freeze its MPT layers.
 
         Args:
-            model: Such a network, with the preset's `arguments`.
-            part: Whether it may lack the last layers, as it does with `include_top=False`.
+            model: The network, built with the preset's `arguments`.
+            part: Whether the network may lack the last layers, as with `include_top=False`.
 
         Raises:
-            TicketError: The file is not the one that was published, or the network is another one.
+            TicketError: The file differs from the published one, or belongs to another network.
             OSError: The file cannot be opened.
         """
         tickets.restore(model, self.published(), part=part)
@@ -184,7 +185,7 @@ _COLUMNS = ("preset", "activations", "kept", "bytes", "1-bit MACs", "float MACs"
 
 
 class Presets(tuple):
-    """Presets; `str()` gives a table of them."""
+    """A tuple of presets that prints as a table."""
 
     def __repr__(self):
         lines = [_COLUMNS, *(preset._row() for preset in self)]
@@ -206,13 +207,13 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
     """Return the published tickets: a sequence of `Preset` that prints as a table.
 
     Args:
-        architecture: Only those of this one, such as `"conv4_mpt"`.
-        activations: Only those with such activations, `"binary"` or `"float"`.
-        max_bytes: Only those whose ticket file has at most so many bytes.
-        min_accuracy: Only those with at least this accuracy, a fraction.
+        architecture: Only tickets of this architecture, such as `"conv4_mpt"`.
+        activations: Only tickets with these activations, `"binary"` or `"float"`.
+        max_bytes: Only tickets of at most this file size.
+        min_accuracy: Only tickets of at least this accuracy, a fraction.
 
     Raises:
-        ValueError: `keras_mpt.zoo` has no such architecture, or another argument is not as described.
+        ValueError: An argument is not as described.
 
     Examples:
         >>> print(keras_mpt.zoo.list_presets(activations="binary", max_bytes=400_000))
@@ -239,16 +240,16 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
 
 
 def get_preset(name):
-    """Return the `Preset` of a name.
+    """Return the preset with this name.
 
     Args:
-        name: Of a published ticket, such as `"conv4_mpt32_s50"`; see `list_presets`.
+        name: Name of a published ticket, such as `"conv4_mpt32_s50"`; see `list_presets`.
 
     Returns:
         A `Preset`.
 
     Raises:
-        ValueError: There is none; the message suggests a near one.
+        ValueError: No preset has this name. The message suggests a similar one.
     """
     by_name = {preset.name: preset for preset in published()}
     if name in by_name:
@@ -257,5 +258,5 @@ def get_preset(name):
 
 
 def choices(name, names):
-    """Return the end of an error message: what there is instead of a wrong name."""
+    """Return the end of an error message about a wrong name: the names that exist."""
     return f"{did_you_mean(name, names)} There {'are ' + ', '.join(map(repr, names)) if names else 'is none'}."

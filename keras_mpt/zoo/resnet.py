@@ -1,16 +1,16 @@
 """ResNets: ResNet-18, -34, -50 and the wide ones, for ImageNet and for small images; ResNet-20 and -32 for CIFAR.
 
-Batch normalization follows each convolution. As MPT-1/1 the sign takes the place of ReLU: after the addition as well,
-so the shortcut of the next block carries signs, and global pooling averages them for the classifier. Every layer is
-pruned and binarized, none has a bias. Padding with strides is PyTorch's, the same on all sides.
+Batch normalization follows each convolution. In MPT-1/1, the sign replaces ReLU, also after the addition: the shortcut
+of the next block carries signs, and global pooling averages them for the classifier. Every layer is pruned and
+binarized, and has no bias. Strided convolutions pad as in PyTorch, the same on all sides.
 
 The first five have four stages. A block's shortcut is the identity, or a 1x1 convolution where stride or channels
-change. Images with sides up to 64 pixels get the stem for small images, a 3x3 convolution with stride 1; larger ones
+change. Images of up to 64x64 pixels get the stem for small images, a 3x3 convolution with stride 1; larger ones get
 ImageNet's, a 7x7 convolution with stride 2 and a max-pool.
 
 ResNet-20 and -32 have a 3x3 convolution and three stages of 16, 32 and 64 filters. Their shortcuts have no weights:
-where the stride is 2, they take every second pixel and get channels of zeros on both sides ("option A"; Biprop's code
-has 1x1 convolutions there).
+with stride 2, they take every second pixel and add channels of zeros on both sides ("option A"; Biprop's code has 1x1
+convolutions there).
 """
 
 import keras
@@ -22,7 +22,7 @@ from keras_mpt.zoo.weights import builder
 
 _STAGES_34 = [(3, 64), (4, 128), (6, 256), (3, 512)]  # numbers of blocks and filters
 
-# Fifteen arguments a function, in three lines instead of fifteen.
+# Fifteen arguments per function, on three lines instead of fifteen.
 # fmt: off
 
 
@@ -37,7 +37,7 @@ def resnet18_mpt(
     Published on CIFAR-10: MPT-1/32, 20 % kept: 94.66 %, with `batch_norm_affine=True` 94.8 %.
     Source: He et al. 2016, arXiv:1512.03385; Diffenderfer & Kailkhura 2021, section 4, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.8, mask=mask,
@@ -57,7 +57,7 @@ def resnet34_mpt(
 
     Source: He et al. 2016, arXiv:1512.03385; Diffenderfer & Kailkhura 2021, section 4, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.8, mask=mask,
@@ -75,11 +75,11 @@ def resnet50_mpt(
 ):
     """ResNet-50: 3, 4, 6, 3 bottlenecks of 1x1, 3x3 (with the stride) and 1x1 convolutions; 25.5 M weights.
 
-    Published on ImageNet for pretrained instead of random frozen weights (Lottery Jackpots), where the classifier is
-    not pruned (`sparsity={"logits": 0.0}`), searched for 30 epochs: 20 % kept: 75.19 %, 10 % kept: 72.43 %.
+    Published on ImageNet with pretrained frozen weights (Lottery Jackpots), searched for 30 epochs: 20 % kept: 75.19 %,
+    10 % kept: 72.43 %. The classifier there is not pruned (`sparsity={"logits": 0.0}`).
     Source: He et al. 2016, arXiv:1512.03385; Zhang et al. 2023, arXiv:2104.08700.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.8, mask=mask,
@@ -100,7 +100,7 @@ def wide_resnet34_mpt(
     Published on ImageNet: MPT-1/1, 40 % kept: 45.06 %, with `batch_norm_affine=True` 52.07 %.
     Source: Diffenderfer & Kailkhura 2021, section 4, arXiv:2103.09377, and its code for the stages' filters.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.6, mask=mask,
@@ -116,12 +116,12 @@ def wide_resnet50_mpt(
     kernel_quantizer="scaled_sign", kernel_initializer="kaiming_normal", batch_norm_affine=False, float_stem=False,
     pad_values=0.0, width=1.0, seed=None, include_top=True, dtype=None, weights=None,
 ):
-    """Wide ResNet-50: ResNet-50 with twice the filters inside of its bottlenecks; 68.8 M weights.
+    """Wide ResNet-50: ResNet-50 with twice the filters inside its bottlenecks; 68.8 M weights.
 
     Published on ImageNet: MPT-1/32, 20 % kept: 72.67 %, with `batch_norm_affine=True` 74.03 %.
     Source: Zagoruyko & Komodakis 2016, arXiv:1605.07146; Diffenderfer & Kailkhura 2021, section 4, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.8, mask=mask,
@@ -141,7 +141,7 @@ def resnet20_mpt(
 
     Source: He et al. 2016, section 4.2, arXiv:1512.03385.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.9, mask=mask,
@@ -159,12 +159,12 @@ def resnet32_mpt(
 ):
     """ResNet-32 for CIFAR: three stages of five blocks; 0.46 M weights, with `width=2.0` 1.85 M.
 
-    Published on CIFAR-10 for twice the width and pretrained instead of random frozen weights (Lottery Jackpots), where
-    the classifier is not pruned (`sparsity={"logits": 0.0}`) and has a bias, searched for 30 / 160 epochs: 10 % kept:
-    93.70 / 94.39 %, 5 % kept: 92.90 / 93.41 %.
+    Published on CIFAR-10 with twice the width and pretrained frozen weights (Lottery Jackpots), searched for 30 / 160
+    epochs: 10 % kept: 93.70 / 94.39 %, 5 % kept: 92.90 / 93.41 %. The classifier there is not pruned
+    (`sparsity={"logits": 0.0}`) and has a bias.
     Source: He et al. 2016, section 4.2, arXiv:1512.03385; Zhang et al. 2023, arXiv:2104.08700.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.9, mask=mask,
@@ -201,7 +201,7 @@ def _small_stem(net, image, filters):
 def _imagenet_stem(net, image, filters):
     x = net.stem(image, filters, 7, "conv1", strides=2)
     x = net.activation(net.norm(x, "norm1"), "relu1")
-    # PyTorch pads with -inf. The mirrored border changes no maximum, for every window that reaches it holds the border.
+    # PyTorch pads with -inf. Mirrored borders give the same maximum: a window that reaches them holds the border too.
     x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="symmetric")
     return keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
 
@@ -236,14 +236,14 @@ def _zero_channels(net, x, filters, strides, name):
 
 
 def _stages(net, x, convolutions, stages, reshape):
-    """Return feature maps after the stages, and in MPT-1/1 after the sign.
+    """Return the feature maps after the stages, in MPT-1/1 their signs.
 
     Args:
         net: `Blocks`.
-        x: Feature maps `(batch, height, width, channels)` after ReLU (in MPT-1/1 before the sign).
-        convolutions: Function of `(filters, strides)`: a block's convolutions.
+        x: Feature maps `(batch, height, width, channels)`, after ReLU or, in MPT-1/1, before the sign.
+        convolutions: Called as `convolutions(filters, strides)`; returns the convolutions of a block.
         stages: Numbers of blocks and filters. All stages but the first begin with stride 2.
-        reshape: Function of `(net, x, filters, strides, name)`: the shortcut where it is not the identity.
+        reshape: Called as `reshape(net, x, filters, strides, name)`; returns a shortcut that is not the identity.
     """
     for stage, (blocks, filters) in enumerate(stages, start=1):
         for block in range(1, blocks + 1):

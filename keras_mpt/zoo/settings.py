@@ -1,4 +1,4 @@
-"""The settings of a network of the zoo, checked when they are made."""
+"""The settings of a network of the zoo, checked on creation."""
 
 import dataclasses
 
@@ -13,31 +13,31 @@ _SWITCHES = ("batch_norm_affine", "float_stem", "include_top")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the functions of `keras_mpt.zoo` have in common. Their signatures show the defaults.
+    """Arguments that the functions of `keras_mpt.zoo` share. Their signatures have the defaults.
 
     Args:
-        input_shape: Height, width and channels of an image. Height and width may be None, for images of any size, where
-            the network does not flatten.
+        input_shape: Height, width and channels of an image. Height and width may be None, for images of any size,
+            unless the network flattens.
         classes: Number of logits.
-        sparsity: Fraction of each layer's weights removed; or a dict from layer names to fractions.
-        default_sparsity: The fraction for the layers that such a dict leaves out: the default of the network.
+        sparsity: Fraction removed of each layer's weights, or a dict from layer names to fractions.
+        default_sparsity: Fraction for the layers that such a dict leaves out; the default of the network.
         mask: None: `TopK(sparsity)` in each layer. Or a rule of `keras_mpt.masks` for all layers, such as
-            `GlobalTopK(0.9)`; `sparsity` is left out then. Or a function that makes a layer's rule from its sparsity,
+            `GlobalTopK(0.9)`, which replaces `sparsity`. Or a function that returns a layer's rule for its sparsity,
             such as the class `Restricted`.
-        input_quantizer: None for MPT-1/32, `"approx_sign"` or another activation quantizer for MPT-1/1.
+        input_quantizer: None for MPT-1/32; `"approx_sign"` or another activation quantizer for MPT-1/1.
         kernel_quantizer: `"scaled_sign"` (Biprop) or None (Edge-Popup).
-        kernel_initializer: Of the frozen kernels; see `keras_mpt.initializers`.
+        kernel_initializer: Initializer of the frozen kernels; see `keras_mpt.initializers`.
         batch_norm_affine: Whether batch normalization has trainable gamma and beta.
         float_stem: Whether the first convolution is an ordinary one with trained weights.
-        pad_values: What the convolutions pad with; 1.0 keeps the inputs of binary convolutions binary. The first
-            convolution sees the image and pads with zeros.
-        width: Factor on the number of filters and units.
-        seed: Integer from which each layer's seed is derived in construction order; None draws one.
-        include_top: Whether to add the classifier. Without it, the network returns what the classifier would get,
-            before global pooling or flattening.
+        pad_values: Padding value of the convolutions; 1.0 keeps the inputs of binary convolutions binary. The first
+            convolution pads the image with zeros.
+        width: Factor on the numbers of filters and units.
+        seed: Integer from which the layers' seeds are derived, in the order of construction; None draws one.
+        include_top: Whether to add the classifier. Without it, the network returns the features in front of the
+            classifier's global pooling or flattening.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     input_shape: tuple
@@ -101,7 +101,7 @@ class Settings:
         return self.input_quantizer is not None
 
     def rule(self, layer):
-        """Return the mask rule of the MPT layer of this name."""
+        """Return the mask rule of the MPT layer with this name."""
         if isinstance(self.mask, MaskRule):
             return self.mask
         by_layer = isinstance(self.sparsity, dict)
@@ -109,7 +109,7 @@ class Settings:
         return (self.mask or TopK)(sparsity)
 
     def scaled(self, number):
-        """Return a number of filters or units at this width."""
+        """Return a number of filters or units times the width."""
         if round(self.width * number) < 1:
             raise ValueError(
                 "`width` must leave every layer an output. "
@@ -119,7 +119,7 @@ class Settings:
 
 
 def same(argument, one, other):
-    """Return whether two values of an argument mean the same, such as the name of a quantizer and its config."""
+    """Return whether two values of an argument are equivalent, such as a quantizer's name and its config."""
     forms = {
         "input_shape": tuple,
         "mask": lambda value: value if isinstance(value, dict) else keras.saving.serialize_keras_object(value),

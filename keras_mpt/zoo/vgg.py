@@ -6,7 +6,7 @@ from keras_mpt.zoo.blocks import Blocks
 from keras_mpt.zoo.settings import Settings
 from keras_mpt.zoo.weights import builder
 
-# Fifteen arguments a function, in three lines instead of fifteen.
+# Fifteen arguments per function, on three lines instead of fifteen.
 # fmt: off
 
 
@@ -18,15 +18,15 @@ def vgg_small_mpt(
 ):
     """VGG-Small: 128, 128, pool, 256, 256, pool, 512, 512, pool, classes; 4.66 M weights.
 
-    Each layer is convolution, [pooling], batch normalization, ReLU. As MPT-1/1 the sign takes the place of ReLU, but
-    not of the last one: the classifier's input is float. Every layer is pruned and binarized, none has a bias.
+    A layer is convolution, [pooling], batch normalization, ReLU. In MPT-1/1, the sign replaces every ReLU except the
+    last one: the classifier's input is float. Every layer is pruned and binarized, and has no bias.
 
-    Published on CIFAR-10: MPT-1/32, 5 % kept: 91.48 % (perhaps of another VGG-Small with fewer batch normalizations and
-    ReLUs, which the published configurations are of; this one is in the code, too). MPT-1/1 with `width=1.25`, 25 %
-    kept: 89.11 %, with `batch_norm_affine=True` 91.9 %.
+    Published on CIFAR-10: MPT-1/32, 5 % kept: 91.48 %. (The published code also has a VGG-Small with fewer batch
+    normalizations and ReLUs, which its configurations use; the result may belong to that one.) MPT-1/1 with
+    `width=1.25`, 25 % kept: 89.11 %, with `batch_norm_affine=True` 91.9 %.
     Source: Diffenderfer & Kailkhura 2021, section 4, arXiv:2103.09377.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.95, mask=mask,
@@ -44,15 +44,15 @@ def vgg19_mpt(
 ):
     """VGG-19 for small images: 2 x 64, 2 x 128, 4 x 256, 4 x 512, 4 x 512, a pool after each, classes; 20.0 M weights.
 
-    Each layer is convolution, batch normalization, ReLU, [pooling]. As MPT-1/1 it is convolution, [pooling], batch
-    normalization, sign, but ReLU before the classifier. Every layer is pruned and binarized, none has a bias.
+    A layer is convolution, batch normalization, ReLU, [pooling]. In MPT-1/1, it is convolution, [pooling], batch
+    normalization, sign, with ReLU before the classifier. Every layer is pruned and binarized, and has no bias.
 
-    Published on CIFAR-10 for pretrained instead of random frozen weights (Lottery Jackpots), where the classifier is
-    not pruned (`sparsity={"logits": 0.0}`) and has a bias, searched for 30 / 160 epochs: 10 % kept: 93.88 / 93.94 %,
-    5 % kept: 93.49 / 93.74 %.
+    Published on CIFAR-10 with pretrained frozen weights (Lottery Jackpots), searched for 30 / 160 epochs: 10 % kept:
+    93.88 / 93.94 %, 5 % kept: 93.49 / 93.74 %. The classifier there is not pruned (`sparsity={"logits": 0.0}`) and has
+    a bias.
     Source: Simonyan & Zisserman 2015, arXiv:1409.1556; Zhang et al. 2023, arXiv:2104.08700.
 
-    Arguments and errors are those of all networks: see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
+    For arguments and errors, see `keras_mpt.zoo.Settings` and `help(keras_mpt.zoo)`.
     """
     settings = Settings(
         input_shape=input_shape, classes=classes, sparsity=sparsity, default_sparsity=0.9, mask=mask,
@@ -66,7 +66,7 @@ def vgg19_mpt(
 
 
 def _vgg(name, settings, blocks, pool_first):
-    """Blocks of (count, filters) convolutions that end with a pool, before or after batch normalization and ReLU."""
+    """Return a network with blocks of (count, filters) convolutions and a pool before or after norm and ReLU."""
     net, index, last = Blocks(settings), 0, sum(count for count, _ in blocks)
     x = image = net.image()
     for count, filters in blocks:

@@ -1,4 +1,4 @@
-"""What each function of the zoo does besides making layers: it takes `weights`, and ignores Keras' global settings."""
+"""What the functions of the zoo have in common: they load `weights`, and ignore Keras' global settings."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ import keras
 
 from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean
+from keras_mpt.layers import hold
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
 from keras_mpt.zoo import presets
@@ -22,14 +23,14 @@ Arguments = ParamSpec("Arguments")
 
 
 def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, keras.Model]:
-    """Return a function of the zoo, of the same signature, that sees to `weights` and `dtype`.
+    """Decorator of the functions of the zoo that handles `weights` and `dtype`.
 
-    - `weights` names a ticket. Its arguments take the place of the defaults, the network is filled with it.
-    - The network is made channels last and of the dtype policy `dtype`, whatever Keras' global settings are. A global
-      policy other than float32 is refused unless `dtype` says what is meant.
+    - `weights` names a ticket. Its arguments replace the defaults, and it is loaded into the network.
+    - The network is channels last and has the dtype policy `dtype`, whatever Keras' global settings are. With a global
+      policy other than float32, `dtype` is required.
 
     Args:
-        function: Makes a network of keyword-only arguments, `weights` and `dtype` among them, which it ignores.
+        function: Function of keyword-only arguments that returns a network. It ignores `weights` and `dtype`.
     """
     known = inspect.signature(function).parameters
 
@@ -49,7 +50,7 @@ def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, k
 
 @contextlib.contextmanager
 def _keras_settings(dtype):
-    """Let layers be made channels last and of a dtype policy, float32 for None."""
+    """Create layers channels last and with a dtype policy, float32 for None."""
     policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
     if dtype is None and policy.name != "float32":
         raise ValueError(
@@ -66,7 +67,7 @@ def _keras_settings(dtype):
 
 
 def _from_ticket(function, known, weights, **given):
-    """Return the network of a ticket; arguments that the ticket fixes may be given if they are the same."""
+    """Return the network of a ticket. Arguments that the ticket fixes may be given if they agree."""
     source = resolve(function.__name__, weights)
     for argument, value in source.arguments.items():
         if argument not in known:
@@ -93,6 +94,7 @@ def _from_ticket(function, known, weights, **given):
         raise tickets.TicketError(
             f"{error} With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
         ) from error
+    hold(model)
     return model
 
 
@@ -101,8 +103,8 @@ class File:
     """A ticket file given by its path.
 
     Attributes:
-        ticket: Its content.
-        arguments: What the function of the architecture was called with, as far as the ticket says it.
+        ticket: The content of the file.
+        arguments: Arguments of the architecture's function, as far as the ticket has them.
     """
 
     ticket: tickets.Ticket
@@ -114,15 +116,15 @@ class File:
 
 
 def resolve(architecture, weights):
-    """Return what `weights=weights` stands for: a `Preset` of the architecture, or a `File`.
+    """Return the `Preset` or `File` for the argument `weights`.
 
     Args:
         architecture: Name of the function.
-        weights: A preset's name, the dataset of a default preset, or the path of a ticket file.
+        weights: Name of a preset, dataset of a default preset, or path of a ticket file.
 
     Raises:
-        ValueError: There is no such preset, or the ticket says that it is one of another architecture.
-        TicketError: The file is no ticket, or its arguments are not plain data.
+        ValueError: There is no such preset, or the ticket is of another architecture.
+        TicketError: The file is not a ticket, or its arguments are not plain data.
         OSError: The file cannot be opened.
     """
     if remote.is_remote(weights):

@@ -1,9 +1,9 @@
-"""Kernels and vectors of a Keras layer as PyTorch has them, and back.
+"""Convert kernels and vectors between the layouts of Keras and PyTorch.
 
-A convolution is `(outputs, inputs, height, width)` there and `(height, width, inputs, outputs)` here. A dense layer is
-a 1x1 convolution `(outputs, inputs, 1, 1)` there; a linear layer's `(outputs, inputs)` is taken, too. Where feature
-maps are flattened in front of it, its inputs are in the order channels, height, width there, and height, width,
-channels here.
+The kernel of a convolution is `(outputs, inputs, height, width)` in PyTorch and `(height, width, inputs, outputs)` in
+Keras. A dense layer is a 1x1 convolution `(outputs, inputs, 1, 1)` in PyTorch's code; the `(outputs, inputs)` of a
+linear layer is accepted as well. Flattened feature maps as its inputs are in the order channels, height, width in
+PyTorch, and height, width, channels in Keras.
 """
 
 import math
@@ -18,10 +18,10 @@ DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
 def kernel_from_torch(layer, array, shape):
-    """Return a kernel of PyTorch's as the layer's `shape`.
+    """Convert a kernel of PyTorch to the layer's `shape`.
 
     Raises:
-        ValueError: It has another shape.
+        ValueError: It has the wrong shape.
     """
     expected = torch_shape(layer, shape)
     if array.shape != expected and not (isinstance(layer, DENSE) and array.shape == expected[:2]):
@@ -34,7 +34,7 @@ def kernel_from_torch(layer, array, shape):
 
 
 def kernel_to_torch(layer, array):
-    """Return a kernel of the layer as PyTorch has it."""
+    """Convert a kernel of the layer to PyTorch's layout."""
     expected = torch_shape(layer, array.shape)
     if isinstance(layer, DENSE):
         return _channels_first(array.T, flattened(layer)).reshape(expected)
@@ -44,7 +44,7 @@ def kernel_to_torch(layer, array):
 
 
 def torch_shape(layer, shape):
-    """Return the shape that PyTorch's kernel has for the layer's `shape`."""
+    """Return the shape of the kernel in PyTorch for the layer's `shape`."""
     if isinstance(layer, DENSE):
         return (shape[1], shape[0], 1, 1)
     if isinstance(layer, DEPTHWISE):
@@ -53,7 +53,7 @@ def torch_shape(layer, shape):
 
 
 def vector_from_torch(layer, array, shape):
-    """Return a bias, or a parameter or statistic of batch normalization, of PyTorch's as the layer has it."""
+    """Convert a bias, or a parameter or statistic of batch normalization, from PyTorch to the layer's order."""
     if array.shape != tuple(shape):
         raise ValueError(f"must have shape {tuple(shape)} for layer {layer.name!r}. Received: shape {array.shape}")
     return _channels_last(array[None], _order(layer))[0]
@@ -82,11 +82,10 @@ def _channels_first(rows, shape):
 
 
 def flattened(layer):
-    """Return the shape (without the batch) of the feature maps whose flattened entries a layer gets, None if it gets
-    feature maps, or a vector that never was one.
+    """Return the shape (without the batch) of the feature maps that were flattened for a layer, None if there are none.
 
     Raises:
-        ValueError: It cannot be told.
+        ValueError: The shape cannot be determined.
     """
     calls = _keras.inputs_of_calls(layer)
     if not calls:

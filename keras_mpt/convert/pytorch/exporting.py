@@ -1,10 +1,9 @@
-"""Keras models to PyTorch state dicts."""
+"""Convert Keras models to PyTorch state dicts."""
 
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
@@ -13,6 +12,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
+from keras_mpt.tickets.kernels import scale_of
 
 _ROUNDING = 1e-6  # of alpha, which is a float sum
 
@@ -24,28 +24,28 @@ def to_pytorch_state_dict(
     mapping: dict[str, str] | None = None,
     epsilon: float = pairing.EPSILON,
 ) -> dict[str, Any]:
-    """Return a state dict with which the published PyTorch code computes what a model does.
+    """Return a state dict for the published PyTorch code, with the same outputs as the model.
 
-    It holds frozen weights and scores, and PyTorch's counters of batches as 0. With `"biprop"` and `"hidden_networks"`
-    the mask comes from the scores and the fraction kept, `1 - sparsity`, which must be given to that code; that this
-    makes the model's masks is checked. `from_pytorch` of the result has the same masks and outputs. It has the same
-    scores and weights too, except that equal scores at the cut become 1 and 0.99, and that weights are scaled by a
-    constant where the published code divides alpha's sum by another number than that of the kept weights.
+    It has frozen weights, scores, and counters of batches, which are 0. With `"biprop"` and `"hidden_networks"`, that
+    code computes the masks from the scores and the fraction kept, `1 - sparsity`, which you must pass to it. It is
+    checked that this gives the model's masks. `from_pytorch` of the result has the same masks and outputs, and also the
+    same scores and weights, with two exceptions: equal scores at the cut become 1 and 0.99, and weights are scaled by a
+    constant if the published code divides the sum of alpha by another number than that of the kept weights.
 
     Args:
-        model: A functional or Sequential model, such as `load_ticket` returns.
-        layout: `"biprop"`, `"hidden_networks"`, `"lottery_jackpots"` (whose files have the masks, so that any
-            will do; weights of a `"scaled_sign"` kernel become plus or minus alpha), or `"auto"` for the first where
-            the kernels are `"scaled_sign"`, the second where they are not.
-        mapping: For a model that is none of the zoo, as for `from_pytorch`. Dense layers become 1x1 convolutions.
-        epsilon: Of batch normalization there. The model's must be the same.
+        model: A functional or Sequential model, such as one of `load_ticket`.
+        layout: `"biprop"`, `"hidden_networks"`, `"lottery_jackpots"` (which stores the masks and so supports all;
+            weights of a `"scaled_sign"` kernel become plus or minus alpha), or `"auto"`: the first for `"scaled_sign"`
+            kernels, the second for others.
+        mapping: For a model that is not of the zoo, as in `from_pytorch`. Dense layers become 1x1 convolutions.
+        epsilon: Epsilon of batch normalization in PyTorch. The model must have the same.
 
     Returns:
         Dict of `torch.Tensor`, float32, for `load_state_dict`.
 
     Raises:
-        ValueError: An argument is not as described, or `layout` has no way to make these masks.
-        ImportError: There is no PyTorch.
+        ValueError: An argument is not as described, or `layout` cannot represent the masks.
+        ImportError: PyTorch is not installed.
 
     Examples:
         >>> torch.save({"state_dict": to_pytorch_state_dict(model), "prune_rate": 0.2}, "resnet18.pth")
@@ -69,7 +69,7 @@ def to_pytorch_state_dict(
 
 
 def _layout(model, name):
-    scaled = {type(layer.kernel_quantizer) is ScaledSign for layer in mpt_layers(model)}
+    scaled = {layer.kernel_quantizer.scale_count == 1 for layer in mpt_layers(model)}
     if name == "auto" and len(scaled) == 1:
         return layouts.LAYOUTS["biprop" if scaled.pop() else "hidden_networks"]
     layout = layouts.LAYOUTS.get(name)
@@ -82,7 +82,7 @@ def _layout(model, name):
 
 
 def _others(layer):
-    """Return what a layer has beside a ticket's kernel."""
+    """Return the entries of a layer except those of an MPT kernel."""
     if isinstance(layer, keras.layers.BatchNormalization):
         vectors = {
             name: arrays.vector_to_torch(layer, to_numpy(variable, "float32"))
@@ -98,11 +98,11 @@ def _others(layer):
 
 
 def _with_masks(mpt, masks, layout):
-    """Return the entries of a layout whose files have the masks."""
+    """Return the entries of a layout that stores masks."""
     entries = {}
     for path, layer in mpt.items():
         weights = _in_torch(layer, layer.frozen_kernel)
-        if type(layer.kernel_quantizer) is ScaledSign:
+        if layer.kernel_quantizer.scale_count:
             weights = np.float32(_alpha(layer, masks[path])) * np.sign(weights)
         mask = arrays.kernel_to_torch(layer, masks[path].astype(np.float32))
         entries[path] = {"weight": weights, layout.scores: _in_torch(layer, layer.scores), layout.stored: mask}
@@ -110,7 +110,7 @@ def _with_masks(mpt, masks, layout):
 
 
 def _with_scores(mpt, masks, layout):
-    """Return the entries of a layout whose code makes the masks of scores."""
+    """Return the entries of a layout whose code computes masks from scores."""
     rule = _rule(mpt)
     wanted = {path: arrays.kernel_to_torch(layer, masks[path]) for path, layer in mpt.items()}
     scores = {path: _in_torch(layer, layer.scores) for path, layer in mpt.items()}
@@ -158,8 +158,7 @@ def _differ(masks, wanted):
 
 
 def _alpha(layer, mask):
-    number, mask = np.count_nonzero(mask), ops.convert_to_tensor(mask.astype(np.float32))
-    return float(ops.convert_to_numpy(layer.kernel_quantizer.alpha(layer.frozen_kernel.value, mask, number)))
+    return scale_of(layer.kernel_quantizer, to_numpy(layer.frozen_kernel), mask)
 
 
 def _in_torch(layer, variable):

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints to Keras models."""
+"""Convert PyTorch checkpoints to Keras models."""
 
 import contextlib
 from typing import Any
@@ -31,42 +31,41 @@ def from_pytorch(
     epsilon: float = pairing.EPSILON,
     **arguments: Any,
 ) -> keras.Model:
-    """Return the Keras model of a ticket that PyTorch code saved: Biprop's, Edge-Popup's or Lottery Jackpots'.
+    """Load a ticket that the published PyTorch code of Biprop, Edge-Popup or Lottery Jackpots has saved.
 
-    Masks are the checkpoint's bit for bit; docs/from-pytorch.md has the names and conventions. Files are read without
-    running what they say. Each key must belong to a layer and each layer must find its keys, in the right shapes, or
-    nothing is imported.
+    The masks are the checkpoint's, bit for bit. docs/from-pytorch.md documents names and conventions. Reading a file
+    never runs code from it. Each key must belong to a layer, and each layer must have its keys in the right shapes;
+    otherwise, nothing is imported.
 
     Args:
-        path_or_state_dict: A file of `torch.save`, or a dict of tensors or numpy arrays, or a dict that has one at
-            `"state_dict"`. Of what is beside it there, `prune_rate` (the fraction **kept**), `conv_type` and `arch` are
-            used, and `module.` in front of all keys and `_orig_mod.` anywhere in
-            them are left out.
-        model: Name of a network of the zoo, such as `"resnet18_mpt"`; a built functional or Sequential model to fill;
-            or None for the network that the checkpoint says.
-        sparsity: Fraction of the weights **removed**, where the checkpoint does not say; a `keras_mpt.masks.GlobalTopK`
-            for one threshold over all layers.
+        path_or_state_dict: A file of `torch.save`, a dict of tensors or numpy arrays, or a dict with such a dict as its
+            `"state_dict"`. Then the entries `prune_rate` (the fraction **kept**), `conv_type` and `arch` are used as
+            well. The prefix `module.` of all keys, and `_orig_mod.` anywhere in keys, are ignored.
+        model: Name of a network of the zoo, such as `"resnet18_mpt"`, a built functional or Sequential model to load
+            into, or None for the network that the checkpoint names.
+        sparsity: Fraction of the weights **removed**, if the checkpoint does not have it; a
+            `keras_mpt.masks.GlobalTopK` for one threshold over all layers.
         layout: `"biprop"`, `"hidden_networks"` (Edge-Popup), `"lottery_jackpots"`, or `"auto"`, which raises an error
-            where the checkpoint may be of either of the first two.
-        mapping: For a model that is none of the zoo: dict from the path of each layer with weights (its name, or
-            `"block/conv1"` in a nested model) to what PyTorch calls it. What such a model computes between these layers
-            cannot be checked: compare some outputs.
-        trainable: Whether the search for a mask can go on: then alpha is computed anew from the kept weights, which are
-            scaled by a constant, where needed, so that it comes out as the checkpoint's.
-        epsilon: Of the checkpoint's batch normalization. The model's must be the same.
-        **arguments: Of the network of the zoo, such as `input_shape`, `width`, and `input_quantizer="approx_sign"` for
-            binary activations; what is left out is taken from the checkpoint. Binary activations leave no trace in the
-            keys of a ResNet, so they must be asked for if there is no `arch`.
+            if both of the first two are possible.
+        mapping: For a model that is not of the zoo: dict from the path of each layer with weights (its name, or
+            `"block/conv1"` in a nested model) to its name in PyTorch. The operations between these layers cannot be
+            checked: compare some outputs.
+        trainable: Whether masks can be trained further. Alpha is then computed from the kept weights, which are scaled
+            by a constant if that is necessary to get the checkpoint's alpha.
+        epsilon: Epsilon of the checkpoint's batch normalization. The model must have the same.
+        **arguments: Arguments of the network of the zoo, such as `input_shape`, `width`, or
+            `input_quantizer="approx_sign"` for binary activations. The others are taken from the checkpoint. The keys
+            of a ResNet do not show binary activations: without `arch`, you must ask for them.
 
     Returns:
-        A `keras.Model` with the checkpoint's outputs. Scores are the checkpoint's where they make its mask by the rule
-        of `TopK`, otherwise 1 for kept and 0.99 for removed weights (equal scores at the cut, masks that the scores do
-        not make).
+        A `keras.Model` with the checkpoint's outputs. Scores are the checkpoint's if `TopK` gets its mask from them.
+        Otherwise, because of equal scores at the cut or of another rule, they are 1 for kept and 0.99 for removed
+        weights.
 
     Raises:
-        ValueError: An argument is not as described. A given model is untouched.
-        CheckpointError: The file cannot be read, or is of another network, or its signs of zero would matter (a given
-            model is untouched then, too). It is a ValueError.
+        ValueError: An argument is not as described. A given model does not change.
+        CheckpointError: The file cannot be read or is of another network, or its signs of zero would matter. A given
+            model does not change. It is a ValueError.
         TypeError: `arguments` are given with a model.
         OSError: The file cannot be opened.
         ImportError: Reading a file needs PyTorch.
@@ -111,7 +110,7 @@ def from_pytorch(
 
 @contextlib.contextmanager
 def _untouched_on_error(model):
-    """Bring back what `fill_kernel` and assignments have changed if the model turns out not to do."""
+    """Undo `fill_kernel` and assignments if an error follows."""
     arrays = [(variable, to_numpy(variable)) for variable in model.variables]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
@@ -126,7 +125,7 @@ def _untouched_on_error(model):
 
 
 def _stored_sparsity(checkpoint, layout):
-    """Return the fraction removed of all weights that have masks."""
+    """Return the fraction removed of all weights with masks."""
     masks = [array for key, array in checkpoint.arrays.items() if key.endswith(f".{layout.stored}")]
     size = sum(mask.size for mask in masks)
     kept = sum(np.count_nonzero(mask) for mask in masks)
@@ -138,7 +137,7 @@ def _stored_sparsity(checkpoint, layout):
 
 
 class _Values:
-    """The arrays of one layer in Keras' order."""
+    """The arrays of a layer in Keras' order of axes."""
 
     def __init__(self, checkpoint, layer, module):
         self._checkpoint, self._layer, self._module = checkpoint, layer, module
@@ -147,7 +146,7 @@ class _Values:
         return self._checkpoint.arrays[f"{self._module}.{name}"]
 
     def kernel(self, name, array=None):
-        """Return what has the shape of the kernel; `array` instead of the checkpoint's own."""
+        """Return an array in the shape of the kernel: the checkpoint's, or `array`."""
         return self._converted(arrays.kernel_from_torch, name, array, pairing.kernel_variable(self._layer))
 
     def vector(self, name, variable):
@@ -163,7 +162,7 @@ class _Values:
 
 
 def _vectors(layer, values):
-    """Return pairs of a variable and its array, of all that does not belong to a ticket."""
+    """Return pairs of variable and array for all variables of a layer that do not belong to an MPT kernel."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return [(variable, values.vector(name, variable)) for name, variable in pairing.norm_variables(layer).items()]
     kernel = [] if isinstance(layer, MPTLayer) else [(layer.kernel, values.kernel("weight"))]

@@ -1,6 +1,6 @@
-"""The published formats: which keys a layer has, and how mask and alpha come from them.
+"""The published formats: the keys of a layer, and the computation of mask and alpha.
 
-All arrays here are in PyTorch's order, for it decides between equal scores. With `kept` the fraction k of the weights
+All arrays here are in PyTorch's order, which decides between equal scores. With `kept` the fraction k of the weights
 that is kept (the files' `prune_rate`), S the scores, W the weights and n their number:
 
 - `"biprop"` (Diffenderfer & Kailkhura 2021, arXiv:2103.09377): kernel `alpha * sign(W) * M`, `sign(0) = 0`. M drops the
@@ -29,9 +29,9 @@ class Layout:
     """A published format.
 
     Attributes:
-        name: Of the format.
-        scores: What a layer's scores are called.
-        stored: What its mask is called, None if the mask comes from the scores.
+        name: Name of the format.
+        scores: Name of the scores.
+        stored: Name of the mask, None if it follows from the scores.
         scaled: Whether kept weights are plus or minus alpha.
     """
 
@@ -68,12 +68,12 @@ class Layerwise:
         return mask.reshape(scores.shape)
 
     def divisor(self, mask):
-        """Return what the sum of the kept magnitudes is divided by."""
+        """Return the divisor of the sum of the kept magnitudes."""
         return int(self.kept * mask.size)
 
     @property
     def sparsity(self):
-        """What the networks of the zoo call it."""
+        """The sparsity, in the terms of the zoo."""
         return removed(self.kept)
 
 
@@ -98,15 +98,15 @@ class Global:
 
 
 def removed(kept):
-    """Return the fraction removed where `kept` stays, or the other way round; 0.9 and 0.1 belong to each other."""
+    """Return 1 - `kept`, rounded: 0.9 gives 0.1 and vice versa."""
     return round(1 - kept, 12)
 
 
 def find_layout(name, checkpoint):
-    """Return the `Layout` of a name, for `"auto"` the one that a checkpoint can only have.
+    """Return the `Layout` with this name, for `"auto"` the only one that is possible for a checkpoint.
 
     Raises:
-        ValueError: There is no such layout, or the checkpoint does not say which it is.
+        ValueError: There is no such layout, or several are possible.
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
@@ -129,16 +129,16 @@ def find_layout(name, checkpoint):
 
 
 def find_rule(layout, checkpoint, sparsity):
-    """Return how masks come from scores, None where they are stored.
+    """Return the rule that computes masks from scores, None if masks are stored.
 
     Args:
         layout: A `Layout`.
         checkpoint: A `Checkpoint`.
-        sparsity: The fraction removed, a `GlobalTopK` of it for one threshold over all layers, or None for what the
-            checkpoint says.
+        sparsity: Fraction removed, a `GlobalTopK` of it for one threshold over all layers, or None for the fraction in
+            the checkpoint.
 
     Raises:
-        ValueError: It is not said, or said twice and differently, or the masks came about in another way.
+        ValueError: The sparsity is missing or contradictory, or the masks follow another rule.
     """
     if layout.stored is not None:
         if sparsity is not None:
@@ -171,5 +171,5 @@ def find_rule(layout, checkpoint, sparsity):
 
 
 def alpha(weights, mask, divisor):
-    """Return `sum(|W| * M) / divisor` as the float32 number it is, summed in float64."""
+    """Return `sum(|W| * M) / divisor`, summed in float64 and rounded to float32."""
     return float(np.float32(np.abs(weights[mask], dtype=np.float64).sum() / divisor))

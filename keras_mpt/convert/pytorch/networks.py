@@ -1,4 +1,4 @@
-"""The published networks: what their modules are called, and which network of the zoo they are."""
+"""The published networks: names of their modules, and the corresponding networks of the zoo."""
 
 import dataclasses
 from functools import partial
@@ -17,11 +17,11 @@ class Architecture:
     """A network of the zoo.
 
     Attributes:
-        modules: Function of `(binary, large)`, whether activations are binary and whether it has ImageNet's stem.
-            Returns what PyTorch calls each layer that has weights, a dict from the names of Keras' layers.
-        filters: Of the first convolution at width 1.
-        archs: What the published code calls it as MPT-1/32 (or Edge-Popup).
-        binary_archs: The same as MPT-1/1.
+        modules: Function of `(binary, large)`: whether activations are binary, and whether it has ImageNet's stem.
+            Returns a dict from the names of the layers with weights to their names in PyTorch.
+        filters: Filters of the first convolution at width 1.
+        archs: Names in the published code, as MPT-1/32 or Edge-Popup.
+        binary_archs: Names in the published code, as MPT-1/1.
     """
 
     modules: object
@@ -31,7 +31,7 @@ class Architecture:
 
 
 def _numbered(prefix, steps):
-    """Name the steps of a `Sequential` by their places; None stands for one without weights."""
+    """Name the steps of a `Sequential` by their positions; None is a step without weights."""
     return {step: f"{prefix}.{place}" for place, step in enumerate(steps) if step is not None}
 
 
@@ -64,8 +64,8 @@ def _vgg19(binary, large):
 
 
 def _resnet(blocks, convolutions, projections, binary, large):
-    """Names of a ResNet whose blocks have so many convolutions; `projections` are the stages whose first shortcut has
-    weights."""
+    """Return the names of a ResNet with this many convolutions per block; `projections`: stages whose first shortcut
+    has weights."""
     names = {"conv1": "conv1", "norm1": "bn1", "logits": "fc"}
     for stage, count in enumerate(blocks, start=1):
         for block in range(1, count + 1):
@@ -110,10 +110,10 @@ ARCHITECTURES = {
 
 
 def modules_of(model):
-    """Return what PyTorch calls the layers of a network of the zoo, known by its name.
+    """Return the names in PyTorch of the layers of a network of the zoo, which is recognized by its name.
 
     Raises:
-        ValueError: It is none of the zoo.
+        ValueError: The network is not of the zoo.
     """
     if model.name not in ARCHITECTURES:
         raise ValueError(
@@ -127,14 +127,14 @@ def modules_of(model):
 
 
 def build(name, checkpoint, layout, sparsity, arguments):
-    """Return the network of the zoo that a checkpoint is of, with the sizes found in it.
+    """Return the network of the zoo for a checkpoint, with the checkpoint's sizes.
 
     Args:
-        name: Of the function in `keras_mpt.zoo`, or None for the one that the checkpoint says.
+        name: Name of the function in `keras_mpt.zoo`, or None for the one that the checkpoint names.
         checkpoint: A `Checkpoint`.
         layout: A `Layout`.
-        sparsity: For the network.
-        arguments: For the network, instead of those found.
+        sparsity: Sparsity of the network.
+        arguments: Arguments of the network, which take precedence over the checkpoint.
 
     Raises:
         ValueError: The checkpoint is of another network, or does not say of which.

@@ -1,4 +1,4 @@
-"""Which layer of a Keras model has which keys of a state dict."""
+"""Match the layers of a Keras model with the keys of a state dict."""
 
 import keras
 import numpy as np
@@ -14,12 +14,12 @@ EPSILON = 1e-5  # of PyTorch's batch normalization
 
 
 def check_model(model, quantizers, epsilon):
-    """Raise ValueError unless all weights of a model are of kinds that PyTorch has too.
+    """Raise ValueError unless PyTorch's code supports all layers with weights.
 
     Args:
         model: A Keras model.
-        quantizers: Classes, one of which the MPT layers must have as kernel quantizer.
-        epsilon: Of batch normalization.
+        quantizers: Allowed classes of kernel quantizers.
+        epsilon: Required epsilon of batch normalization.
     """
     check_functional(model, "compared to PyTorch's")
     layers = _with_weights(model)
@@ -47,12 +47,12 @@ def check_model(model, quantizers, epsilon):
 
 
 def _with_weights(model):
-    """Return the layers with weights by their paths; random generators, such as that of dropout, are none."""
+    """Return the layers with weights by path; the state of random generators, as in dropout, does not count."""
     return {path: layer for path, layer in owners(model) if layer.weights}
 
 
 def pair(model, modules):
-    """Return `(layer, module)` by the paths of all layers with weights; `modules` are names by path."""
+    """Return `(layer, module)` by path for all layers with weights; `modules` are names by path."""
     layers = _with_weights(model)
     if set(layers) != set(modules):
         raise ValueError(
@@ -67,7 +67,7 @@ def pair(model, modules):
 
 
 def norm_variables(layer):
-    """Return the variables of batch normalization by PyTorch's names."""
+    """Return the variables of batch normalization by their names in PyTorch."""
     names = {
         "weight": layer.gamma,
         "bias": layer.beta,
@@ -78,7 +78,7 @@ def norm_variables(layer):
 
 
 def parameters(layer, layout):
-    """Return what PyTorch calls the parameters of a layer."""
+    """Return the names of a layer's parameters in PyTorch."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return [*norm_variables(layer)]
     scored = [layout.scores, layout.stored] if isinstance(layer, MPTLayer) else []
@@ -86,7 +86,7 @@ def parameters(layer, layout):
 
 
 def check_keys(checkpoint, layers, layout):
-    """Raise CheckpointError unless a checkpoint has the keys of these layers and no others."""
+    """Raise CheckpointError unless a checkpoint has exactly the keys of these layers."""
     expected = {f"{module}.{name}" for layer, module in layers.values() for name in parameters(layer, layout)}
     missing, extra = expected - set(checkpoint.arrays), set(checkpoint.arrays) - expected
     if missing or extra:

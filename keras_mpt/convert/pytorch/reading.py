@@ -1,4 +1,4 @@
-"""PyTorch checkpoints as numpy arrays, read without running what a file says."""
+"""Read PyTorch checkpoints as numpy arrays, without running code from the file."""
 
 import collections.abc
 import dataclasses
@@ -25,15 +25,15 @@ class CheckpointError(FileError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        name: Of the file, for messages.
+        name: Name of the file, for messages.
         arrays: The state dict as numpy arrays, float32 where PyTorch's are of floats, by their keys, without the
             `module.` of DataParallel, the `_orig_mod.` of torch.compile, and the counters of batch normalization.
-        prune_rate: The fraction of the weights that is **kept**, None if the file does not say.
-        conv_type: Name of the class of its convolutions, None if the file does not say.
-        arch: Name of its network, None if the file does not say.
+        prune_rate: The fraction of the weights that is **kept**, None if the file does not have it.
+        conv_type: Name of the class of its convolutions, None if the file does not have it.
+        arch: Name of its network, None if the file does not have it.
     """
 
     name: str
@@ -47,8 +47,8 @@ def read(source):
     """Return the `Checkpoint` of a file or of a state dict (or of a dict that has one at `"state_dict"`).
 
     Raises:
-        CheckpointError: It cannot be read, or holds what is no state dict.
-        ImportError: There is no PyTorch to read a file with.
+        CheckpointError: It cannot be read, or is not a state dict.
+        ImportError: PyTorch, which reads files, is not installed.
         OSError: The file cannot be opened.
     """
     if isinstance(source, collections.abc.Mapping):
@@ -115,7 +115,7 @@ def _load(path):
 def _check_zip(path):
     """Raise CheckpointError if a file is a zip archive, as `torch.save` writes it, that is damaged or inflates.
 
-    PyTorch does not compare the checksums; a flipped bit would be another weight. Files of before PyTorch 1.6 are no
+    PyTorch does not verify the checksums, so a flipped bit would change a weight. Files from before PyTorch 1.6 are not
     archives and have no checksums.
     """
     if not zipfile.is_zipfile(path):
@@ -140,7 +140,7 @@ def _check_zip(path):
 
 
 def _arrays(name, state):
-    """Return a state dict as arrays, after a look at the kinds and sizes of all tensors."""
+    """Return a state dict as arrays, after checking the kinds and sizes of all tensors."""
     needed, storages = 0, {}
     for key, value in state.items():
         kind = _unusual(value)
@@ -172,7 +172,7 @@ def _arrays(name, state):
 
 
 def _unusual(value):
-    """Return what a value is if it is no dense array or tensor of ordinary numbers, None if it is."""
+    """Return a description of a value that is not a dense array or tensor of ordinary numbers, None for others."""
     if isinstance(value, np.ndarray):
         return None if value.dtype.kind in "fiub" else f"an array of {value.dtype}"
     if not hasattr(value, "untyped_storage"):
@@ -191,7 +191,7 @@ def _unusual(value):
 
 
 def _renamed(name, arrays):
-    """Return the arrays without what PyTorch's wrappers put into keys: `module.` and `_orig_mod.`."""
+    """Return the arrays with keys without the additions of PyTorch's wrappers: `module.` and `_orig_mod.`."""
     found = {}
     for key, array in arrays.items():
         key = ".".join(part for part in key.split(".") if part != "_orig_mod")  # torch.compile

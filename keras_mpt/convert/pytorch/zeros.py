@@ -1,14 +1,17 @@
 """Where PyTorch's sign(0) = 0 matters: quantizers here have sign(0) = 1."""
 
-import contextlib
+import collections
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt._keras import layers_inside
+from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.convert.pytorch.reading import CheckpointError
-from keras_mpt.layers import MPTLayer
+from keras_mpt.models.copies import autocast, first_input
+from keras_mpt.models.plain import input_quantizer
+from keras_mpt.models.rewrite import run
+from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import is_sign
 
 _SIDE = 32  # where the model takes images of any size
@@ -20,13 +23,20 @@ def check_signs_of_zero(model, name):
     Sums of random numbers are hardly ever zero, but a channel without a kept weight is, and sums of signs are where no
     batch normalization follows.
     """
-    zeros = {}
-    with _watched(model, zeros) as watched:
-        if watched:
-            rng = np.random.default_rng(0)
-            shapes = [[1, *(n or _SIDE for n in x.shape[1:])] for x in model.inputs]
-            samples = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-            model(samples if len(samples) > 1 else samples[0], training=False)
+    if not any(map(_takes_signs, layers_inside(model))):
+        return
+    zeros = collections.Counter()
+
+    def step(path, operation, args, kwargs):
+        if functional_graph(operation) is not None:
+            return run(operation, first_input(args, kwargs), step, path)
+        if _takes_signs(operation):
+            zeros[operation.name] += int(np.sum(to_numpy(autocast(operation, first_input(args, kwargs))) == 0))
+        return operation(*args, **kwargs)
+
+    rng = np.random.default_rng(0)
+    shapes = [[1, *(n or _SIDE for n in x.shape[1:])] for x in model.inputs]
+    run(model, [ops.convert_to_tensor(rng.normal(size=shape).astype(np.float32)) for shape in shapes], step)
     for layer, count in zeros.items():
         if count:
             raise CheckpointError(
@@ -37,30 +47,5 @@ def check_signs_of_zero(model, name):
             )
 
 
-@contextlib.contextmanager
-def _watched(model, zeros):
-    """Count the zeros that quantizers with sign(0) = 1 get, by the names of their layers."""
-    originals = []
-
-    def watch(layer, attribute):
-        quantizer = getattr(layer, attribute, None)
-        if quantizer is None or not is_sign(quantizer):
-            return
-
-        def counting(x):
-            zeros[layer.name] = zeros.get(layer.name, 0) + int(np.sum(ops.convert_to_numpy(x) == 0))
-            return quantizer(x)
-
-        originals.append((layer, attribute, quantizer))
-        setattr(layer, attribute, counting)
-
-    for layer in layers_inside(model):
-        if isinstance(layer, MPTLayer):
-            watch(layer, "input_quantizer")
-        elif isinstance(layer, keras.layers.Activation):
-            watch(layer, "activation")
-    try:
-        yield bool(originals)
-    finally:
-        for layer, attribute, quantizer in originals:
-            setattr(layer, attribute, quantizer)
+def _takes_signs(layer):
+    return is_sign(layer.activation if isinstance(layer, keras.layers.Activation) else input_quantizer(layer))

@@ -4,9 +4,10 @@ import json
 
 import keras
 import numpy as np
-import reference
-from backend import gradient
 from keras import ops
+
+from support import reference
+from support.backend import gradient
 
 SPARSITY = 0.6
 

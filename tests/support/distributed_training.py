@@ -1,9 +1,9 @@
 """Trainings on one and on several devices, for test_distributed.py: in processes of their own, for devices are
 configured before a backend starts.
 
-    python tests/distributed_training.py mirrored FOLDER            # TensorFlow, two devices
-    python tests/distributed_training.py layouts FOLDER             # JAX, four devices
-    python tests/distributed_training.py processes FOLDER --process 0 --port 12345   # and 1: JAX, a device in each
+    python tests/support/distributed_training.py mirrored FOLDER            # TensorFlow, two devices
+    python tests/support/distributed_training.py layouts FOLDER             # JAX, four devices
+    python tests/support/distributed_training.py processes FOLDER --process 0 --port 12345   # and 1: JAX, one in each
 
 For each network and way to train it, `FOLDER/NETWORK_WAY.npz` has the state after the training, beside the files that
 were saved; the way `one` is one device.

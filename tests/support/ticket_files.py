@@ -7,10 +7,10 @@ import zlib
 
 import keras
 import numpy as np
-from layer_contract import numpy
 
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
 
 X = np.random.default_rng(7).normal(size=(5, 3)).astype(np.float32)
 

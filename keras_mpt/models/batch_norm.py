@@ -1,0 +1,172 @@
+"""Statistics of batch normalization, estimated again for a network whose kernels are not those it was trained with."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mpt._keras import layers_inside
+from keras_mpt.arguments import check_count, shown
+from keras_mpt.models.paths import check_is_model
+from keras_mpt.ops import to_numpy
+
+
+def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256) -> None:
+    """Give each batch normalization of a model the mean and variance that its inputs have over data.
+
+    The moving averages of a network are wrong once its kernels are others: where weights were pruned or became
+    ±alpha, where masks or scores were averaged. This takes one pass over the data, without gradients. As in training,
+    each batch is normalized by its own statistics; all else (dropout, masks) is as in inference. With `n_b` entries of
+    a channel in batch b, of mean `m_b` and variance `v_b`:
+
+    `moving_mean = sum(n_b m_b) / sum(n_b)`, `moving_variance = sum(n_b (v_b + m_b^2)) / sum(n_b) - moving_mean^2`,
+
+    the mean and variance of all entries together. Entries behind a Keras mask, such as `Masking` makes, do not count.
+
+    Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3, arXiv:2105.07576 (precise statistics).
+
+    Args:
+        model: A built Keras model of any kind; its `BatchNormalization` layers are changed, also nested and frozen
+            ones and those in wrappers.
+        data: What the model is called on, about a thousand samples: an array, for several inputs a list or dict of
+            arrays; or batches of these, a `keras.utils.PyDataset`, `tf.data.Dataset` or other iterable, where a tuple
+            is `(x, y)` or `(x, y, sample_weight)`.
+        batch_size: At most so many samples of arrays at a time. Large batches have statistics like those of all data.
+
+    Raises:
+        ValueError: `model` is not built or has no batch normalization, `data` has no samples or others than the model
+            takes, or statistics are not finite; the model is as it was.
+        TypeError: `model` is no Keras model.
+
+    Examples:
+        >>> keras_mpt.models.recalibrate_batch_norm(model, images[:1000])
+    """
+    check_is_model(model)
+    check_count("batch_size", batch_size)
+    found = [layer for layer in layers_inside(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    if not found or not all(layer.built for layer in found):
+        what = "layers that are not built" if found else "none"
+        raise ValueError(f"`model` must be built and have batch normalization. Received: {model.name!r} with {what}")
+    statistics = [_Statistics(layer) for layer in found]
+    done = False
+    try:
+        with contextlib.ExitStack() as stack, _without_gradients():
+            for each in statistics:
+                stack.enter_context(each.recorded())
+            empty = True
+            for batch in _batches(data, batch_size):
+                model(batch, training=False)
+                empty = False
+        if empty:
+            raise ValueError("`data` must have samples. Received: none")
+        for each in statistics:
+            each.check()
+        done = True
+    finally:
+        for each in statistics:
+            each.finish(done)
+
+
+class _Statistics:
+    """Mean and variance of what a batch normalization is called on, over several calls."""
+
+    def __init__(self, layer):
+        self.layer, self.count, self.mean, self.squares = layer, 0, 0.0, 0.0  # squares: of deviations from the mean
+        self.before = [(variable, to_numpy(variable)) for variable in layer.non_trainable_variables]
+
+    @contextlib.contextmanager
+    def recorded(self):
+        """Let the layer, within this context, normalize each batch by its own statistics and note these."""
+        call = self.layer.call
+
+        def noted(inputs, training=None, mask=None, **kwargs):
+            self._note(inputs, mask)
+            if mask is not None:
+                kwargs["mask"] = mask
+            return call(inputs, training=False, **kwargs)
+
+        self.layer.call = noted
+        try:
+            yield
+        finally:
+            del self.layer.call
+
+    def _note(self, inputs, mask):
+        axis = self.layer.axis % len(inputs.shape)
+        inputs = ops.cast(inputs, "float32")
+        if mask is None:
+            mean, variance = ops.moments(inputs, [other for other in range(len(inputs.shape)) if other != axis])
+            mean, variance, count = to_numpy(mean), to_numpy(variance), np.prod(inputs.shape) // inputs.shape[axis]
+        else:
+            entries = np.moveaxis(to_numpy(inputs), axis, -1)[to_numpy(mask).astype(bool)]
+            entries = entries.reshape(-1, entries.shape[-1])
+            count = len(entries)
+            if not count:
+                return
+            mean, variance = entries.mean(axis=0), entries.var(axis=0)
+        self._assign(mean, variance)
+        mean, variance = mean.astype(np.float64), variance.astype(np.float64)
+        total, difference = self.count + count, mean - self.mean
+        self.squares = self.squares + count * variance + difference**2 * (self.count * count / total)
+        self.mean = self.mean + difference * (count / total)
+        self.count = total
+
+    def _assign(self, mean, variance):
+        self.layer.moving_mean.assign(mean)
+        self.layer.moving_variance.assign(variance)
+        if getattr(self.layer, "renorm", False):  # which has averages of its own
+            deviation = np.sqrt(variance + self.layer.epsilon)
+            self.layer.renorm_mean.assign(mean)
+            self.layer.renorm_stddev.assign(deviation)
+            self.layer.moving_stddev.assign(deviation)
+
+    def check(self):
+        """Raise ValueError if the statistics are not finite."""
+        if not np.isfinite(self.mean).all() or not np.isfinite(self.squares).all():
+            raise ValueError(
+                f"`data` must give finite inputs of layer {self.layer.name!r}. Received: infinity or NaN among them"
+            )
+
+    def finish(self, keep):
+        """Give the layer these statistics; or those from before, also if it was never called."""
+        if keep and self.count:
+            self._assign(np.float32(self.mean), np.float32(self.squares / self.count))
+        else:
+            for variable, value in self.before:
+                variable.assign(value)
+
+
+def _without_gradients():
+    """Let PyTorch keep nothing of a forward pass."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+def _batches(data, batch_size) -> Iterator[Any]:
+    """Yield what a model is called on."""
+    if isinstance(data, keras.utils.PyDataset):
+        data = map(data.__getitem__, range(len(data)))
+    elif hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
+        yield from _slices(data, batch_size)
+        return
+    elif not hasattr(data, "__iter__"):
+        raise ValueError(f"`data` must be arrays or batches of them. Received: data={shown(data)}")
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
+
+
+def _slices(arrays, batch_size):
+    """Yield structures of parts of arrays, whose sizes differ by one at most."""
+    sizes = {len(array) if getattr(array, "shape", ()) else None for array in keras.tree.flatten(arrays)}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(f"`data` must have arrays of as many samples. Received: {len(sizes)} different numbers")
+    (size,) = sizes
+    edges = np.linspace(0, size, -(-size // batch_size) + 1).astype(int) if size else []
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        yield keras.tree.map_structure(lambda array, begin=begin, end=end: array[begin:end], arrays)

@@ -1,0 +1,165 @@
+"""Kernels that layers keep: as fast as plain ones, and never older than what they are made of."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_mpt
+from keras_mpt.layers import MPTDense, MPTSeparableConv1D
+from keras_mpt.models import mpt_layers
+from support.layer_contract import numpy
+
+X = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+
+
+def network(**settings):
+    layers = [MPTDense(8, seed=0, **settings), keras.layers.BatchNormalization()]
+    layers += [keras.layers.Reshape((8, 1)), MPTSeparableConv1D(4, 3, seed=1), keras.layers.Flatten()]
+    return compiled(keras.Sequential([keras.Input((5,)), *layers, MPTDense(3, seed=2, use_bias=True)]))
+
+
+def compiled(model):
+    model.compile("sgd", "mse", jit_compile=keras.backend.backend() == "jax")
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tickets") / "a.mpt"
+    keras_mpt.save_ticket(network(), path, scores=True)
+    return path
+
+
+def held(file):
+    model = keras_mpt.load_ticket(file)
+    assert all(layer.is_held for layer in mpt_layers(model))
+    return model
+
+
+def searching(file):
+    """Return the same model, whose layers make their kernels at each call."""
+    model = keras_mpt.load_ticket(file)
+    for layer in mpt_layers(model):
+        layer._release()
+    return model
+
+
+def stateless(model):
+    state = [[ops.copy(v.value) for v in v_] for v_ in (model.trainable_variables, model.non_trainable_variables)]
+    return model.stateless_call(*state, X)[0]
+
+
+def traced(model):
+    """Return what a compiled function of one's own gives, made anew."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(model)(X)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda x: model(x))(X)  # which JAX has not met before
+    import torch
+
+    with torch.no_grad():
+        return model(torch.from_numpy(X))
+
+
+CALLS = {
+    "eager": lambda model: model(X),
+    "predict": lambda model: model.predict(X, batch_size=2, verbose=0),
+    "predict_on_batch": lambda model: model.predict_on_batch(X),
+    "stateless": stateless,
+    "traced": traced,
+}
+
+
+def same(model, other, calls=CALLS):
+    for name in calls:
+        assert np.array_equal(numpy(CALLS[name](model)), numpy(CALLS[name](other))), name
+
+
+def test_outputs_are_those_of_layers_that_search(file):
+    model, other = held(file), searching(file)
+    same(model, other)
+    for layer, twin in zip(mpt_layers(model), mpt_layers(other), strict=True):
+        for mine, its in zip(layer.subnets, twin.subnets, strict=True):
+            np.testing.assert_array_equal(numpy(mine.mask), numpy(its.mask))
+            np.testing.assert_array_equal(numpy(mine.scores), numpy(its.scores))
+        assert layer.is_held  # reading changes nothing
+    assert model.count_params() == other.count_params()
+    model.save_own_variables({})
+    assert all(layer.is_held for layer in mpt_layers(model))
+
+
+def first(model):
+    return mpt_layers(model)[0]
+
+
+def other_scores(layer):
+    return np.random.default_rng(5).normal(size=layer.scores.shape).astype("float32")
+
+
+def train(model):
+    model.trainable = True
+    compiled(model).fit(X, np.ones((4, 3)), epochs=2, verbose=0)
+    model.trainable = False
+
+
+def search(model):
+    first(model).trainable = True
+    compiled(model).train_on_batch(X, np.ones((4, 3)))
+
+
+def new_weights(model):
+    model.set_weights([w[::-1].copy() if w.ndim else w for w in model.get_weights()])
+
+
+def from_file(model, path):
+    network(sparsity=0.3).save_weights(path / "a.weights.h5")
+    model.load_weights(path / "a.weights.h5")
+
+
+def to_tf_checkpoint(model, path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a way of TensorFlow")
+    import tensorflow as tf
+
+    other = network(sparsity=0.3)
+    model(X)
+    tf.train.Checkpoint(model=model).restore(tf.train.Checkpoint(model=other).save(str(path / "checkpoint")))
+
+
+SCALED = keras_mpt.quantizers.ScaledSign(3.0)
+CHANGES = {
+    "scores": lambda model, path: first(model).scores.assign(other_scores(first(model))),
+    "scores by adding": lambda model, path: first(model).scores.assign_sub(other_scores(first(model))),
+    "frozen kernel": lambda model, path: first(model).frozen_kernel.assign(-first(model).frozen_kernel.value),
+    "quota": lambda model, path: first(model).kept.assign(3),
+    "second kernel": lambda model, path: mpt_layers(model)[1].subnets[1].state["quota"].assign(1),
+    "set_sparsity": lambda model, path: first(model).set_sparsity(0.9),
+    "assign_mask": lambda model, path: first(model).assign_mask(np.eye(5, 8)),
+    "quantizer": lambda model, path: setattr(first(model), "kernel_quantizer", SCALED),
+    "one kernel's quantizer": lambda model, path: setattr(mpt_layers(model)[1].subnets[0], "kernel_quantizer", SCALED),
+    "set_weights": lambda model, path: new_weights(model),
+    "load_weights": from_file,
+    "training": lambda model, path: train(model),
+    "training of a layer": lambda model, path: search(model),
+    "checkpoint of TensorFlow": to_tf_checkpoint,
+}
+QUICK = {"scores", "set_weights", "training"}
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in CHANGES])
+def test_the_next_call_sees_every_change(change, file, tmp_path):
+    model, other = held(file), searching(file)
+    calls = {name: call for name, call in CALLS.items() if change not in QUICK or name != "traced"}
+    before = {name: numpy(call(model)) for name, call in calls.items()}
+    for each in (model, other):
+        keras.utils.set_random_seed(0)
+        CHANGES[change](each, tmp_path)
+    expected = numpy(other(X))
+    for name, call in calls.items():
+        np.testing.assert_allclose(numpy(call(model)), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert not np.allclose(expected, before[name]), name
