@@ -130,7 +130,8 @@ def place(folder, key, kind):
 
 
 def add_times(rows, folder, rounds):
-    """Time the files of a folder and write the times into the rows of one network."""
+    """Time the files of a folder and write the times into the rows of one network that have one there."""
+    rows = [row for row in rows if place(folder, row["key"], row["file"])[0].exists()]
     places = {row["file"]: place(folder, row["key"], row["file"]) for row in rows}
     invokers = {
         kind: convert.engines.invoker(path, target, runtime="LiteRT" if target == "tflite" else None)
@@ -275,6 +276,10 @@ def main():
     result |= {"instructions": instructions(), "data": arguments.data}
     with tempfile.TemporaryDirectory() as folder:
         folder = arguments.folder or pathlib.Path(folder)
+        made = [] if arguments.times else arguments.files
+        for path in (place(folder, key, "exact int8")[0] for key in arguments.networks):
+            if "exact int8" not in made and not path.exists():
+                parser.error(f"times are compared with 'exact int8': add it to --files, or {path} to --folder")
         if not arguments.times:
             measure_all(arguments, folder, result)
         for key in arguments.networks:
