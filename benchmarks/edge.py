@@ -102,6 +102,12 @@ def quantized(model, path, images, samples):
     return {**row, "agreement": same, "flips": 0, "operations": File(content).operations()}
 
 
+POST_TRAINED = f"""
+"{POST_TRAINING}" is what TensorFlow Lite's converter makes of the stripped network with {CALIBRATED} images to
+calibrate on: faster than float32, and not exact.
+"""
+
+
 def table(rows):
     """Return the rows as markdown."""
     lines = [
@@ -131,17 +137,13 @@ normalized as in training. "max error" is the largest difference to Keras' outpu
 (dynamic and post-training int8: over all); "agreement" the share of samples with the same
 largest output; "flips" are samples that differ by more than rounding because an activation close to zero took the
 other sign. Times are those of one image on one thread of
-{result["machine"]} ({", ".join(result["instructions"])}).
+{result["machine"]}, instructions {", ".join(result["instructions"])}.
 larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
 the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. Rows may
 come from different runs of the command (`--networks`, `--files`): "to float32" is the median of the ratios within a
 round to the float32 file of the same run, which is not always the one in the table. Files hold the names of operations,
 which Keras numbers as they are made, so that the same network may take some bytes more or less.
-
-"post-training int8" is what TensorFlow Lite's converter makes of the stripped network with {CALIBRATED} images to
-calibrate on. Of MPT-1/32 it is faster than our files and keeps nearly all classes; ours are exact. Of MPT-1/1 our exact
-int8 is as fast and keeps what quantization destroys.
-
+{POST_TRAINED if any(row["file"] == POST_TRAINING for row in rows) else ""}
 {table(rows)}
 
 ## Operations in the files

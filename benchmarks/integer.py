@@ -4,10 +4,10 @@
     python -m benchmarks.integer --data_dir DIR --networks conv4 --all_signs
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
-about sizes and times. Times are processor time for one image on one thread, as the median of the ratios to "exact int8"
-in rounds in which all files take turns. "classes" is the share of images with the class that Keras gives, "outputs"
-that of images whose outputs are Keras' but for rounding. Post-training int8 is TensorFlow Lite's own, calibrated on 100
-images.
+about sizes and times. Times are processor time in LiteRT for one image on one thread, as the median of the ratios to
+"exact int8" in rounds in which all files take turns. "classes" is the share of images with the class that Keras gives,
+"outputs" that of images whose outputs are Keras' but for rounding. Post-training int8 is TensorFlow Lite's own,
+calibrated on 100 images.
 
 Of a sequential network's integer files, each sign inside is compared with integers in numpy, in LiteRT with XNNPACK and
 without, and on some images in TensorFlow Lite Micro, if it is installed; `--all_signs` takes the whole test set.
@@ -130,9 +130,14 @@ def place(folder, key, kind):
 
 
 def add_times(rows, folder, rounds):
-    """Time the files of a folder and write the times into the rows of one network."""
+    """Time the files of a folder and write the times into the rows of one network that have one there."""
+    rows = [row for row in rows if place(folder, row["key"], row["file"])[0].exists()]
     places = {row["file"]: place(folder, row["key"], row["file"]) for row in rows}
-    seconds = cpu_seconds({kind: convert.engines.invoker(*where) for kind, where in places.items()}, rounds)
+    invokers = {
+        kind: convert.engines.invoker(path, target, runtime="LiteRT" if target == "tflite" else None)
+        for kind, (path, target) in places.items()
+    }
+    seconds = cpu_seconds(invokers, rounds)
     for row in rows:
         row["milliseconds"] = 1e3 * statistics.median(seconds[row["file"]])
         row["ratio"] = ratio(seconds[row["file"]], seconds["exact int8"])
@@ -271,6 +276,10 @@ def main():
     result |= {"instructions": instructions(), "data": arguments.data}
     with tempfile.TemporaryDirectory() as folder:
         folder = arguments.folder or pathlib.Path(folder)
+        made = [] if arguments.times else arguments.files
+        for path in (place(folder, key, "exact int8")[0] for key in arguments.networks):
+            if "exact int8" not in made and not path.exists():
+                parser.error(f"times are compared with 'exact int8': add it to --files, or {path} to --folder")
         if not arguments.times:
             measure_all(arguments, folder, result)
         for key in arguments.networks:

@@ -678,7 +678,7 @@ def test_command_line(tmp_path):
     ("options", "message"),
     [
         (["--require_binary"], "--require_binary needs --target lce. Received: --target tflite"),
-        (["--target", "lce", "--weights", "int8"], "--weights needs --target tflite. Received: --target lce"),
+        (["--target", "lce", "--weights", "int8"], "--weights needs --target tflite or tflm. Received: --target lce"),
         (["--samples", "x.txt"], "`samples` must be a file of numpy.save, or of numpy.savez with the inputs' names."),
     ],
     ids=str,

@@ -43,7 +43,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
     random, samples = samples is None, samples_for(plan, samples)
 
     graph = plan.graph(target.batch)
-    content = annotations.annotated(target.compile(graph), annotations.facts_of(ticket, labels, preprocess))
+    content = target.annotated(target.compile(graph), annotations.facts_of(ticket, labels, preprocess))
     with errors_of(target.engine, "run"):
         session = target.session(content)
     report = Report(

@@ -69,9 +69,9 @@ def latency(path: Path, target: str, threads: int = 1) -> float:
     return float(np.median(seconds))
 
 
-def invoker(path, target, threads=1):
-    """Return a function that runs a file once on a batch of random numbers; see `latency`."""
-    session, arrays = _session(path, target, threads), []
+def invoker(path, target, threads=1, runtime=None):
+    """Return a function that runs a file once on a batch of random numbers; see `latency` and `Target.runtimes`."""
+    session, arrays = _session(path, target, threads, runtime), []
     for tensor in session.inputs:
         if None in tensor.shape[1:]:
             raise ValueError(
@@ -83,8 +83,8 @@ def invoker(path, target, threads=1):
     return lambda: session(arrays)
 
 
-def _session(path, target, threads=2):
+def _session(path, target, threads=2, runtime=None):
     path = check_path("path", path)
     check_choice("target", target, sorted(TARGETS))
     check_count("threads", threads)
-    return TARGETS[target]().session(path.read_bytes(), threads=threads)
+    return TARGETS[target]().session(path.read_bytes(), runtime, threads)

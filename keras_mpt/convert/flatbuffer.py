@@ -65,7 +65,7 @@ class File:
 
     def content(self):
         """Return the bytes of the file."""
-        return packed(self.model)
+        return bytes_of(self.model)
 
     def kind(self, operator):
         """Return the name of an operator's kind, such as "CONV_2D" or "LceBconv2d"."""
@@ -384,7 +384,7 @@ def opcode(model, schema, name, version):
     return len(model.operatorCodes) - 1
 
 
-def packed(model):
+def bytes_of(model):
     """Return the bytes of a file, in which equal arrays are written once: most scales of channels are equal."""
     import flatbuffers
 

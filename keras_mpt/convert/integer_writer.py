@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mpt.convert.flatbuffer import opcode, packed, packed_2bit
+from keras_mpt.convert.flatbuffer import bytes_of, opcode, packed_2bit
 
 # The options of each operation, by the name of their table in the schema, and the version of its integer kernels.
 _OPERATIONS = {
@@ -114,7 +114,7 @@ class Writer:
     def content(self):
         """Return the bytes of the file, its operations in an order in which they can run."""
         self._sort()
-        return packed(self.model)
+        return bytes_of(self.model)
 
     def _sort(self):
         made = {output for operator in self.graph.operators for output in operator.outputs}

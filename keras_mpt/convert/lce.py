@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._types import Path
+from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.kernels import (
@@ -117,6 +118,9 @@ class LarqComputeEngine(Target):
             )
         check_int8(file, graph.kernels)
         return file.content()
+
+    def annotated(self, content, facts):
+        return annotated(content, facts)
 
     def operations(self, content):
         return File(content).operations()

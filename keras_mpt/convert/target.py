@@ -43,6 +43,10 @@ class Target:
         """
         raise NotImplementedError
 
+    def annotated(self, content, facts):
+        """Return a file that says of itself what is in a dict, see `annotations.metadata`, if files can do so."""
+        return content
+
     def operations(self, content):
         """Return how often each kind of operation is in a file, as a dict by name."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_mpt._types import Path
 from keras_mpt.arguments import check_count
+from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
 from keras_mpt.convert.integer_form import Integer, compile_integers
@@ -234,6 +235,9 @@ class TensorFlowLite(Target):
             form.store(file, [kernel for kernel in graph.kernels if kernel.format is form])
         check_int8(file, graph.kernels)
         return file.content()
+
+    def annotated(self, content, facts):
+        return annotated(content, facts)
 
     def operations(self, content):
         return File(content).operations()
