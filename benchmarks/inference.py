@@ -4,8 +4,8 @@
     KERAS_BACKEND=jax python -m benchmarks.inference
 
 `predict_on_batch` of the model after some training steps, and of its ticket as `load_ticket` gives it, whose layers
-hold their kernels; medians over interleaved rounds. Writes `benchmarks/results/inference_<backend>.json` and prints a
-table.
+hold their kernels; medians over interleaved rounds. Writes `benchmarks/results/inference_<backend>.json`, where rows of
+networks that are not measured again stay, and prints a table.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import keras
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import interleaved, ratio, save, where
+from benchmarks.rounds import interleaved, ratio, rows_of, save, where
 from benchmarks.step_time import keras_step
 
 STRIPPED, LOADED, TRAINED = "stripped", "loaded ticket", "keras_mpt"
@@ -53,6 +53,8 @@ def main():
     for name in arguments.networks:
         for batch in arguments.batch:
             rows += measure(name, batch, arguments.rounds)
+    measured = {networks.NETWORKS[name][0] for name in arguments.networks}
+    rows += [row for row in rows_of(f"inference_{where()}") if row["network"] not in measured]
     save(f"inference_{where()}", {"rounds": arguments.rounds, "rows": rows})
 
 

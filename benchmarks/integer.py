@@ -101,8 +101,8 @@ def post_training(model, images):
 
 
 def measure(key, model, images, folder, kinds):
-    """Return the rows of one network, one for each kind of file, without times; the files stay in the folder."""
-    expected, rows = model.predict(images, batch_size=100, verbose=0), []
+    """Yield the rows of one network, one for each kind of file, without times; the files stay in the folder."""
+    expected = model.predict(images, batch_size=100, verbose=0)
     scale = np.abs(expected).max(axis=1)
     for kind in kinds:
         path, target = place(folder, key, kind)
@@ -112,20 +112,16 @@ def measure(key, model, images, folder, kinds):
         some = images[: len(images) if target == "tflite" else 20]  # its kernels are slow here
         found, ours = convert.run(path, target, some), expected[: len(some)]
         content = path.read_bytes()
-        rows.append(
-            {
-                "key": key,
-                "network": NETWORKS[key][0],
-                "file": kind,
-                "bytes": len(content),
-                "gzip": len(gzip.compress(content, 9)),
-                "images": len(some),
-                "classes": float((found.argmax(axis=1) == ours.argmax(axis=1)).mean()),
-                "outputs": float((np.abs(found - ours).max(axis=1) <= 1e-4 * scale[: len(some)]).mean()),
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "key": key,
+            "network": NETWORKS[key][0],
+            "file": kind,
+            "bytes": len(content),
+            "gzip": len(gzip.compress(content, 9)),
+            "images": len(some),
+            "classes": float((found.argmax(axis=1) == ours.argmax(axis=1)).mean()),
+            "outputs": float((np.abs(found - ours).max(axis=1) <= 1e-4 * scale[: len(some)]).mean()),
+        }
 
 
 def place(folder, key, kind):
@@ -295,10 +291,11 @@ def measure_all(arguments, folder, result):
             for begin in range(0, ADAPTED, 64):  # statistics for batch normalization; trained networks have theirs
                 model(images[begin : begin + 64], training=True)
         rows = {(row["key"], row["file"]): row for row in result["rows"]}
-        rows |= {
-            (key, row["file"]): row for row in measure(key, model, images[: arguments.samples], folder, arguments.files)
-        }
-        result["rows"] = [rows[place] for place in itertools.product(NETWORKS, FILES) if place in rows]
+        for row in measure(key, model, images[: arguments.samples], folder, arguments.files):
+            print(row, flush=True)
+            rows[key, row["file"]] = row
+            result["rows"] = [rows[place] for place in itertools.product(NETWORKS, FILES) if place in rows]
+            save("integer", result)
         if key != "resnet18" and arguments.signs:
             some = images[: arguments.signs]
             for weights in ("integer", "integer2"):

@@ -14,7 +14,8 @@ import re
 from benchmarks.rounds import RESULTS, load, rows_of
 
 ROOT = RESULTS.parent.parent
-PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md", "docs/guides/microcontrollers.md"]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
+PAGES += ["docs/guides/jackpots.md", "docs/guides/microcontrollers.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BACKENDS = {
     "tensorflow": "TensorFlow",
@@ -118,6 +119,23 @@ def memory():
     )
 
 
+def first_use():
+    """Seconds of what comes once, of a ticket and of the plain model."""
+    return markdown(
+        ["TensorFlow", "ours, s", "plain, s", "ratio", "goal"],
+        [
+            [
+                row["what"],
+                f"{row['seconds']:.2f}",
+                f"{row['plain seconds']:.2f}",
+                f"{row['ratio']:.2f}",
+                row["goal"] or "",
+            ]
+            for row in rows_of("first_use_tensorflow")
+        ],
+    )
+
+
 def growth():
     """Milliseconds of a mask, and costs of a ticket, by the number of weights."""
     rows = rows_of("growth_tensorflow")
@@ -166,6 +184,27 @@ def zoo():
         size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
         rows.append([f"[{name}](zoo/{name}.md)", f"{preset['accuracy']:.1%}", ", ".join(beside), f"{size:,}"])
     return markdown(["preset", "accuracy", "beside it", "bytes"], rows)
+
+
+CHOICES = {  # presets of one network
+    "binary jackpot, 80 % removed": "whitened_conv6_mpt32_s80_jackpot",
+    "binary jackpot, 90 % removed": "whitened_conv6_mpt32_s90_jackpot",
+    "random signs and scores, nothing trained": "whitened_conv6_mpt32_s50",
+}
+
+
+def trained_network():
+    """What can be made of a trained network, and what one gets without: accuracy, epochs and bytes."""
+    presets = {p["name"]: p for p in json.loads((ROOT / "zoo" / "presets.json").read_text(encoding="utf-8"))}
+    first = presets[CHOICES["binary jackpot, 80 % removed"]]
+    weights, dense = first["counts"]["weights"], first["dense"]
+    whole = [f"{dense['accuracy']:.2%}", str(dense["epochs"]), f"{4 * weights:,}", "32"]
+    rows = [["all weights trained, float32", *whole]]
+    for how, name in CHOICES.items():
+        preset, size = presets[name], (ROOT / "zoo" / f"{name}.mpt").stat().st_size
+        cells = [f"[{how}](../../zoo/{name}.md)", f"{preset['accuracy']:.2%}", str(preset["epochs"]), f"{size:,}"]
+        rows.append([*cells, f"{8 * size / weights:.2f}"])
+    return markdown(["", "test accuracy", "epochs", "bytes", "bits a weight"], rows)
 
 
 def formats():
@@ -234,6 +273,29 @@ def training():
     return markdown(["run", "epochs", "training accuracy", "test accuracy (last epoch)"], rows)
 
 
+def scores():
+    """Accuracies of short trainings with other recipes, the best first."""
+    rows = {}
+    for row in measured("scores"):
+        rows.setdefault((row["variant"], row["flags"]), []).append(row)
+    epochs = [column for column in measured("scores")[0] if column.startswith("epoch")]
+
+    def mean(runs, column):
+        return f"{100 * sum(float(run[column]) for run in runs) / len(runs):.1f}"
+
+    cells = [
+        [
+            variant,
+            f"`{flags}`" if flags else "",
+            str(len(runs)),
+            *(mean(runs, column) for column in (*epochs, "training")),
+        ]
+        for (variant, flags), runs in rows.items()
+    ]
+    header = ["variant", "flags", "seeds", *epochs, "training"]
+    return markdown(header, sorted(cells, key=lambda row: -float(row[-2])))
+
+
 def jackpots():
     """Test accuracies of sparse networks found in a trained one, after each epoch."""
     rows = measured("jackpots")
@@ -266,6 +328,8 @@ _ALL = [
     zoo,
     formats,
     training,
+    scores,
+    trained_network,
     jackpots,
     jackpot_overlaps,
     integer_files,

@@ -1,4 +1,4 @@
-"""The command line, `keras-mpt` or `python -m keras_mpt`; each subcommand has a file in `keras_mpt/commands`."""
+"""The command line: `keras-mpt` or `python -m keras_mpt`. Each subcommand is a file in `keras_mpt/commands`."""
 
 import argparse
 import contextlib
@@ -32,12 +32,12 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-mpt",
-        description="Work with tickets: networks that were found by choosing weights instead of training them.",
+        description="Work with tickets: neural networks found by selecting random weights instead of training them.",
         epilog="`keras-mpt COMMAND --help` explains the arguments of a command.",
     )
     version = f"keras_mpt {keras_mpt.__version__}, keras {keras.__version__}, backend {keras.backend.backend()}"
     parser.add_argument("--version", action="version", version=version, help="show the versions and Keras' backend")
-    parser.add_argument("--verbose", action="store_true", help="let the messages of TensorFlow and LiteRT through")
+    parser.add_argument("--verbose", action="store_true", help="show the messages of TensorFlow and LiteRT")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (listing, inspection, conversion, importing, evaluation):
         command.add(commands)

@@ -144,12 +144,6 @@ def track_in_backend(layer, name, variable):
             layer._tracker.lock()
 
 
-def forget_parameters(layer):
-    """Let PyTorch ask a layer for its variables once more."""
-    if hasattr(layer, "_torch_params"):
-        del layer._torch_params
-
-
 def is_training():
     """Return whether the call under way in this thread trains."""
     context = global_state.get_global_attribute("current_call_ctx")

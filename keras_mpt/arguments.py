@@ -89,7 +89,7 @@ def check_path(argument, value):
 
 
 def check_list(argument, value):
-    """Raise TypeError unless a value is a list or tuple: a string or a dict could be counted and looped over, too."""
+    """Raise TypeError unless a value is a list or tuple: strings and dicts can be iterated as well."""
     check_instance(argument, value, (list, tuple), "a list")
 
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole, or as they were before."""
+"""Write files atomically."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ class FileError(ValueError):
 
 
 def check_folder(path):
-    """Raise an error where no file can be written: for want of a folder, or for what is there of its name.
+    """Raise an error if a file cannot be written to this path.
 
     Raises:
-        TypeError, ValueError: It is no path.
-        FileNotFoundError: There is no such folder.
-        IsADirectoryError: It is a folder.
-        FileExistsError: It is neither a regular file nor a link to one, but a device or a pipe, for example.
+        TypeError, ValueError: It is not a path.
+        FileNotFoundError: The folder does not exist.
+        IsADirectoryError: The path is a folder.
+        FileExistsError: The path is something else than a file or a link to one, such as a device or a pipe.
     """
     path = check_path("path", path)
     folder = path.parent
@@ -47,14 +47,14 @@ def check_folder(path):
 
 
 def check_another(path, source):
-    """Raise ValueError if a file would take the place of the one that it is made from."""
+    """Raise ValueError if a file would replace its own source."""
     if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
         raise ValueError(f"`path` must be another file than the one that is read. Received: {str(path)!r} for both")
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield the path of a new, empty file, which takes the place of `path` if all goes well, and vanishes otherwise.
+    """Yield the path of a new, empty file, which replaces `path` on success and is deleted otherwise.
 
     A symbolic link is followed: what it points to is replaced, the link stays. The new file has the permissions of
     the one that it replaces. What a killed process left unfinished under the same name is removed; files that another
@@ -81,7 +81,7 @@ def replacing(path):
 
 @contextlib.contextmanager
 def _locked(path, mode):
-    """Make a file with these permissions, before it has a content to be read, and lock it until it has its name."""
+    """Create an empty file with these permissions, and lock it until it is renamed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
         if mode is not None:

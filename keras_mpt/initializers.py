@@ -5,6 +5,8 @@ roots only, which every platform rounds alike (a library's `log` or `cos` may no
 float32. One seed has independent streams: the kernel's signs and magnitudes, the scores' signs and magnitudes.
 """
 
+import contextlib
+import contextvars
 import math
 import random
 
@@ -165,6 +167,19 @@ def layer_seeds(seed):
         yield word >> 32
 
 
+_undrawn = contextvars.ContextVar("undrawn", default=False)
+
+
+@contextlib.contextmanager
+def undrawn():
+    """Let the initializers of keras_mpt give zeros in this thread, where a model is made to be filled from a file."""
+    before = _undrawn.set(True)
+    try:
+        yield
+    finally:
+        _undrawn.reset(before)
+
+
 class SeededInitializer(keras.initializers.Initializer):
     """Base of the initializers whose values depend on a seed alone.
 
@@ -196,6 +211,8 @@ class SeededInitializer(keras.initializers.Initializer):
     def __call__(self, shape, dtype=None, seed=None, **kwargs):
         seed = self.seed if self.seed is not None else check_seed(seed)
         dtype = dtype or keras.config.floatx()
+        if _undrawn.get():
+            return ops.zeros(shape, dtype)
         return ops.convert_to_tensor(self.draw(tuple(shape), seed, **kwargs), dtype=dtype)
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""What an installation lacks: Keras' backend or an extra, and the line that installs it."""
+"""Errors for a missing backend or extra, with the command that installs it."""
 
 import contextlib
 import importlib.util
@@ -56,10 +56,10 @@ def is_installed(name):
 
 @contextlib.contextmanager
 def extra(name, purpose):
-    """Turn a failed import inside into an error with the line that installs what is missing.
+    """Turn a failed import into an error with the command that installs the missing package.
 
     Args:
-        name: Of the extra in setup.py, such as `"lce"`.
+        name: Name of the extra in setup.py, such as `"lce"`.
         purpose: What needs it, as the subject of a sentence.
 
     Raises:

@@ -58,6 +58,7 @@ def test_masks_in_pytorch_keep_as_many():
         "inference --networks conv4 --batch 8 --rounds 2",
         "growth --sizes 10000 --rounds 2",
         "memory --batch 8 --rounds 1",
+        "first_use --cases import --rounds 1",
     ],
 )
 def test_benchmarks_run(command, tmp_path):

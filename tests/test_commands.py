@@ -56,7 +56,7 @@ def test_the_list_and_its_filters(capsys):
     assert set(listed(capsys, "--min_accuracy", "0.77")) == {n for n, a in accuracies.items() if a >= 0.77}
     assert set(listed(capsys, "--architecture", "conv4_mpt")) == {n for n in names if n.startswith("conv4")}
     assert main(["list", "--min_accuracy", "1"]) == 0
-    assert "No published ticket is like that" in capsys.readouterr().out
+    assert "No published ticket matches" in capsys.readouterr().out
     assert main(["list", "--architecture", "conv5"]) == 1
     assert "must be one of keras_mpt.zoo" in capsys.readouterr().err
 

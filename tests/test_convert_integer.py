@@ -221,6 +221,15 @@ def test_a_sequential_network_has_no_float_between_stem_and_logits(tmp_path):
     assert sorted(floats) == ["CONV_2D", "DEQUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED", "MUL"], report.operations
 
 
+@pytest.mark.slow
+def test_two_bits_in_dense_layers_only(tmp_path):
+    model, x = sequential(), samples((8, 8, 3), 16)
+    report, (found,) = outputs(model, tmp_path / "model.tflite", x, weights="integer2_dense")
+    forms = {entry.name: entry.form for entry in report.layers}
+    assert forms == {"stem": "int8", "conv": "integer", "dense": "integer, 2 bits", "logits": "exact, 2 bits"}
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
+
+
 def _gives_floats(file, operator):
     return file.graph.tensors[operator.outputs[0]].type == 0
 

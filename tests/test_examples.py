@@ -172,8 +172,8 @@ app.run(reproduce.main)
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_a_published_recipe_gives_the_same_again(data, tmp_path):
-    """Conv-2 as it was published, two steps of it: a batch of 48 of the 96 images that there are here."""
-    recipe = keras_mpt.zoo.get_preset("conv2_mpt32_s50").recipe.split()[1:]
+    """Conv-4 as it was published, two steps of it: a batch of 48 of the 96 images that there are here."""
+    recipe = keras_mpt.zoo.get_preset("conv4_mpt32_s80").recipe.split()[1:]
     for folder in (tmp_path / "first", tmp_path / "second"):
         flags = [f"--data_dir={data}", f"--output_dir={folder}", "--batch_size=48", "--stop_after=1"]
         subprocess.run([sys.executable, *recipe, *flags], cwd=EXAMPLES.parent, capture_output=True, check=True)
@@ -335,7 +335,7 @@ def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(40, dtype=np.int32)
     whole = cifar10.TrainingBatches(images, labels, 8, seed=1)
-    whole.on_epoch_end()
+    whole.begin(1)
     resumed = cifar10.TrainingBatches(images, labels, 8, seed=1, first_epoch=1)
     assert len(whole) == 5
     seen = []
@@ -345,6 +345,29 @@ def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
         seen.extend(whole[step][1])
     assert sorted(seen) == list(range(40))
     assert not np.array_equal(whole[0][1], cifar10.TrainingBatches(images, labels, 8, seed=2, first_epoch=1)[0][1])
+
+
+def test_each_epoch_has_its_batches(scripts):
+    """Keras on PyTorch takes one batch more before the first epoch."""
+    from batches import BeginEpochs, EpochBatches
+
+    class Noted(EpochBatches):
+        def __len__(self):
+            return 2
+
+        def begin(self, epoch):
+            self.epoch = epoch
+
+        def __getitem__(self, step):
+            seen.append((self.epoch, step))
+            return np.zeros((1, 3), "float32"), np.zeros((1, 1), "float32")
+
+    model, batches, seen = keras.Sequential([keras.layers.Dense(1)]), Noted(), []
+    batches.begin(0)
+    model.compile("sgd", "mse")
+    for first, last in ((0, 3), (3, 4)):
+        model.fit(batches, initial_epoch=first, epochs=last, shuffle=False, callbacks=[BeginEpochs(batches)], verbose=0)
+    assert list(dict.fromkeys(seen)) == [(epoch, step) for epoch in range(4) for step in range(2)]
 
 
 def test_held_out_images_are_the_last_ones_and_not_trained_on(monkeypatch):
@@ -416,6 +439,8 @@ def test_imagenet_recipe_on_pictures_of_its_format(tmp_path):
     assert not (tmp_path / "run" / "ticket.mpt").exists()
     train()  # goes on
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
+    epochs = [row.split(",") for row in (tmp_path / "run" / "speed.csv").read_text().splitlines()]
+    assert [row[0] for row in epochs] == ["epoch", "0", "1"] and all(float(row[2]) > 0 for row in epochs[1:])
     assert [*cache.glob("train*")] and [*(tmp_path / "imagenet2012").glob("*/*.tfrecord*")]
     ticket = keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt")
     assert ticket.output_shape == (None, 1000)

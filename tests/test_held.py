@@ -132,7 +132,25 @@ def to_tf_checkpoint(model, path):
 
 
 SCALED = keras_mpt.quantizers.ScaledSign(3.0)
+
+
+def in_place(model, path):
+    """Change scores behind Keras' back, as PyTorch's own optimizers do; elsewhere that is not possible."""
+    scores = first(model).scores
+    if keras.backend.backend() == "tensorflow":
+        assert not hasattr(scores.value, "assign") or not first(model).is_held
+    if keras.backend.backend() == "jax":
+        assert not any(v is scores for v in model.variables) or not first(model).is_held
+    if keras.backend.backend() != "torch":
+        pytest.skip("a way of PyTorch")
+    import torch
+
+    with torch.no_grad():
+        scores.value.neg_().add_(torch.from_numpy(other_scores(first(model))))
+
+
 CHANGES = {
+    "in place": in_place,
     "scores": lambda model, path: first(model).scores.assign(other_scores(first(model))),
     "scores by adding": lambda model, path: first(model).scores.assign_sub(other_scores(first(model))),
     "frozen kernel": lambda model, path: first(model).frozen_kernel.assign(-first(model).frozen_kernel.value),
@@ -163,3 +181,42 @@ def test_the_next_call_sees_every_change(change, file, tmp_path):
     for name, call in calls.items():
         np.testing.assert_allclose(numpy(call(model)), expected, rtol=1e-5, atol=1e-6, err_msg=name)
         assert not np.allclose(expected, before[name]), name
+
+
+def test_what_is_made_by_hand(file):
+    """State that a caller gives counts, and functions that were traced before a change do not return what was."""
+    model = held(file)
+    layer, scores = first(model), other_scores(first(model))
+    if keras.backend.backend() != "jax":  # whose state has the kernel, and no scores that could be given
+        with keras.StatelessScope(state_mapping=[(layer.scores, ops.convert_to_tensor(scores))]):
+            replaced = numpy(model(X))
+        assert layer.is_held
+    with pytest.raises(RuntimeError, match="stateless code cannot end that"), keras.StatelessScope():
+        layer.scores.assign(scores)
+    before = numpy(model(X))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        function = tf.function(model)
+        np.testing.assert_allclose(function(X), before, rtol=1e-6)
+    layer.scores.assign(scores)
+    assert not layer.is_held and not np.allclose(numpy(model(X)), before)
+    if keras.backend.backend() != "jax":
+        np.testing.assert_array_equal(numpy(model(X)), replaced)
+    if keras.backend.backend() == "tensorflow":
+        assert np.isnan(function(X)).all()
+    keras_mpt.layers.hold(model)
+    assert layer.is_held
+
+
+def test_what_cannot_be_held():
+    model = keras.Sequential(
+        [keras.Input((4,)), MPTDense(3, seed=0), MPTDense(3, mask=keras_mpt.masks.GlobalTopK(0.5))]
+    )
+    keras_mpt.layers.hold(model)
+    model.trainable = False
+    assert not any(layer.is_held for layer in model.layers)
+    keras_mpt.layers.hold(model)
+    assert [layer.is_held for layer in model.layers] == [True, False]
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        keras_mpt.layers.hold(3)

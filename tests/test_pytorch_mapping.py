@@ -86,7 +86,7 @@ def test_explicit_mapping():
             from_pytorch(state, own_model(), 0.5, layout="hidden_networks", mapping=missing)
     with pytest.raises(ValueError, match=r"another module for each layer. Received twice: \['head.0'\]"):
         from_pytorch(state, own_model(), 0.5, layout="hidden_networks", mapping=MAPPING | {"float": "head.0"})
-    with pytest.raises(ValueError, match="`mapping` must say what PyTorch calls each layer"):
+    with pytest.raises(ValueError, match="`mapping` must have the name of each layer in PyTorch"):
         from_pytorch(state, own_model(), 0.5, layout="hidden_networks")
     with pytest.raises(TypeError, match="width"):
         from_pytorch(state, own_model(), 0.5, width=2, **settings)
@@ -183,7 +183,7 @@ def test_what_the_checkpoint_does_not_say():
         load(whole | {"prune_rate": -1})
     with pytest.raises(CheckpointError, match="convolutions of type 'SampleSubnetConv'"):
         load(whole | {"conv_type": "SampleSubnetConv"})
-    with pytest.raises(CheckpointError, match="of the network 'cResNet18_v2', which is none of the zoo"):
+    with pytest.raises(CheckpointError, match="of the network 'cResNet18_v2', which is not in the zoo"):
         load(whole | {"arch": "cResNet18_v2"})
     for field, value in (("arch", 3), ("arch", ["Conv2"]), ("conv_type", 1.5)):
         with pytest.raises(CheckpointError, match=f"must hold a name as '{field}'. Received: "):

@@ -1,6 +1,8 @@
 """`.keras` files that an earlier release wrote give the same masks, kernels and outputs for ever."""
 
+import json
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -12,8 +14,16 @@ from support.layer_contract import numpy
 DATA = pathlib.Path(__file__).parent / "data"
 
 
+def release(version):
+    return [int(number) for number in version.split(".")[:2]]
+
+
 @pytest.mark.parametrize("rule", ["top_k", "global", "restricted"])
 def test_release(rule):
+    with zipfile.ZipFile(DATA / f"release_{rule}.keras") as file:
+        version = json.loads(file.read("metadata.json"))["keras_version"]
+    if release(keras.__version__) < release(version):
+        pytest.skip("Keras does not load files of newer versions with its own BatchNormalization")
     expected = np.load(DATA / "release.npz")
     model = keras.models.load_model(DATA / f"release_{rule}.keras")
     assert [layer.name for layer in mpt_layers(model)] == ["conv", "hidden", "logits"]

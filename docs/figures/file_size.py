@@ -1,61 +1,53 @@
-"""Draws file_size.png: accuracy against file size, of the zoo's tickets and the dense network, in several formats.
+"""Draws file_size.png: accuracy against bytes, of the zoo's tickets and phone files, dense networks, and the papers'.
 
     python docs/figures/file_size.py [FOLDER]
 
-Accuracies are those of `zoo/presets.json` and of the last epoch of `examples/results/conv4_dense.csv`, sizes those of
-the ticket files and of `benchmarks/results/edge.json`. The dense network counts four bytes for each weight.
+The zoo's numbers are those of `zoo/presets.json`. A dense network counts four bytes for each weight. What papers report
+is for CIFAR-10 without JPEG.
 """
 
-import csv
-import json
-import pathlib
 import sys
 
-from common import FOLDER, INK, NEGATIVE, POSITIVE, card, save
+from common import FOLDER, INK, NEGATIVE, PALE, POSITIVE, card, save
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 import keras_mpt
 
-ROOT = pathlib.Path(__file__).parents[2]
-NETWORKS = {  # presets: colour, what benchmarks/edge.py calls them, and its files
-    "conv4_mpt32_s50": (POSITIVE, "Conv-4, 50 %, MPT-1/32", {"int8": "int8 .tflite"}),
-    "conv4_mpt11_s50": (
-        NEGATIVE,
-        "Conv-4, 50 %, MPT-1/1",
-        {"larq-compute-engine": "LCE file", "exact int8": "int8 .tflite", "float32": "float32 .tflite"},
-    ),
+# Bytes and accuracy in %.
+PUBLISHED = {
+    "Biprop VGG-Small, 95 %": (161e3, 91.48),  # arXiv:2103.09377, one bit for each kept weight and its place
+    "LilNetX VGG-16": (76e3, 90.0),  # arXiv:2204.02965
+    "LilNetX ResNet-20 (width 4)": (66e3, 91.5),
 }
 
 
-def points():
-    """Yield (colour, label, bytes, accuracy in %, whether it is a ticket)."""
-    edge = json.loads((ROOT / "benchmarks/results/edge.json").read_text())["rows"]
-    sizes = {(row["network"], row["file"]): row["bytes"] for row in edge}
-    for name, (colour, network, files) in NETWORKS.items():
-        preset = keras_mpt.zoo.get_preset(name)
-        accuracy, label = 100 * preset.accuracy, f"{network.split()[-1]} ticket, {preset.epochs} epochs"
-        yield colour, label, preset.path.stat().st_size, accuracy, True
-        for file, label in files.items():
-            yield colour, label, sizes[network, file], accuracy, False
-    with (ROOT / "examples/results/conv4_dense.csv").open(newline="") as file:
-        log = [*csv.DictReader(file)]
-    weights = json.loads((ROOT / "benchmarks/results/file_size.json").read_text())["bytes"]["Conv-4, 50 %"]["weights"]
-    yield INK, f"dense float32, {len(log)} epochs", 4 * weights, 100 * float(log[-1]["val_accuracy"]), False
-
-
 def main(folder=FOLDER):
-    figure, axes = card(8, 3.8)
-    for colour, label, size, accuracy, is_ticket in points():
-        axes.plot(size, accuracy, "*" if is_ticket else "o", color=colour, markersize=14 if is_ticket else 8)
-        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(label, (size, accuracy), **place, color=colour, fontsize=9)
+    figure, axes = card(8, 5)
+    for preset in keras_mpt.zoo.list_presets():
+        colour = POSITIVE if preset.activations == "float" else NEGATIVE
+        axes.plot(preset.bytes, 100 * preset.accuracy, "*", color=colour, markersize=13)
+        place = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 7, "color": colour}
+        axes.annotate(preset.name, (preset.bytes, 100 * preset.accuracy), **place)
+        for facts in preset.converted.values():
+            if "file" in facts:
+                axes.plot(facts["bytes"], 100 * facts["accuracy"], "o", color=colour, markersize=5, alpha=0.5)
+        if preset.dense:
+            axes.plot(4 * preset.counts["weights"], 100 * preset.dense["accuracy"], "s", color=INK, markersize=6)
+    for name, (size, accuracy) in PUBLISHED.items():
+        axes.plot(size, accuracy, "D", color=PALE, markersize=7, markeredgecolor=INK)
+        axes.annotate(name, (size, accuracy), xytext=(7, 3), textcoords="offset points", fontsize=7)
+    kinds = [("*", POSITIVE, "ticket, MPT-1/32"), ("*", NEGATIVE, "ticket, MPT-1/1"), ("o", INK, "its phone files")]
+    kinds += [("s", INK, "dense network, float32"), ("D", PALE, "from papers, without JPEG")]
+    for marker, colour, label in kinds:
+        axes.plot([], [], marker, color=colour, label=label)
     axes.set_xscale("log")
-    axes.set(xlim=(1.7e5, 1.8e7), ylim=(60, 85), xlabel="bytes of the file", ylabel="test accuracy (%)")
-    axes.set_xticks([3e5, 1e6, 3e6, 1e7])
+    axes.set(xlim=(5e4, 6e7), xlabel="bytes", ylabel="test accuracy (%)")
+    axes.set_xticks([1e5, 3e5, 1e6, 3e6, 1e7, 3e7])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:g} MB"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
-    axes.set_title("Conv-4 on CIFAR-10 (after JPEG), one seed", fontsize=11)
+    axes.legend(fontsize=8, loc="lower right")
+    axes.set_title("CIFAR-10 after JPEG (quality 75), one seed each", fontsize=11)
     save(figure, "file_size", folder)
 
 

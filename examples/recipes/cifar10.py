@@ -3,8 +3,8 @@
 import io
 import pathlib
 
-import keras
 import numpy as np
+from batches import EpochBatches
 
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
 STD = np.array([0.2023, 0.1994, 0.2010], np.float32)
@@ -71,7 +71,7 @@ def resized(images, size):
     return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
 
 
-class TrainingBatches(keras.utils.PyDataset):
+class TrainingBatches(EpochBatches):
     """Shuffled, randomly cropped and flipped batches of square images; the last, incomplete one is dropped.
 
     The crops are as large as the images, with an eighth of zeros around these: 4 pixels around 32.
@@ -83,9 +83,9 @@ class TrainingBatches(keras.utils.PyDataset):
     def __init__(self, images, labels, batch_size, seed, first_epoch=0, part=0, parts=1):
         super().__init__()
         self.images, self.labels = images, labels
-        self.batch_size, self.seed, self.epoch = batch_size, seed, first_epoch
+        self.batch_size, self.seed = batch_size, seed
         self.part = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
-        self._shuffle()
+        self.begin(first_epoch)
 
     def __len__(self):
         return len(self.images) // self.batch_size
@@ -102,11 +102,8 @@ class TrainingBatches(keras.utils.PyDataset):
         batch[flips] = batch[flips, :, ::-1]
         return normalize(batch[self.part]), self.labels[chosen[self.part]]
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._shuffle()
-
-    def _shuffle(self):
+    def begin(self, epoch):
+        self.epoch = epoch
         self.order = self._random(0).permutation(len(self.images))
 
     def _random(self, step):

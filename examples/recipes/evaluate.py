@@ -19,6 +19,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "weights", None, "A preset of keras_mpt.zoo ('all': each), or a .mpt or .tflite file.", required=True
 )
+flags.DEFINE_bool("flip", False, "Average the logits of each image and its mirror image.")
 flags.DEFINE_enum("runtime", "keras", ["keras", "tflite", "lce"], "What runs it.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 
@@ -26,6 +27,11 @@ flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz 
 def accuracy(logits, labels):
     """Return the fraction of images whose largest logit is that of the label."""
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def with_mirror_images(predict):
+    """Return a function that averages the outputs for images `(number, height, width, channels)` and mirrored ones."""
+    return lambda images: (predict(images) + predict(images[:, :, ::-1])) / 2
 
 
 def contestants(weights, runtime):
@@ -66,6 +72,7 @@ def main(_):
     images, labels = cifar10.load(FLAGS.data_dir)["test"]
     where = keras.backend.backend() if FLAGS.runtime == "keras" else FLAGS.runtime
     for name, (preprocess, predict) in found.items():
+        predict = with_mirror_images(predict) if FLAGS.flip else predict
         share = accuracy(predict(preprocess(images)), labels)
         print(f"{name}: {share:.2%} of {len(labels):,} test images ({where})")
 

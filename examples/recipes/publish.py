@@ -3,15 +3,16 @@
     python publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
         --dense examples/results/conv4_dense.csv
     python publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
+    python publish.py RUN ... --found "Signs are those of ..."   # a jackpot: its card says how it was found
     python publish.py --name conv4_mpt32_s50 --note "..."        # a sentence for its card
     python publish.py --remove conv4_mpt32_s50                   # the preset goes, with its files
     python publish.py                                            # cards and table only
 
-RUN is the output folder of train.py. Its ticket is evaluated from the published file on the whole test set, and so is
-what it is converted to. Writes, all in zoo/, NAME.mpt (the ticket), NAME.csv (the log), NAME.png (the curve), of
-MPT-1/1 NAME.tflite and NAME_lce.tflite (for phones), an entry of presets.json with checksums and golden outputs, a
-model card NAME.md and the table of README.md. All of it is written elsewhere first and takes its place once everything
-has succeeded.
+RUN is the output folder of train.py or whitened_conv6.py. Its ticket is evaluated from the published file on the whole
+test set, and so is what it is converted to. Writes, all in zoo/, NAME.mpt (the ticket), NAME.csv (the log), NAME.png
+(the curve), NAME.tflite and, of MPT-1/1, NAME_lce.tflite (for phones), an entry of presets.json with checksums and
+golden outputs, a model card NAME.md and the table of README.md. All of it is written elsewhere first and takes its
+place once everything has succeeded.
 """
 
 import argparse
@@ -41,7 +42,7 @@ CARD = """# {name}
 | | |
 |---|---|
 | test accuracy of the file | **{accuracy:.2%}** ({data}; 10,000 test images) |
-{dense}| file | {bytes:,} bytes, {bits:.2f} bits for each weight; as float32: {float32:,} bytes |
+{flipped}{dense}| file | {bytes:,} bytes, {bits:.2f} bits for each weight; as float32: {float32:,} bytes |
 {converted}| trained | {epochs} epochs, seed {seed}; {trained} |
 | recipe | `{recipe}` |
 | SHA-256 | `{sha256}` |
@@ -96,8 +97,8 @@ such](../examples/results/README.md#data): on CIFAR-10 as it is published, witho
 
 A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
 the weights that are *removed*; `float_stem`: the first convolution is an ordinary one with trained weights. [What runs
-on a phone](../docs/deployment.md) is here for MPT-1/1: `.tflite` for stock LiteRT, `_lce.tflite` for
-larq-compute-engine. Of MPT-1/32, `python -m keras_mpt convert NAME NAME.tflite` makes it; sizes are on the cards.
+on a phone](../docs/deployment.md) is here, too: `.tflite` for stock LiteRT, `_lce.tflite` for
+larq-compute-engine. Of older MPT-1/32, `keras-mpt convert NAME NAME.tflite` makes it; sizes are on the cards.
 
 Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
 spelled `examples/train.py` where it is `examples/recipes/train.py` now.
@@ -105,34 +106,50 @@ spelled `examples/train.py` where it is `examples/recipes/train.py` now.
 HEADER = ["preset", "test accuracy", "dense", "epochs", "ticket, bytes", "weights", "kept", "1-bit MACs", "float MACs"]
 
 
-def publish(run, name, data, trained, default, test, draft):
-    """Copy a run into the folder `draft`; return the entry of its preset."""
+def publish(run, options, test, draft):
+    """Copy a run into the folder `draft`; return the entry of its preset.
+
+    Raises:
+        ValueError: Weights are not as they were drawn, and --found does not say what they are.
+    """
     import cifar10
-    from evaluate import accuracy
+    from evaluate import accuracy, with_mirror_images
 
     images, labels = test
-    provenance = keras_mpt.tickets.Ticket.read(run / "ticket.mpt").provenance
+    name = options.name
+    ticket = keras_mpt.tickets.Ticket.read(run / "ticket.mpt")
+    provenance = ticket.provenance
+    changed = any(entry["kernel"] and entry["kernel"]["changes"] for entry in ticket.layers.values())
+    if changed and not options.found:
+        raise ValueError(f"--found must say where the weights of {run} come from: they are not as they were drawn")
     preset = {
         "name": name,
         "architecture": provenance["architecture"],
         "dataset": "cifar10",
-        "default": default,
+        "default": options.default,
         "arguments": provenance["arguments"],
         "mean": [round(float(value), 6) for value in cifar10.MEAN],
         "std": [round(float(value), 6) for value in cifar10.STD],
         "classes": CIFAR10,
-        "data": data,
+        "data": options.data,
         "recipe": provenance["recipe"],
         "epochs": provenance["epochs"],
         "seed": provenance["arguments"]["seed"],
-        "trained": trained,
+        "trained": options.trained,
+        "found": options.found or "",
         "dense": None,
         "counts": {},
         "converted": {},
     }
     model = keras_mpt.load_ticket(run / "ticket.mpt")
     preset["counts"] = counts(model)
-    preset["accuracy"] = accuracy(model.predict(cifar10.normalize(images), batch_size=500, verbose=0), labels)
+
+    def predict(inputs):
+        return model.predict(inputs, batch_size=500, verbose=0)
+
+    inputs = cifar10.normalize(images)
+    preset["accuracy"] = accuracy(predict(inputs), labels)
+    preset["accuracy_flipped"] = accuracy(with_mirror_images(predict)(inputs), labels)
     told = ("architecture", "arguments", "data", "recipe", "epochs", "trained", "accuracy")
     file = draft / f"{name}.mpt"
     keras_mpt.save_ticket(model, file, provenance={key: preset[key] for key in told})
@@ -158,7 +175,7 @@ def counts(model):
 
 
 def convert(preset, test, draft):
-    """Convert a ticket; return what is known of the files, which stay in `draft` if activations are binary.
+    """Convert a ticket; return what is known of the files, which stay in `draft`.
 
     Each file is checked on the whole test set: only where an activation is at zero may it differ from Keras.
     """
@@ -171,17 +188,15 @@ def convert(preset, test, draft):
     logits = np.sort(keras_mpt.load_ticket(ticket).predict(inputs, batch_size=500, verbose=0))
     margins = logits[:, -1] - logits[:, -2]
     ways = {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}
-    with tempfile.TemporaryDirectory() as folder:
-        for target in ways if binary else ["tflite"]:
-            path = (draft if binary else pathlib.Path(folder)) / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
-            report = ways[target](ticket, path, samples=inputs)
-            print(report)
-            tied = int(np.sum(margins <= 2 * report.max_error))  # where what was measured may put the other one first
-            facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips, "tied": tied}
-            facts["accuracy"] = accuracy(keras_mpt.convert.run(path, target, inputs), labels)
-            if binary:
-                facts |= {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            found[target] = facts
+    for target in ways if binary else ["tflite"]:
+        path = draft / f"{preset.name}{'_lce' * (target == 'lce')}.tflite"
+        report = ways[target](ticket, path, samples=inputs, labels=preset.classes)
+        print(report)
+        tied = int(np.sum(margins <= 2 * report.max_error))  # where what was measured may put the other one first
+        facts = {"bytes": report.bytes, "gzip": report.gzip, "flips": report.flips, "tied": tied}
+        facts["accuracy"] = accuracy(keras_mpt.convert.run(path, target, inputs), labels)
+        facts |= {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        found[target] = facts
     return found
 
 
@@ -277,9 +292,16 @@ def card(preset, draft):
         "float32": float32,
         "classes": ", ".join(preset["classes"]),
         "dense": "",
+        "flipped": "",
         "converted": "".join(conversion(target, found) for target, found in preset["converted"].items()),
         "runtimes": ",\nof the phone files with `--runtime tflite` and `--runtime lce`" if binary else "",
     }
+    if not binary and "file" in preset["converted"].get("tflite", {}):
+        facts["runtimes"] = ",\nof the phone file with `--runtime tflite`"
+    if preset.get("accuracy_flipped"):
+        facts["flipped"] = (
+            f"| mean of its logits for an image and its mirror image | {preset['accuracy_flipped']:.2%} |\n"
+        )
     facts["found"] = f" {facts['found'] or 'None of the kept ones was trained.'}"
     facts["note"] = f" {facts['note']}" if facts["note"] else ""
     dense = preset["dense"]
@@ -318,6 +340,7 @@ def main():
     parser.add_argument("--name", help="of the preset")
     parser.add_argument("--data", help="what it was trained and tested on, in words")
     parser.add_argument("--trained", help="on what machine and how long, in words")
+    parser.add_argument("--found", help="where the weights come from, in a sentence, if they were not drawn")
     parser.add_argument("--default", action="store_true", help="make it the default preset of its architecture")
     parser.add_argument("--dense", type=pathlib.Path, help="log of the same network trained densely")
     parser.add_argument("--note", help="what else to say on the card; without a run, nothing is converted again then")
@@ -367,7 +390,7 @@ def change(presets, options, draft):
 
         test = cifar10.load(options.data_dir)["test"]
         if options.run:
-            new = publish(options.run, options.name, options.data, options.trained, options.default, test, draft)
+            new = publish(options.run, options, test, draft)
             for preset in presets.values():
                 preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
             presets[options.name] = new

@@ -1,6 +1,6 @@
 """Train a published ticket again by its recipe, and compare.
 
-    python reproduce.py --weights conv2_mpt32_s50 --data_dir DIR --output_dir runs/again
+    python reproduce.py --weights conv4_mpt32_s80 --data_dir DIR --output_dir runs/again
 
 Called again after a kill, it goes on. The recipe is the command on the ticket's card. On the same kind of machine, with
 the same versions and backend, the same ticket comes out (not for conv4_mpt32_s50, which was trained before the order of

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import training
 from absl import flags
+from batches import BeginEpochs
 
 import keras_mpt
 
@@ -92,6 +93,7 @@ def train(model, data, seed, callbacks):
     optimizer = keras.optimizers.SGD(rate, momentum=0.9) if FLAGS.optimizer == "sgd" else keras.optimizers.Adam(rate)
     training.compile_for(model, optimizer)
     training.add_weight_decay(model, FLAGS.weight_decay)
+    callbacks = [BeginEpochs(batches), *callbacks]
     model.fit(batches, epochs=FLAGS.epochs, shuffle=False, callbacks=callbacks, verbose=0)
     return model.evaluate(*data["test"], batch_size=500, verbose=0)[1]
 

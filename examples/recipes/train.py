@@ -11,10 +11,10 @@ which trained better on held-out images than the published 0.1 (examples/results
 --weight_decay 5e-4; VGG-Small is trained with Adam, for binary activations with --batch_norm_affine --learning_rate
 2e-4. The published rate changes from epoch to epoch, here it does from step to step.
 
-The output folder receives the flags, `log.csv`, TensorBoard logs, `checkpoint.keras` with the whole state of the
-training after the last finished epoch, and `ticket.mpt` once all epochs are over. Called again after a kill at any
-moment, with the same flags, the training goes on. Runs on every Keras backend (KERAS_BACKEND); with
-`--data_dir FILE.npz` without TensorFlow.
+The output folder receives the flags, `log.csv`, `speed.csv` with images per second, TensorBoard logs,
+`checkpoint.keras` with the whole state of the training after the last finished epoch, and `ticket.mpt` once all epochs
+are over. Called again after a kill at any moment, with the same flags, the training goes on. Runs on every Keras
+backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
 """
 
 import pathlib

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 
 import keras
 from absl import app, flags
+from batches import BeginEpochs, EpochBatches
 
 import keras_mpt
 
@@ -55,6 +57,45 @@ class Checkpoint(keras.callbacks.Callback):
             os.replace(unfinished, self.path)
         else:
             unfinished.unlink()
+
+
+class Speed(keras.callbacks.Callback):
+    """Print how the training computes, and write how many images a second each epoch trains to a file of its own.
+
+    Not to the log, which is the same again for the same flags and seed. Validation is not counted, the first step is.
+    """
+
+    def __init__(self, path, batch_size):
+        super().__init__()
+        self.path, self.batch_size = path, batch_size
+
+    def on_train_begin(self, logs=None):
+        print(how_it_computes(self.model), flush=True)
+        if not self.path.exists():
+            self.path.write_text("epoch,seconds,images_per_second\n")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start, self._steps, self._seconds = time.perf_counter(), 0, 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps, self._seconds = batch + 1, time.perf_counter() - self._start
+
+    def on_epoch_end(self, epoch, logs=None):
+        speed = self._steps * self.batch_size / max(self._seconds, 1e-9)
+        print(f" {speed:.0f} images/s", flush=True)
+        with self.path.open("a") as file:
+            file.write(f"{epoch},{self._seconds:.1f},{speed:.1f}\n")
+
+
+def how_it_computes(model):
+    """Return a line that says on which backend a model computes, in which dtype, and with oneDNN or without."""
+    backend, policy = keras.backend.backend(), model.layers[-1].dtype_policy.name
+    words = [f"Keras {keras.__version__} on {backend}", policy]
+    if backend == "tensorflow":
+        from tensorflow.python.util import _pywrap_util_port as port
+
+        words.append(f"oneDNN {'on' if port.IsMklEnabled() else 'off'}")
+    return ", ".join(words)
 
 
 def check(condition, flag, expected, received):
@@ -157,12 +198,21 @@ def fit(
             prepare(model)
         add_weight_decay(model, weight_decay)
         more = _logs(folder, first_epoch) if devices.is_chief else []
+        begin = [BeginEpochs(data)] if isinstance(data, EpochBatches) else []
+        if devices.is_chief:
+            more.append(Speed(folder / "speed.csv", flags.FLAGS.batch_size))
         model.fit(
             data,
             shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
             initial_epoch=first_epoch,
             epochs=min(epochs, stop_after or epochs),
-            callbacks=[*callbacks, keras_mpt.callbacks.CheckScores(), *more, Checkpoint(checkpoint, devices)],
+            callbacks=[
+                *begin,
+                *callbacks,
+                keras_mpt.callbacks.CheckScores(),
+                *more,
+                Checkpoint(checkpoint, devices),
+            ],
             **settings,
         )
     return model

@@ -5,11 +5,12 @@
     python examples/recipes/whitened_conv6.py --dense --output_dir runs/dense                  # all weights trained
     python examples/recipes/whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --output_dir runs/jackpot
 
-`--jackpot` searches in a trained network: the kernels' signs are those of the dense network, the scores start at the
-magnitudes of its weights, and normalization is re-estimated before the first epoch. On CPUs with bfloat16 (avx512_bf16
-in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`. The output folder receives the
-flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or `model.keras`. The same command
-goes on where a training was stopped.
+`--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
+network, and the scores start at the magnitudes of its weights.
+
+On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
+The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
+`model.keras`. The same command goes on where a training was stopped.
 """
 
 import os
@@ -23,6 +24,7 @@ import keras
 import numpy as np
 import training
 from absl import app, flags
+from batches import EpochBatches
 
 import keras_mpt
 from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
@@ -36,7 +38,11 @@ OPTIMIZERS = {
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
+flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
+flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
+flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
+flags.DEFINE_list("n_of_m", None, "N,M: keep N of each M input channels: see keras_mpt.masks.NofM.")
 flags.DEFINE_float("width", 1.0, "Factor on the filters.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Of the scores, or of the weights of --dense.")
 flags.DEFINE_float("learning_rate", None, "The highest one. Default for Adam: by kind of network.", lower_bound=0)
@@ -44,7 +50,7 @@ flags.DEFINE_float("momentum", 0.9, "beta_1 of Adam and Lion, Nesterov momentum 
 flags.DEFINE_enum("schedule", "linear", ["linear", "cosine", "warmup"], "Down to 0; warmup: up for a fifth.")
 flags.DEFINE_string("kernel_initializer", "signed_constant", "Of the frozen weights: of keras_mpt.initializers.")
 flags.DEFINE_float("label_smoothing", 0.1, "Part of a label that goes to the other classes.")
-flags.DEFINE_list("sizes", ["20:8", "24:3", "32:2"], "Image sizes and for how many epochs each, in order.")
+flags.DEFINE_list("sizes", ["20:7", "24:4", "32:4"], "Image sizes and for how many epochs each, in order.")
 flags.DEFINE_integer("batch_size", 125, "Batch size.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
@@ -68,17 +74,7 @@ def sizes():
     return [int(size) for size, epochs in pairs for _ in range(int(epochs))]
 
 
-def resized(images, size):
-    """Return images of another size, averaged bilinearly."""
-    if images.shape[1] == size:
-        return images
-    from PIL import Image
-
-    bilinear = Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in images])
-
-
-class Batches(keras.utils.PyDataset):
+class Batches(EpochBatches):
     """Shuffled batches of images shifted by up to two pixels, of the size that belongs to the epoch.
 
     Every image is mirrored in each second epoch, which half of them in the first is random (Jordan 2024, section 3.6).
@@ -87,9 +83,9 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, images, labels, epoch):
         super().__init__()
-        self.images, self.labels, self.epoch, self.small = images, labels, epoch, {}
+        self.images, self.labels, self.small = images, labels, {}
         self.mirrored = self._random(-1).random(len(images)) < 0.5
-        self._begin()
+        self.begin(epoch)
 
     def __len__(self):
         return len(self.images) // FLAGS.batch_size
@@ -104,14 +100,11 @@ class Batches(keras.utils.PyDataset):
         batch = np.where(mirror[:, None, None, None], batch[:, :, ::-1], batch)
         return cifar10.normalize(batch), one_hot(self.labels[chosen])
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._begin()
-
-    def _begin(self):
-        size = (sizes() + sizes()[-1:])[min(self.epoch, len(sizes()))]
+    def begin(self, epoch):
+        self.epoch = epoch
+        size = sizes()[min(epoch, len(sizes()) - 1)]
         if size not in self.small:
-            self.small = {size: resized(self.images, size)}
+            self.small = {size: cifar10.resized(self.images, size)}
         self.current = self.small[size]
         self.order = self._random(self.epoch, 0).permutation(len(self.images))
 
@@ -124,10 +117,23 @@ def one_hot(labels):
     return keras.utils.to_categorical(labels, 10)
 
 
+def mask():
+    """Return the mask rule, None for the usual one."""
+    if FLAGS.n_of_m:
+        n, m = (int(word) if word.isdigit() else 0 for word in (*FLAGS.n_of_m, "", "")[:2])
+        training.check(0 < n < m and len(FLAGS.n_of_m) == 2, "n_of_m", "two numbers N,M", FLAGS.n_of_m)
+        return keras_mpt.masks.NofM(n, m)
+    if FLAGS.pruned or FLAGS.locked:
+        return keras_mpt.masks.PartiallyFrozen(FLAGS.sparsity, FLAGS.pruned, FLAGS.locked)
+    return None
+
+
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
+    rule = mask()
     return {
-        "sparsity": FLAGS.sparsity,
+        "sparsity": rule.sparsity if rule else FLAGS.sparsity,
+        "mask": keras.saving.serialize_keras_object(rule) if rule else None,
         "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
         "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
         "width": FLAGS.width,
@@ -153,34 +159,22 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
-    if FLAGS.jackpot:
-        take_weights(model, keras.models.load_model(FLAGS.jackpot))
-        estimate_normalization(model, cifar10.normalize(resized(images[:STEM_IMAGES], sizes()[0])))
-    else:
+    if not FLAGS.jackpot:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
-    return model
-
-
-def take_weights(ticket, trained):
-    """Give a ticket the kernels of a trained network, and scores that are their magnitudes."""
-    for layer in ticket.layers:
-        if not isinstance(layer, keras_mpt.layers.MPTLayer):
-            layer.set_weights(trained.get_layer(layer.name).get_weights())
-            continue
-        kernel = keras.ops.convert_to_numpy(trained.get_layer(layer.name).kernel)
-        layer.frozen_kernel.assign(kernel)
-        # As large as scores are that are drawn, on average, so that one learning rate suits both.
-        scale = np.sqrt(1 / 3 / np.prod(kernel.shape[:-1])) / np.sqrt(np.mean(kernel**2))
-        layer.scores.assign(np.abs(kernel) * scale)
-
-
-def estimate_normalization(model, images):
-    """Let each batch normalization, from the first to the last, have the mean and variance of its inputs."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            values = keras.Model(model.inputs, layer.input).predict(images, batch_size=500, verbose=0)
-            layer.moving_mean.assign(values.astype("float32").mean(axis=(0, 1, 2)))
-            layer.moving_variance.assign(values.astype("float32").var(axis=(0, 1, 2)))
+        return model
+    data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
+    trained = keras_mpt.models.dense_twin(model)
+    trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
+    return keras_mpt.models.to_jackpot(
+        trained,
+        None if mask() else FLAGS.sparsity,
+        kernel_quantizer="scaled_sign",
+        mask=mask(),
+        rates=FLAGS.rates,
+        skip=["stem"],
+        data=data,
+        seed=FLAGS.seed,
+    )
 
 
 def schedule(steps):
@@ -212,7 +206,7 @@ def train(folder):
         folder,
         epochs=len(sizes()),
         stop_after=FLAGS.stop_after,
-        validation_data=(cifar10.normalize(resized(test_images, sizes()[-1])), one_hot(test_labels)),
+        validation_data=(cifar10.normalize(cifar10.resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
     )
 

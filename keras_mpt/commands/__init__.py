@@ -1,1 +1,1 @@
-"""The subcommands of `keras-mpt`, one file each: `add(commands)` describes one, `run(options)` does it."""
+"""The subcommands of `keras-mpt`, a file each: `add(commands)` adds the parser, `run(options)` runs it."""

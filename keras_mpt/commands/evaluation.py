@@ -1,4 +1,4 @@
-"""`keras-mpt evaluate`: the accuracy of a ticket, or of a file it was converted to."""
+"""`keras-mpt evaluate`: measure the accuracy of a ticket or of a converted file."""
 
 import pathlib
 
@@ -14,21 +14,23 @@ _RUNTIMES = ("keras", "tflite", "lce")
 def add(commands):
     parser = commands.add_parser(
         "evaluate",
-        help="measure the accuracy of a ticket, or of a file it was converted to",
-        description="Measure the accuracy of a classifier on images and labels of yours. Images of a preset are pixels "
-        "from 0 to 255, normalized as the preset wants; those of other files go in as they are.",
+        help="measure the accuracy of a ticket or of a converted file",
+        description="Measure the accuracy of a classifier on your own images and labels. Images for a preset are "
+        "pixels from 0 to 255, which are normalized; other files get the images as they are.",
     )
-    parser.add_argument("ticket", metavar="TICKET", help=f"{sources.TICKET}; or a .tflite file, with --runtime")
+    parser.add_argument("ticket", metavar="TICKET", help=f"{sources.TICKET}; or, with --runtime, a .tflite file")
     parser.add_argument("images", metavar="IMAGES", help="file of numpy.save: (number, ...), the model's inputs")
     parser.add_argument("labels", metavar="LABELS", help="file of numpy.save: (number,), integers from 0")
     parser.add_argument(
         "--runtime",
         choices=_RUNTIMES,
         default="keras",
-        help="what runs it; tflite and lce run .tflite files",
+        help="runtime of the file; tflite and lce run .tflite files (default: keras)",
     )
     parser.add_argument(
-        "--preset", metavar="NAME", help="preset that a .tflite file was converted of: normalize images as it wants"
+        "--preset",
+        metavar="NAME",
+        help="preset that a .tflite file was converted from, for the normalization",
     )
     parser.set_defaults(run=run)
 
@@ -58,7 +60,7 @@ def run(options):
 
 
 def _file(options):
-    """Return what is to be run, and the preset whose images it takes, if any."""
+    """Return the file to run, and the preset whose normalization it needs, if any."""
     preset = zoo.get_preset(options.preset) if options.preset else None
     named = next((preset for preset in zoo.list_presets() if preset.name == options.ticket), None)
     if named is not None and options.runtime != "keras":

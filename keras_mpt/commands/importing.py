@@ -1,4 +1,4 @@
-"""`keras-mpt import`: a ticket of a PyTorch checkpoint."""
+"""`keras-mpt import`: convert a PyTorch checkpoint to a ticket."""
 
 import hashlib
 import pathlib
@@ -11,32 +11,32 @@ from keras_mpt.tickets import save_ticket
 def add(commands):
     parser = commands.add_parser(
         "import",
-        help="make a ticket of a PyTorch checkpoint",
-        description="Make a ticket of a checkpoint of the PyTorch code of Biprop, Edge-Popup or Lottery Jackpots.",
+        help="convert a PyTorch checkpoint to a ticket",
+        description="Convert a checkpoint of the PyTorch code of Biprop, Edge-Popup or Lottery Jackpots to a ticket.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="such as model_best.pth")
-    parser.add_argument("out", metavar="OUT", help="path of the new ticket; .mpt is the usual ending")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint, such as model_best.pth")
+    parser.add_argument("out", metavar="OUT", help="path of the new ticket; .mpt is the usual suffix")
     parser.add_argument(
-        "--model", metavar="NAME", help="network of the zoo, such as resnet18_mpt; default: what the file says"
-    )
-    parser.add_argument(
-        "--sparsity", type=float, metavar="FRACTION", help="fraction removed; default: what the file says"
+        "--model", metavar="NAME", help="network of the zoo, such as resnet18_mpt; default: the one in the file"
     )
     parser.add_argument(
-        "--layout", choices=["auto", *LAYOUTS], default="auto", help="whose code saved it (default: auto, by its keys)"
+        "--sparsity", type=float, metavar="FRACTION", help="fraction removed; default: the one in the file"
+    )
+    parser.add_argument(
+        "--layout", choices=["auto", *LAYOUTS], default="auto", help="code that saved it (default: auto, by its keys)"
     )
     parser.add_argument("--global_threshold", action="store_true", help="one threshold for the scores of all layers")
     parser.add_argument(
-        "--input_quantizer", metavar="NAME", help="approx_sign for binary activations; default: what the file says"
+        "--input_quantizer", metavar="NAME", help="approx_sign for binary activations; default: as in the file"
     )
     parser.add_argument(
         "--input_shape",
         type=int,
         nargs=3,
         metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="of an image, default: that of the network in the zoo",
+        help="shape of an image; default: that of the network in the zoo",
     )
-    parser.add_argument("--scores", action="store_true", help="store scores and whole kernels as well: a larger file")
+    parser.add_argument("--scores", action="store_true", help="also store scores and whole kernels, in a larger file")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`keras-mpt list`: the published tickets."""
+"""`keras-mpt list`: list the published tickets."""
 
 from keras_mpt import zoo
 
@@ -13,7 +13,7 @@ def add(commands):
     parser.add_argument("--activations", choices=("binary", "float"), help="only tickets with these activations")
     parser.add_argument("--max_bytes", type=int, metavar="N", help="only files of at most N bytes")
     parser.add_argument(
-        "--min_accuracy", type=float, metavar="FRACTION", help="only tickets at least that accurate, such as 0.75"
+        "--min_accuracy", type=float, metavar="FRACTION", help="only tickets with at least this accuracy, such as 0.75"
     )
     parser.set_defaults(run=run)
 
@@ -22,6 +22,6 @@ def run(options):
     filters = {name: getattr(options, name) for name in ("activations", "max_bytes", "min_accuracy")}
     presets = zoo.list_presets(options.architecture, **filters)
     if not presets:
-        print("No published ticket is like that: see `keras-mpt list` for all of them.")
+        print("No published ticket matches. `keras-mpt list` lists all of them.")
         return
     print(type(presets)(sorted(presets, key=lambda preset: -preset.accuracy)))

@@ -1,4 +1,4 @@
-"""What a TICKET on the command line may be, and data in files of numpy."""
+"""Find the TICKET and the numpy data of a command line."""
 
 import os
 
@@ -8,17 +8,17 @@ from keras_mpt import zoo
 from keras_mpt.tickets import published
 
 TICKET = (
-    "a file that save_ticket wrote, the name of a preset (see `keras-mpt list`), an address such as hf://owner/name or "
-    "https://host/x.mpt, or a folder that has a ticket.mpt"
+    "a ticket file, the name of a preset (see `keras-mpt list`), an address such as hf://owner/name or "
+    "https://host/x.mpt, or a folder with a ticket.mpt"
 )
 
 
 def find(ticket):
-    """Return the path of a ticket, and its `Preset` if it is one by name; a file of that name comes first.
+    """Return the path of a ticket, and its `Preset` if it is the name of one. A file with that name has precedence.
 
     Raises:
-        FileNotFoundError: There is neither a file nor a preset of this name.
-        TicketError: The file of a preset is not the one that was published.
+        FileNotFoundError: There is neither a file nor a preset with this name.
+        TicketError: The file of a preset differs from the published one.
     """
     preset = {preset.name: preset for preset in zoo.list_presets()}.get(ticket)
     if preset is not None and not os.path.exists(ticket):
@@ -30,8 +30,8 @@ def array(option, file):
     """Return the array in a file of `numpy.save`.
 
     Raises:
-        ValueError: It is no such file.
-        OSError: It cannot be opened.
+        ValueError: It is not such a file.
+        OSError: The file cannot be opened.
     """
     try:
         found = np.load(file, allow_pickle=False)

@@ -1,27 +1,29 @@
-"""Kernels that are kept while nobody changes what they are made of."""
+"""Hold kernels while nothing that they depend on changes."""
 
 import functools
 import weakref
 
 import keras
+from keras import ops
 
 from keras_mpt import _keras
 from keras_mpt.arguments import check_instance
+from keras_mpt.ops.backend import as_tensor
 
 
 def hold(model):
-    """Let the layers of a model that are not trainable keep their kernels instead of making them at each call.
+    """Let frozen layers of a model hold their kernels instead of computing them at each call.
 
     Such a layer costs what a plain Keras layer costs, and 4 bytes more for each weight. `load_ticket` does this; call
     it after you have frozen layers yourself. Outputs stay the same: whoever changes what a kernel is made of (assigns
     scores, sets weights, loads a file, gives another quantizer, lets the layer train) makes its layer compute kernels
-    again, from the next call on, until `hold` is called again. While a kernel is held, `layer.variables` has it in the
-    place of scores, frozen kernel and the state of the rule; `layer.weights` and files are as ever.
+    again, from the next call on, until `hold` is called again. Files and `layer.weights` are as ever. With JAX, whose
+    compiled calls get `layer.variables` as their state, these have the kernel instead of what it is made of.
 
     With TensorFlow, a `tf.function` of your own knows nothing of changes to layers after it was traced. One that was
     traced while a kernel was held returns NaN once it is not: make such functions anew. One that trains a layer, and
     was traced before you froze it, must not be called any more. Those of Keras (`fit`, `evaluate`, `predict`) are made
-    anew.
+    anew. With PyTorch, a change of which autograd would not know either, such as one of `tensor.data`, is not seen.
 
     Kernels with a shared rule (`masks.GlobalTopK`), which depend on other layers, are not held.
 
@@ -38,26 +40,23 @@ def hold(model):
     """
     check_instance("model", model, keras.Model, "a Keras model")
     for layer in _keras.layers_inside(model):
-        if hasattr(layer, "_subnets") and layer.built and not layer.trainable and not layer.mask.shared:
-            layer._hold()
+        if isinstance(layer, Holding) and layer.can_hold:
+            layer.hold_kernels()
             layer._holders.add(model)
     forget_compiled(model)
 
 
 def forget_compiled(model):
-    """Let Keras make anew what it has compiled of a model, and what it told the backend of the model's variables."""
+    """Let Keras make anew what it has compiled of a model."""
     model.train_function = model.test_function = model.predict_function = None
-    if keras.backend.backend() == "torch":
-        for layer in (model, *_keras.layers_inside(model)):
-            _keras.forget_parameters(layer)
 
 
 class Holding:
     """What MPT layers do to hold their kernels; see `hold`.
 
-    Kept kernels are right as long as no variable changes of those that they are made of. So these are out of reach
-    meanwhile: their `assign` ends the holding first, what they give out as their value is no variable of the backend,
-    and the layer's `variables`, which JAX takes as the state of a call, do not have them.
+    Kept kernels are right as long as no variable changes of those that they are made of. So the `assign` of these ends
+    the holding first. They are out of reach of all else: with TensorFlow, what they give out as their value is no
+    variable; with JAX, the state of a call does not have them. Tensors of PyTorch count their changes.
     """
 
     def __init__(self, *args, **kwargs):
@@ -71,9 +70,9 @@ class Holding:
 
     @property
     def variables(self):
-        """All variables; those of a held kernel in the place of what it is made of."""
+        """All variables. With JAX, whose calls get these as state, held kernels instead of what they are made of."""
         found = super().variables
-        if not self.is_held:
+        if keras.backend.backend() != "jax" or not self.is_held:
             return found
         hidden = {id(v) for subnet in self._subnets for v in subnet.sources}
         return [v for v in found if id(v) not in hidden] + [subnet.held for subnet in self._subnets]
@@ -99,14 +98,28 @@ class Holding:
         self._release()
         self._kernel_quantizer = quantizer
 
-    def _hold(self):
-        self._release()
+    @property
+    def can_hold(self):
+        """Whether the layer could keep its kernels: it is built and not trained, and has a rule of its own."""
+        if not self.built or self.trainable or self.mask.shared:
+            return False
+        return all(changes_of(subnet.sources) is not None for subnet in self._subnets)
+
+    def hold_kernels(self, kernels=None):
+        """Keep the kernels that the layer has.
+
+        Args:
+            kernels: Dict of float32 arrays by the kernels' names, for a layer that holds none yet: these kernels, for
+                which nothing has to be computed. None, and what is missing: they are computed.
+        """
         for subnet in self._subnets:
-            subnet.held = _variable_of(subnet)
-            for variable in subnet.sources:
-                variable._mpt_layer = self
-                variable.__class__ = _guarded(type(variable))
-            _keras.track_in_backend(self, f"held_{subnet.name}", subnet.held)
+            if subnet.held is None:
+                subnet.held = _variable_of(subnet, (kernels or {}).get(subnet.name))
+                for variable in subnet.sources:
+                    variable._mpt_layer = self
+                    variable.__class__ = _guarded(type(variable))
+                _keras.track_in_backend(self, f"held_{subnet.name}", subnet.held)
+                subnet.changes_when_held = changes_of(subnet.sources)
 
     def _release(self):
         """Compute kernels again from now on."""
@@ -117,7 +130,7 @@ class Holding:
                 f"Layer {self.name!r} keeps its kernel, and stateless code cannot end that: assign to its variables "
                 "outside, or set `layer.trainable = True` before"
             )
-        for subnet in self._subnets:
+        for subnet in (each for each in self._subnets if each.held is not None):
             for variable in subnet.sources:
                 variable.__class__ = type(variable).__base__
                 del variable._mpt_layer
@@ -127,15 +140,38 @@ class Holding:
         for model in self._holders:
             forget_compiled(model)
 
-    def _note_holding(self):
-        """Note the model in whose call a held kernel is used, which Keras may be compiling."""
+    def _held_kernel(self, subnet):
+        """Return what a layer that holds its kernels computes with now, None if it has to make the kernel."""
+        if any(map(_keras.is_replaced, subnet.sources)):
+            return None
+        if changes_of(subnet.sources) != subnet.changes_when_held:
+            if not _torch_compiles() and not _keras.in_stateless_scope():
+                self._release()
+            return None
         model = _keras.outermost_layer()
         if isinstance(model, keras.Model):
             self._holders.add(model)
+        return as_tensor(subnet.held)
 
 
-def _variable_of(subnet):
-    kernel = subnet.effective()
+def changes_of(variables):
+    """Return what differs once a tensor of PyTorch has changed, None if that cannot be known; () for other backends."""
+    if keras.backend.backend() != "torch":
+        return ()
+    tensors = [variable._value for variable in variables]
+    if _torch_compiles() or any(tensor.is_inference() for tensor in tensors):
+        return None
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
+def _torch_compiles():
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
+def _variable_of(subnet, kernel=None):
+    kernel = subnet.effective() if kernel is None else ops.convert_to_tensor(kernel)
     with keras.name_scope(subnet.layer.name):
         return keras.Variable(
             lambda shape, dtype: kernel,
@@ -163,12 +199,9 @@ def _guarded(cls):
     class Guarded(cls):
         @property
         def value(self):
-            value, backend = super().value, keras.backend.backend()
-            if backend == "tensorflow":
-                import tensorflow as tf
-
-                return tf.convert_to_tensor(value)
-            return value.detach().clone() if backend == "torch" else value
+            if keras.backend.backend() == "tensorflow":
+                return as_tensor(super().value)
+            return super().value
 
         def assign(self, value):
             self._mpt_layer._release()

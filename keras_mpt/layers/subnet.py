@@ -7,9 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import _keras, initializers
+from keras_mpt import initializers
 from keras_mpt.layers.groups import group_of, once
-from keras_mpt.masks.rule import first_scores, smallest_kept
+from keras_mpt.masks import TopK
+from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
 from keras_mpt.ops.backend import as_tensor
 
@@ -35,7 +36,7 @@ class Subnet:
     def __init__(self, layer, name, argument, index):
         self.layer, self.name, self.argument, self.index = layer, name, argument, index
         self.frozen_kernel, self.scores, self.state, self.number = None, None, {}, next(_numbers)
-        self._quantizer, self.held = None, None
+        self._quantizer, self.held, self.changes_when_held = None, None, None
 
     def __repr__(self):
         return f"<Subnet {self.name!r} of {type(self.layer).__name__} {self.layer.name!r}>"
@@ -279,8 +280,9 @@ class Subnet:
             )
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
-        if not rule.shared:
-            made = to_numpy(rule(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
+        # What TopK makes is known without the time that a backend takes to compile.
+        if not rule.shared and not (type(rule) is TopK and is_of_largest(mask, scores, kept, changes["threshold"])):
+            made = self._made(scores, changes)
             if not np.array_equal(made, mask):
                 raise ValueError(
                     f"`scores` must make the mask: the rule {rule!r} of layer {name!r} does not make its mask of them. "
@@ -288,6 +290,10 @@ class Subnet:
                 )
         self.scores.assign(scores)
         self._store(changes)
+
+    def _made(self, scores, changes):
+        """Return the mask that the rule makes of other scores and another state, an array of booleans."""
+        return to_numpy(self.layer.mask(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
 
     def mask_of(self, scores):
         """Return the mask for other scores, an array of booleans. The rule must not be shared.
@@ -299,9 +305,8 @@ class Subnet:
 
     def effective(self, training=False):
         """Return the kernel that the layer computes with, in float32."""
-        if self.held is not None and not any(map(_keras.is_replaced, self.sources)):
-            self.layer._note_holding()
-            return as_tensor(self.held)
+        if self.held is not None and (kernel := self.layer._held_kernel(self)) is not None:
+            return kernel
         mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
         quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))

@@ -1,8 +1,8 @@
-"""Mask rules: which weights stay, decided from the scores inside the compiled step.
+"""Mask rules: functions that compute masks from scores inside the compiled step.
 
-A rule is a function with settings: `rule(scores, state, training)` returns a kernel's mask, how many ones it has, and
-the changes of its state. The layer owns scores and state, as variables; `layer.set_sparsity` changes the number of kept
-weights, which is one of them: nothing is compiled again.
+A rule is a function with settings: `rule(scores, state, training)` returns a kernel's mask, the number of its ones, and
+the changes of its state. The layer owns scores and state as variables. `layer.set_sparsity` assigns the number of
+kept weights, one of these variables: nothing is compiled again.
 """
 
 from keras_mpt.masks.global_top_k import GlobalTopK

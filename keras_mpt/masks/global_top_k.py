@@ -17,21 +17,22 @@ from keras_mpt.ops import has_nan, kept_count, magnitude_bits, mask_at, split_ke
 class GlobalTopK(MaskRule):
     """Keep the `n - floor(sparsity * n)` largest `|scores|` of the `n` weights of all kernels that share the rule.
 
-    The kernels of one model that have equal rules share it, no matter how the model was made: built, loaded, cloned.
-    The threshold is found anew at every step, exactly, before the first of the layers is called. How many weights each
-    kernel keeps is for the scores to say, and may be none: then it is 0 (see `callbacks.CheckScores`). Ties keep the
-    layer whose name comes first, then the lower flat index.
+    All kernels of a model with equal rules share the rule, also after loading or cloning the model. The threshold is
+    computed exactly at every step, before the first of the layers is called. The scores decide how many weights each
+    kernel keeps. If it keeps none, it is 0 (see `callbacks.CheckScores`). Ties keep the layer whose name comes first,
+    then the lower flat index.
 
-    The model of a layer is the outermost one that it was called in, and all that is connected with that in a graph of
-    Keras. A layer on its own is a model, too.
+    The model of a layer is the outermost one in which it was called, with everything connected to it in Keras' graph. A
+    layer on its own counts as a model.
 
     Source: Diffenderfer et al. 2021, "A Winning Hand: Compressing Deep Networks Can Improve Out-Of-Distribution
-    Robustness", arXiv:2106.09129 (global Biprop), which starts at half of the weights: `callbacks.SparsitySchedule`.
+    Robustness", arXiv:2106.09129 (global Biprop), which starts with half of the weights: see
+    `callbacks.SparsitySchedule`.
 
     Args:
         sparsity: Fraction of the weights removed, in `[0, 1)`.
-        selector: How the threshold is found, see `TopK`.
-        group: A name, to tell rules apart where a model has several of these.
+        selector: Method to find the threshold, see `TopK`.
+        group: Name that distinguishes several such rules in a model.
 
     Raises:
         ValueError: An argument is not as described.
@@ -51,10 +52,10 @@ class GlobalTopK(MaskRule):
         self.group = group
 
     def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the first state of a kernel, see `MaskRule`.
+        """Return the initial state of a kernel, see `MaskRule`.
 
-        Only the sum of the quotas counts. They are -1 until one is set: then `sparsity` says how many weights stay,
-        which depends on the other kernels. `empty_steps` counts steps without a kept weight.
+        Only the sum of the quotas counts. They are -1 until they are set; until then, `sparsity` determines the number
+        of kept weights, which depends on the other kernels. `empty_steps` counts steps without a kept weight.
         """
         return {**super().init(shape, *args, **kwargs), "empty_steps": np.int32(0)}
 

@@ -1,4 +1,4 @@
-"""The same number of weights of every few: semi-structured sparsity."""
+"""n:m sparsity: the same number of kept weights in every group."""
 
 import math
 from typing import Any
@@ -18,22 +18,22 @@ _LONGEST = 32  # the ranks are found by comparing each pair of a group
 class NofM(MaskRule):
     """Keep exactly n of each m weights: in each group those with the largest `|scores|`; ties keep the lower index.
 
-    A group is m consecutive input channels, from a multiple of m on, of one output at one position of the kernel: along
-    the axis before the last of a kernel `(..., inputs, outputs)`, as engines for 2:4 sparsity want it. With
-    `axis="flat"` it is m consecutive weights by the flat index, whatever they connect, for kernels of any kind.
+    A group is m consecutive input channels, starting at a multiple of m, for one output at one position of the kernel:
+    along the second last axis of a kernel `(..., inputs, outputs)`, as hardware for 2:4 sparsity requires. With
+    `axis="flat"`, it is m weights with consecutive flat indices, for any kernel.
 
     Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not, as for `TopK`.
 
-    In a ticket a mask takes `log2(C(m, n)) / m` bits for a weight: 0.646 for 2 of 4, 0.5 for 1 or 3 of 4. The sparsity
-    is `1 - n / m`, and stays so.
+    In a ticket, a mask takes `log2(C(m, n)) / m` bits per weight: 0.646 for 2 of 4, 0.5 for 1 or 3 of 4. The sparsity
+    is fixed at `1 - n / m`.
 
     Source: Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
     arXiv:2102.04010, for weights that are learned.
 
     Args:
-        n: How many weights of a group stay, an integer from 1 to `m - 1`.
-        m: How many weights a group has, an integer from 2 to 32. It must divide the number of input channels.
-        axis: `"inputs"` or `"flat"`: what a group is.
+        n: Number of kept weights per group, an integer from 1 to `m - 1`.
+        m: Number of weights per group, an integer from 2 to 32. It must divide the number of input channels.
+        axis: `"inputs"` or `"flat"`, the kind of groups.
 
     Raises:
         ValueError: An argument is not as described; when a layer is built: `m` does not divide the channels (the
@@ -85,7 +85,7 @@ class NofM(MaskRule):
         return {}
 
     def _stride(self, shape):
-        """Return how far apart the entries of a group are by the flat index."""
+        """Return the distance between the flat indices of a group's entries."""
         return shape[-1] if self.axis == "inputs" else 1
 
     def mask_bits(self, size: int, kept: int) -> float:

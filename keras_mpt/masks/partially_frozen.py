@@ -1,4 +1,4 @@
-"""A part of the weights decided by the seed, for good: less to search, less to store."""
+"""Freeze the decision for a part of the weights: a smaller search, and smaller files."""
 
 import math
 from typing import Any
@@ -19,26 +19,27 @@ _STREAM = 5  # from a kernel's first stream: 0 to 3 are its weights and scores, 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class PartiallyFrozen(MaskRule):
-    """Prune a random part of each layer for good, lock another one for good, and search the rest as `TopK` does.
+    """Always prune a random part of each layer, always keep another one, and apply `TopK` to the rest.
 
-    Of n weights, `p = floor(pruned * n)` are removed and `l = floor(locked * n)` are kept whatever their scores: which
-    ones says the layer's seed, the same on every backend. Of the others, the `k - l` largest `|scores|` are kept, with
-    `k = n - floor(sparsity * n)`; ties keep the lower flat index. So the layer keeps k weights, as with `TopK`.
+    Of n weights, `p = floor(pruned * n)` are removed and `l = floor(locked * n)` are kept, independent of their scores.
+    The layer's seed selects them, the same on every backend. Of the other weights, those with the `k - l` largest
+    `|scores|` are kept, with `k = n - floor(sparsity * n)`; ties keep the lower flat index. So the layer keeps k
+    weights, as with `TopK`.
 
-    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, as with other rules; scores of frozen weights change
-    nothing.
+    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, as with other rules; the scores of frozen weights have
+    no effect.
 
     A ticket stores the mask of the searched weights only: `m = n - p - l` of them take `m H((k - l) / m)` bits with
-    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Each layer has its own part and its own threshold.
+    `H(d) = -d log2(d) - (1 - d) log2(1 - d)`. Each layer has its own parts and threshold.
 
     Source: Otsuka et al. 2024, "Partially Frozen Random Networks Contain Compact Strong Lottery Tickets",
-    arXiv:2402.14029, from which the words are.
+    arXiv:2402.14029, which introduced the terms.
 
     Args:
-        sparsity: Fraction of the weights removed in all, in `[0, 1)`.
-        pruned: Fraction of the weights that are removed for good, from 0 to `sparsity`.
-        locked: Fraction of the weights that are kept for good, from 0 to less than `1 - sparsity`.
-        selector: How the threshold is found, see `TopK`.
+        sparsity: Total fraction of the weights removed, in `[0, 1)`.
+        pruned: Fraction of the weights that are always removed, from 0 to `sparsity`.
+        locked: Fraction of the weights that are always kept, from 0 to less than `1 - sparsity`.
+        selector: Method to find the threshold, see `TopK`.
 
     Raises:
         ValueError: An argument is not as described.
@@ -59,13 +60,13 @@ class PartiallyFrozen(MaskRule):
         self.pruned, self.locked = float(pruned), float(locked)
 
     def frozen_counts(self, size: int) -> tuple[int, int]:
-        """Return how many of `size` weights are pruned for good, and how many are locked."""
+        """Return the numbers of pruned and of locked weights out of `size`."""
         kept = kept_count(size, self.sparsity)
         pruned, locked = (math.floor(fraction * size + 1e-9) for fraction in (self.pruned, self.locked))
         return min(pruned, size - kept), min(locked, kept - 1)
 
     def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
-        """Return the first state of a kernel, see `MaskRule`.
+        """Return the initial state of a kernel, see `MaskRule`.
 
         `frozen` (int8) is 0 where a weight is searched, -1 where it is pruned, -2 where it is locked.
         """

@@ -1,4 +1,4 @@
-"""A mask that is stored and may change only so much at a step: the short restriction of Lottery Jackpots."""
+"""A stored mask with restricted changes per step: the short restriction of Lottery Jackpots."""
 
 import functools
 from typing import Any
@@ -16,27 +16,27 @@ from keras_mpt.ops.selection import INFINITY_BITS
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class Restricted(MaskRule):
-    """Keep `n - floor(sparsity * n)` weights of each layer: a stored mask, in which a step swaps the strongest few.
+    """Keep `n - floor(sparsity * n)` weights of each layer, in a stored mask in which each step makes a few swaps.
 
-    With S the scores (raw: signs count), M the stored mask and T the mask of the largest S, each training step wants to
-    swap the `w = sum(T * (1 - M))` pruned weights whose scores passed the threshold for the kept ones that fell under
-    it. It swaps `ceil(rate * w)` of them (the product is a float32): the pruned ones with the largest scores for the
-    kept ones with the smallest. With a rate of 1, the mask is T. The rate is the layer's variable `swap_rate`, 1 unless
-    `callbacks.ShortRestriction` lowers it from epoch to epoch. The number of ones is exact at every step.
+    S are the scores (by value, not magnitude), M the stored mask and T the mask of the largest S. In a training step,
+    `w = sum(T * (1 - M))` pruned weights have scores above the threshold, and as many kept weights have scores below
+    it. The step swaps `ceil(rate * w)` of them (the product is a float32): the pruned ones with the largest scores for
+    the kept ones with the smallest. With a rate of 1, the mask becomes T. The rate is the layer's variable `swap_rate`:
+    1, unless `callbacks.ShortRestriction` reduces it from epoch to epoch. The number of ones is exact at every step.
 
     Gradient: `dL/dS = dL/dkernel * W` for every entry, kept or not, without the sign of S that other rules have.
 
-    The mask changes in training only, before the forward pass, by the scores that the step before has left; not that of
-    a layer that is not `trainable`. Each forward pass in training makes swaps: with gradient accumulation there are
-    several for each change of the scores. A layer that was never trained and got no mask from `assign` has T. Files of
-    Keras hold mask and rate, tickets the mask.
+    The mask changes only in training of a `trainable` layer, before the forward pass, according to the scores after the
+    previous step. Each forward pass in training makes swaps: with gradient accumulation, there are several per change
+    of the scores. Before training, and without a mask from `assign`, the mask is T. Keras' files store mask and rate,
+    tickets the mask.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", section 3, arXiv:2104.08700. The
-    published code rounds the rate itself up, to 1; this is the formula of the paper.
+    published code rounds the rate itself up to 1; this is the formula of the paper.
 
     Args:
         sparsity: Fraction of the weights removed, in `[0, 1)`.
-        selector: How thresholds are found, see `TopK`.
+        selector: Method to find thresholds, see `TopK`.
 
     Raises:
         ValueError: An argument is not as described.
@@ -48,7 +48,7 @@ class Restricted(MaskRule):
     stores_mask = True
 
     def init(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the first state of a kernel, see `MaskRule`.
+        """Return the initial state of a kernel, see `MaskRule`.
 
         `stored_mask` holds zeros and ones (uint8) once `mask_is_stored` is 1; `swap_rate` is the fraction of the wanted
         swaps that a step makes.
@@ -61,7 +61,7 @@ class Restricted(MaskRule):
         }
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
-        """Return the changes that let a kernel keep another number of weights: the weakest go, or the strongest come.
+        """Return the changes for another number of kept weights: the weakest are removed, or the strongest added.
 
         Raises:
             ValueError: A score is NaN.
@@ -77,11 +77,11 @@ class Restricted(MaskRule):
         return changes
 
     def assigned(self, mask: np.ndarray) -> dict[str, Any]:
-        """Return the changes that store a mask to go on from; any scores will do."""
+        """Return the changes that store a mask, which fits any scores."""
         return {"stored_mask": mask.astype("uint8"), "mask_is_stored": np.int32(1)}
 
     def slope(self, scores: Tensor) -> Tensor:
-        """Return the derivative that stands for that of the mask by the scores, times the weights: 1."""
+        """Return the factor of the score gradient in place of `sign(S)`: 1."""
         return ops.ones_like(scores)
 
     def __call__(

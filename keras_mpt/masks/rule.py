@@ -1,4 +1,4 @@
-"""What every mask rule has."""
+"""The base of the mask rules."""
 
 import math
 from typing import Any
@@ -15,21 +15,21 @@ _KEPT_SCORE, _PRUNED_SCORE = 1.0, 0.99  # where Lottery Jackpots start
 
 
 class MaskRule:
-    """Base class of the rules that make masks of scores: functions with settings, which change nothing.
+    """Base class of the mask rules: functions with settings and without side effects.
 
-    `rule(scores, state, training)` returns the mask of a kernel, how many ones it has, and what has changed of the
-    state. The layer owns the state, as variables that it makes of `rule.init(shape)`, and stores the changes if it is
-    trained. Rules of equal settings are equal; any number of layers and models may have the same one.
+    `rule(scores, state, training)` returns the mask of a kernel, the number of its ones, and the changes of the state.
+    The layer owns the state: it creates variables from `rule.init(shape)`, and stores the changes in training. Rules
+    with equal settings are equal; any number of layers and models may use the same rule.
 
     Attributes:
-        ranks_magnitudes: Whether the mask is that of the largest `|scores|`.
-        stores_mask: Whether the state has a mask, which training changes: then a rule is called once a step.
-        shared: Whether the kernels of a model that have equal rules are pruned together, see `together`.
+        ranks_magnitudes: Whether the mask keeps the largest `|scores|`.
+        stores_mask: Whether the state has a mask that training changes. Then the rule is called once per step.
+        shared: Whether kernels of a model with equal rules are pruned together, see `together`.
 
     Args:
         sparsity: Fraction of the weights removed, in `[0, 1)`.
-        selector: How thresholds are found; the mask is the same. `"search"` counts a few times, starting from the last
-            step's threshold; `"sort"` sorts the bits of the scores, for devices where launches dominate.
+        selector: Method to find thresholds; all give the same mask. `"search"` counts a few times, starting from the
+            last step's threshold; `"sort"` sorts the bits of the scores, for devices on which launches dominate.
 
     Raises:
         ValueError: An argument is not as described.
@@ -45,21 +45,21 @@ class MaskRule:
         self.sparsity, self.selector = float(sparsity), selector
 
     def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
-        """Return the first state of a kernel.
+        """Return the initial state of a kernel.
 
         Args:
-            shape: Of the kernel.
-            seed: The layer's, for a rule that draws random numbers.
-            stream: Of the seed, the kernel's first one; see `Subnet.stream`.
-            inputs: The axis of the input channels, counted from the end; None if each output has one of its own.
+            shape: Shape of the kernel.
+            seed: Seed of the layer, for a rule that draws random numbers.
+            stream: First stream of the seed for the kernel; see `Subnet.stream`.
+            inputs: Axis of the input channels, counted from the end; None if each output has one input.
 
         Raises:
-            ValueError: The rule makes no masks of such a kernel.
+            ValueError: The rule does not support such a kernel.
 
         Returns:
-            Dict from names to numpy scalars and arrays, whose dtypes are those of the variables: `quota` (the wanted
-            number of ones), `threshold` (where a search begins) and `nan_steps`. Of a name that ends with `_steps`, a
-            call returns whether the step was such a one, and the variable counts these in a row.
+            Dict from names to numpy scalars and arrays with the dtypes of the variables: `quota` (the wanted number of
+            ones), `threshold` (the start of a search) and `nan_steps`. For names that end with `_steps`, a call returns
+            whether the step was such a step, and the variable counts consecutive ones.
         """
         quota = -1 if self.shared else kept_count(math.prod(shape), self.sparsity)
         return {"quota": np.int32(quota), "threshold": np.int32(0), "nan_steps": np.int32(0)}
@@ -70,9 +70,9 @@ class MaskRule:
         """Return the mask of a kernel, the number of its ones, and the changes of its state.
 
         Args:
-            scores: float32 tensor of the kernel's shape.
-            state: Dict of tensors, see `init`; of a shared rule with what `together` returned for the kernel.
-            training: Whether this is a step of training.
+            scores: float32 tensor in the shape of the kernel.
+            state: Dict of tensors, see `init`; for a shared rule, with the result of `together` for the kernel.
+            training: Whether this is a training step.
 
         Returns:
             `(mask, kept, changes)`: a float32 tensor of zeros and ones in the shape of `scores` (all NaN if a score
@@ -81,7 +81,7 @@ class MaskRule:
         raise NotImplementedError
 
     def together(self, scores: list[Tensor], states: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return what a call needs to know of all kernels of a shared rule, a dict for each.
+        """Return what a call needs from all kernels of a shared rule, a dict for each kernel.
 
         Args:
             scores: List of float32 tensors.
@@ -90,7 +90,7 @@ class MaskRule:
         raise NotImplementedError
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
-        """Return the changes of a kernel's state that let it keep another number of weights from now on.
+        """Return the changes of a kernel's state for another number of kept weights.
 
         Args:
             scores, state: As for a call.
@@ -102,7 +102,7 @@ class MaskRule:
         return {"quota": np.int32(kept)}
 
     def assigned(self, mask: np.ndarray) -> dict[str, Any]:
-        """Return the changes of a kernel's state that let it have a mask, besides those of quota and threshold.
+        """Return the changes of a kernel's state for a given mask, except those of quota and threshold.
 
         Args:
             mask: Array of booleans.
@@ -110,7 +110,7 @@ class MaskRule:
         return {}
 
     def searched(self, state: dict[str, Tensor]) -> Tensor | None:
-        """Return which weights the rule chooses from, a tensor of booleans; None: from all.
+        """Return a tensor of booleans: the weights that the rule chooses from. None: all.
 
         Args:
             state: Dict of tensors, see `init`.
@@ -118,7 +118,7 @@ class MaskRule:
         return None
 
     def mask_bits(self, size: int, kept: int) -> float:
-        """Return the bits that a mask is worth, a float.
+        """Return the size of a mask in bits, a float.
 
         Args:
             size: Number of weights of the kernel.
@@ -127,9 +127,9 @@ class MaskRule:
         return entropy_bits(size, kept)
 
     def coding(self, shape: tuple[int, ...], seed: int, stream: int) -> tuple[str, dict] | None:
-        """Return how tickets code the masks of a kernel: a name in `tickets.coding.CODINGS` and a dict of its settings.
+        """Return how tickets code a kernel's masks: a name in `tickets.coding.CODINGS` and a dict of its settings.
 
-        None is for masks of which nothing is known.
+        None: a coding for any mask.
 
         Args:
             shape, seed, stream: As for `init`.
@@ -137,7 +137,7 @@ class MaskRule:
         return None
 
     def slope(self, scores: Tensor) -> Tensor:
-        """Return what stands for the derivative of the mask by the scores: `sign(S)`, since |S| decides."""
+        """Return the straight-through derivative of the mask by the scores: `sign(S)`, since |S| decides."""
         return ops.sign(scores)
 
     def get_config(self) -> dict[str, Any]:
@@ -158,12 +158,12 @@ class MaskRule:
 
 
 def first_scores(mask):
-    """Return scores that make a mask, and from which a search can start: 1.0 where it is true, else 0.99."""
+    """Return initial scores that give a mask: 1.0 where it is true, else 0.99."""
     return np.where(mask, np.float32(_KEPT_SCORE), np.float32(_PRUNED_SCORE))
 
 
 def largest(values, kept):
-    """Return the mask of the `kept` largest entries of an array; of equal ones those with the lower flat index."""
+    """Return the mask of the `kept` largest entries of an array; ties keep the lower flat index."""
     flat = values.ravel()
     if not kept:
         return np.zeros(values.shape, bool)
@@ -177,3 +177,18 @@ def smallest_kept(scores, kept):
     """Return the bits of the smallest of the `kept` largest magnitudes of a float32 array: the threshold."""
     keys = np.abs(scores).ravel().view(np.int32)
     return np.partition(keys, -kept)[-kept] if kept else np.int32(2**31 - 1)
+
+
+def is_of_largest(mask, scores, kept, threshold):
+    """Return whether a mask is that of the `kept` largest magnitudes; of equal ones those with the lower flat index.
+
+    Args:
+        mask, scores: Arrays of one shape, of booleans and float32.
+        kept: Number of ones of the mask.
+        threshold: What `smallest_kept` returns.
+    """
+    mask, keys = mask.ravel(), np.abs(scores).ravel().view(np.int32)
+    above = keys > threshold
+    ties = mask[keys == threshold]
+    first = kept - np.count_nonzero(above)
+    return bool(mask[above].all() and ties[:first].all() and np.count_nonzero(mask) == np.count_nonzero(above) + first)

@@ -1,4 +1,4 @@
-"""One threshold for each layer."""
+"""Top-k selection with a threshold per layer."""
 
 import keras
 
@@ -11,13 +11,13 @@ from keras_mpt.ops import magnitude_bits, top_k_mask
 class TopK(MaskRule):
     """Keep the `n - floor(sparsity * n)` largest `|scores|` of each layer, exactly; ties keep the lower flat index.
 
-    Source: Edge-Popup, Ramanujan et al. 2020, section 3.2, arXiv:1911.13299; the same in Biprop, Diffenderfer &
+    Source: Edge-Popup, Ramanujan et al. 2020, section 3.2, arXiv:1911.13299; also in Biprop, Diffenderfer &
     Kailkhura 2021, algorithm 1, arXiv:2103.09377.
 
     Args:
         sparsity: Fraction of the weights removed, in `[0, 1)`.
-        selector: How the threshold is found; the mask is the same. `"search"` counts a few times, starting from the
-            last step's threshold; `"sort"` sorts the bits of the scores, for devices where launches dominate.
+        selector: Method to find the threshold; all give the same mask. `"search"` counts a few times, starting from the
+            last step's threshold; `"sort"` sorts the bits of the scores, for devices on which launches dominate.
 
     Raises:
         ValueError: An argument is not as described.

@@ -34,7 +34,7 @@ def as_tensor(x):
 def nan_where(condition):
     """Return NaN where a boolean scalar is true, else 0, as float32.
 
-    It is made of bits: tools that look for NaN, such as `tf.debugging.enable_check_numerics`, find a constant one, too.
+    It is computed from bits: `tf.debugging.enable_check_numerics` and similar tools would find a constant NaN.
     """
     return bitcast(ops.cast(ops.where(condition, _NAN_BITS, 0), "int32"), "float32")
 

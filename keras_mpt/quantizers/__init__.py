@@ -1,4 +1,4 @@
-"""Quantizers: for the inputs of a layer (`input_quantizer`) and for its frozen kernel (`kernel_quantizer`)."""
+"""Quantizers for the inputs of a layer (`input_quantizer`) and for its frozen kernel (`kernel_quantizer`)."""
 
 import types
 import warnings
@@ -53,10 +53,10 @@ _KERNELS = {"identity": Identity, "scaled_sign": ScaledSign}
 
 
 def get_activation(identifier):
-    """Return the activation quantizer that `input_quantizer=identifier` stands for.
+    """Return the activation quantizer for an `input_quantizer` argument.
 
     Args:
-        identifier: None (no quantizer), a name (`"approx_sign"`; the class's name does too), a config dict from
+        identifier: None (no quantizer), a name (`"approx_sign"`, or that of the class), a config dict from
             `serialize`, Keras or larq, a quantizer, a larq quantizer (TensorFlow backend), or another callable that is
             registered with `keras.saving.register_keras_serializable`.
 
@@ -80,11 +80,11 @@ def get_activation(identifier):
 
 
 def get_kernel(identifier):
-    """Return the kernel quantizer that `kernel_quantizer=identifier` stands for.
+    """Return the kernel quantizer for a `kernel_quantizer` argument.
 
     Args:
-        identifier: None (the kept weights' own values, `Identity()`), a name (`"scaled_sign"`, `"identity"`; the
-            class's name does too), a config dict from `serialize` or Keras, a quantizer, or another callable of
+        identifier: None (the kept weights' own values, `Identity()`), a name (`"scaled_sign"`, `"identity"`, or that
+            of the class), a config dict from `serialize` or Keras, a quantizer, or another callable of
             `(kernel, mask, kept)` that is registered with `keras.saving.register_keras_serializable`.
 
     Returns:
@@ -118,10 +118,10 @@ def is_per_channel(quantizer):
 
 
 def serialize(quantizer):
-    """Return what `get_activation` or `get_kernel` makes the same quantizer from.
+    """Return the config from which `get_activation` or `get_kernel` creates the same quantizer.
 
     Args:
-        quantizer: What one of them returned.
+        quantizer: A result of one of these.
 
     Returns:
         A JSON-able dict; None for None.
@@ -132,14 +132,14 @@ def serialize(quantizer):
 
 
 def plain(quantizer):
-    """Return the function of an activation quantizer without its gradient estimator, for a model that is deployed.
+    """Return the function of an activation quantizer without its gradient estimator, for deployment.
 
     Args:
-        quantizer: What `get_activation` returned.
+        quantizer: A result of `get_activation`.
 
     Returns:
-        For a quantizer of ours, or larq's of the same name, a function in plain `keras.ops` that takes symbolic
-        tensors too; None for None; another callable as it is.
+        For our quantizers, and larq's of the same names, a function in plain `keras.ops`, which takes symbolic tensors
+        as well; None for None; other callables as they are.
 
     Raises:
         ValueError: A larq quantizer that this library does not have.
@@ -164,7 +164,7 @@ def _get(argument, identifier, base, table):
 
 
 def _find(argument, identifier, base, table):
-    """Return what the identifier stands for, None if nothing; raise ValueError where there is more to say."""
+    """Return the object for an identifier, None for an unknown one; raise ValueError for known mistakes."""
     if isinstance(identifier, base):
         return identifier
     if isinstance(identifier, str):
@@ -187,7 +187,7 @@ def _find(argument, identifier, base, table):
 
 
 def _own_class(identifier, table):
-    """Return the class in `table` that a name or a config dict means, or None."""
+    """Return the class in `table` for a name or config dict, or None."""
     name = identifier
     if isinstance(identifier, dict):
         name = str(identifier.get("class_name"))
@@ -200,7 +200,7 @@ def _own_class(identifier, table):
 
 
 def _misplaced(argument, identifier):
-    """Return a hint where `identifier` is a class, or belongs to the other argument; else an empty string."""
+    """Return a hint if `identifier` is a class or belongs to the other argument, else an empty string."""
     if isinstance(identifier, type):
         return f"That is a class: pass an instance, {identifier.__name__}()."
     described = isinstance(identifier, (str, dict))

@@ -1,8 +1,8 @@
 """Adapter for larq's own quantizer objects, as `input_quantizer` on the TensorFlow backend.
 
-A larq quantizer is a Keras 2 layer. It works inside a Keras 3 layer where `tf.keras` is Keras 2, that is where
-TF_USE_LEGACY_KERAS=1 was set before TensorFlow was imported. That variable also decides what `tf.keras` is for the
-user's own code, so it is theirs to set, and larq is imported only to rebuild an object that was saved.
+A larq quantizer is a Keras 2 layer. It works inside a Keras 3 layer if `tf.keras` is Keras 2, that is, if
+TF_USE_LEGACY_KERAS=1 was set before TensorFlow was imported. That variable also changes `tf.keras` in the user's own
+code, so only the user should set it. larq is imported only to rebuild a saved object.
 """
 
 import keras
@@ -13,7 +13,7 @@ _ARGUMENT = "input_quantizer"
 
 
 def is_larq(obj):
-    """Return whether `obj` is an object of larq's, without importing larq."""
+    """Return whether `obj` is an object of larq, without importing larq."""
     return type(obj).__module__.split(".")[0] == "larq"
 
 
@@ -31,7 +31,7 @@ def check(obj):
 
 
 def serialize(obj):
-    """Return a plain dict that `deserialize` makes the same larq object from."""
+    """Return a dict from which `deserialize` creates the same larq object."""
     return {"module": "larq.quantizers", "class_name": type(obj).__name__, "config": obj.get_config()}
 
 
@@ -49,7 +49,7 @@ def to_ours(obj):
     """Return the quantizer of this library that equals the larq object `obj` in value and gradient.
 
     Raises:
-        ValueError: There is none of that class or with those settings.
+        ValueError: This library has no such class or setting.
     """
     cls = getattr(activations, type(obj).__name__, None)
     if not (isinstance(cls, type) and issubclass(cls, activations.ActivationQuantizer)):
@@ -58,12 +58,12 @@ def to_ours(obj):
 
 
 def ours(quantizer):
-    """Return the quantizer of this library for one of larq's, what is none of larq's as it is; see `to_ours`."""
+    """Return this library's quantizer for a larq object, other objects as they are; see `to_ours`."""
     return to_ours(quantizer) if is_larq(quantizer) else quantizer
 
 
 def without_layer_settings(config):
-    """Return a larq quantizer's config without what it has only for being a Keras layer."""
+    """Return a larq quantizer's config without the arguments of Keras layers."""
     return {key: value for key, value in config.items() if key not in ("name", "trainable", "dtype")}
 
 

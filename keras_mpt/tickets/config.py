@@ -238,7 +238,7 @@ def _not_allowed(received, module=None):
 
 
 def build(config, check_shapes, most, custom_objects=(), settings=None):
-    """Return the model of a config, with initialized variables.
+    """Return the model of a config, with initialized variables; kernels of MPT layers are zeros.
 
     Args:
         config: The result of `describe`.
@@ -275,7 +275,7 @@ def build(config, check_shapes, most, custom_objects=(), settings=None):
                 )
     state = random.getstate()  # initializers without a seed draw one here
     try:
-        with _global_settings(settings):
+        with _global_settings(settings), initializers.undrawn():
             return keras.saving.deserialize_keras_object(config)
     finally:
         random.setstate(state)

@@ -7,11 +7,6 @@ from keras_mpt.ops import to_numpy
 from keras_mpt.tickets.kernels import scale_of
 
 
-def forget_compiled(model):
-    """Let `fit`, `evaluate` and `predict` compile again: they may use the layers' former quantizers."""
-    model.train_function = model.test_function = model.predict_function = None
-
-
 def groups_that_differ(subnets, masks, scores):
     """Return the groups of kernels with a common threshold whose scores do not give their masks, as lists of keys.
 

@@ -46,8 +46,11 @@ class Kernel:
     @property
     def effective(self):
         """The effective kernel, float32: `scale * sign(frozen)` or `frozen` where the mask is true, else 0."""
-        blocks = [np.zeros(0, np.float32), *self.effective_blocks()]
-        return np.concatenate(blocks).reshape(self.frozen.shape)
+        found, begin = np.empty(self.frozen.size, np.float32), 0
+        for block in self.effective_blocks():
+            found[begin : begin + block.size] = block
+            begin += block.size
+        return found.reshape(self.frozen.shape)
 
     def effective_blocks(self):
         """Yield `effective` in flat blocks, with positive zeros."""

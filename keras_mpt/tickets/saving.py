@@ -14,11 +14,13 @@ from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
 from keras_mpt.layers import hold
+from keras_mpt.layers.held import forget_compiled
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model
 from keras_mpt.ops import to_numpy
+from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, settings
-from keras_mpt.tickets.filling import fill_subnet, forget_compiled, groups_that_differ
+from keras_mpt.tickets.filling import fill_subnet, groups_that_differ
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
 from keras_mpt.tickets.subnets import subnets
@@ -200,9 +202,7 @@ def load_ticket(
     """
     check_bool("trainable", trainable)
     custom_objects = _objects(custom_objects)
-    model = _build(_ticket(path), kernels.content_table(base), trainable, custom_objects)
-    hold(model)
-    return model
+    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
 
 
 def _ticket(source: Path | Ticket) -> Ticket:
@@ -225,7 +225,7 @@ def _objects(given):
     for found in objects:
         if keras.saving.get_registered_object(keras.saving.get_registered_name(found)) is not found:
             raise ValueError(
-                "`custom_objects` must be registered with Keras, for a file has their names only: put "
+                "`custom_objects` must be registered with Keras, since a file has only their names: put "
                 f'`@keras.saving.register_keras_serializable(package="my_package")` above the definition of '
                 f"{found.__name__}. {received('custom_objects', given)}"
             )
@@ -280,7 +280,7 @@ def check_size(ticket, make):
         make()
 
 
-def _build(ticket, base, trainable, custom_objects):
+def _build(ticket, base, trainable, custom_objects, held=False):
     def check(model):
         check_functional(model, "filled")
         check_shapes(model, ticket)
@@ -290,7 +290,7 @@ def _build(ticket, base, trainable, custom_objects):
         model = config.build(ticket.config, check, ticket._most(), custom_objects, ticket.settings)
         take_names(model, ticket)
         _check_groups(model, ticket, base)
-        _fill(model, ticket, base, trainable)
+        _fill(model, ticket, base, trainable, held)
     return model
 
 
@@ -306,17 +306,30 @@ def _check_groups(model, ticket, base):
             raise ValueError(f"the scores of layer {others[0][0][0]!r} do not make its mask")
 
 
-def _fill(model, ticket, base, trainable):
-    """Assign the ticket to the model's variables, layer by layer to save memory."""
+def _fill(model, ticket, base, trainable, held=False):
+    """Assign the ticket to the model's variables, layer by layer to save memory.
+
+    With `held`, layers that are not trained hold their kernels: see `keras_mpt.layers.hold`.
+    """
     for name, layer in matched(model, ticket):
         for variable, array in zip(variables_of(layer), ticket._variables(name), strict=True):
             variable.assign(array)
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
+        found = {}
         for number, subnet in enumerate(subnets(layer)):
             kernel, scores = ticket._kernel(name, base, number), ticket._scores(name, number)
             scores = first_scores(kernel.mask) if scores is None else scores
             fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)  # checks the mask
+            del scores
+            if held and type(subnet.kernel_quantizer) in (Identity, ScaledSign):
+                found[subnet.name] = kernel.effective
+            del kernel
+        if found and layer.can_hold:
+            layer.hold_kernels(found)
+        del found
+    if held:
+        hold(model)
     forget_compiled(model)
 
 

@@ -13,6 +13,7 @@ from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
+from keras_mpt.zoo.wiring import check_wiring
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,6 +49,7 @@ class Preset:
         note: Remarks of its card.
         found: How the ticket was found, in words, if by more than a search over random weights: recycling, or a jackpot
             and its base.
+        accuracy_flipped: Accuracy of the mean of the logits for an image and its mirror image; None if not measured.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Preset:
     golden: list
     note: str = ""
     found: str = ""
+    accuracy_flipped: float | None = None
 
     def __repr__(self):
         cells = dict(zip(_COLUMNS, self._row(), strict=True))
@@ -153,7 +156,7 @@ class Preset:
             runtime: `"keras"` for the ticket, `"tflite"` or `"lce"` for the converted file.
 
         Raises:
-            ValueError: The preset has no such file: only tickets with binary activations have converted files.
+            ValueError: The preset has no such file.
             TicketError: The file differs from the published one.
             OSError: The file cannot be opened.
         """
@@ -178,7 +181,9 @@ class Preset:
             TicketError: The file differs from the published one, or belongs to another network.
             OSError: The file cannot be opened.
         """
-        tickets.restore(model, self.published(), part=part)
+        ticket = tickets.Ticket.read(self.published())
+        check_wiring(model, ticket, part)
+        tickets.restore(model, ticket, part=part)
 
 
 _COLUMNS = ("preset", "activations", "kept", "bytes", "1-bit MACs", "float MACs", "accuracy")

@@ -18,6 +18,7 @@ from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.settings import same
+from keras_mpt.zoo.wiring import check_wiring
 
 Arguments = ParamSpec("Arguments")
 
@@ -112,6 +113,7 @@ class File:
 
     def load_into(self, model, part=False):
         """Load the ticket into a network; see `Preset.load_into`."""
+        check_wiring(model, self.ticket, part)
         tickets.restore(model, self.ticket, part=part)
 
 

@@ -3,9 +3,10 @@
 The stem is a frozen 2x2 convolution that makes the pixels of a patch uncorrelated. `whitening_kernel` computes its
 weights from training images, a ticket stores them, and it is never pruned. Then come three groups of two 3x3
 convolutions, the first of them followed by a max-pool, each by batch normalization (gamma stays 1, beta is trained) and
-GELU; then a global max-pool and the classifier. As MPT-1/1 each convolution takes the signs of its inputs instead, and
-the classifier is a 1x1 convolution of signs whose outputs are averaged over the image: between stem and logits all sums
-are of integers.
+GELU; a shortcut goes around the second of each group (the source's larger network has them). Then come a global
+max-pool and the classifier. As MPT-1/1 each convolution takes the signs of its inputs instead, there are no shortcuts,
+and the classifier is a 1x1 convolution of signs whose outputs are averaged over the image: between stem and logits all
+sums are of integers.
 
 Source: Jordan 2024, section 3, arXiv:2404.00498, where all weights but the stem's are trained.
 """
@@ -53,10 +54,13 @@ def whitened_conv6_mpt(
         filters, _STEM_SIZE, use_bias=False, kernel_initializer=unfit, trainable=False, name="stem")(x)
     x = _features(net, x, 0) if settings.binary else _activation(net, x, 0)
     for index, filters in enumerate((64, 64, 256, 256, 256, 256), 1):
+        first, shortcut = index % 2, x
         x = net.conv(x, filters, 3, f"conv{index}")
-        if index % 2:
+        if first:
             x = keras.layers.MaxPooling2D(name=f"pool{index}")(x)
         x = _features(net, x, index)
+        if not first and not settings.binary:
+            x = keras.layers.Add(name=f"add{index}")([shortcut, x])
     return net.model(image, _logits(net, x) if include_top else x, "whitened_conv6_mpt")
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 import numpy as np
-from interpret import KERNELS
+from interpret import FEW, KERNELS
 
 import keras_mpt
 from keras_mpt import convert
@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 TICKETS = ("conv4_mpt11_s50", "conv6_mpt11_s50_float_stem", "conv4_mpt32_s50")
 SIGNS = "conv4_mpt11_s50"  # of which each sign inside is compared, behind the first ones, which are made of floats
 FORMS = ("integer", "integer2")
-SAMPLES = 8
+SAMPLES = 20
 
 
 def prepare(folder):
@@ -61,7 +61,8 @@ def compare(folder):
     A flip changes an output by a multiple of what a sign is worth, so by far more than rounding.
     """
     fine = True
-    print(f"{SAMPLES} samples each\n\n| file | kernels | max difference to x86 | to Keras | same class as Keras |")
+    print(f"{SAMPLES} samples each, {FEW} of signs\n")
+    print("| file | kernels | max difference to x86 | to Keras | same class as Keras |")
     print("|---|---|---|---|---|")
     for path in sorted(folder.glob("*[!s].tflite")):
         keras_ = np.load(folder / f"{path.stem.partition('--')[0]}.keras.npy")

@@ -147,7 +147,7 @@ def _rule(mpt):
     sparsities = sorted({rule.sparsity for rule in rules.values()})
     if len(sparsities) > 1 or any(rule.shared for rule in rules.values()):
         raise ValueError(
-            "`model` must have one sparsity, or one threshold, for all layers, for the published code has; or use "
+            "`model` must have one sparsity, or one threshold, for all layers, like the published code; or use "
             f"layout='lottery_jackpots', which has the masks themselves. Received: sparsities {sparsities}"
         )
     return layouts.Layerwise(layouts.removed(last.sparsity))

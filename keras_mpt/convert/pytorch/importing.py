@@ -12,12 +12,13 @@ from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, readin
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
+from keras_mpt.layers.held import forget_compiled
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.filling import check_rules, fill_kernel, forget_compiled, groups_that_differ
+from keras_mpt.tickets.filling import check_rules, fill_kernel, groups_that_differ
 
 
 def from_pytorch(
@@ -111,7 +112,7 @@ def from_pytorch(
 @contextlib.contextmanager
 def _untouched_on_error(model):
     """Undo `fill_kernel` and assignments if an error follows."""
-    arrays = [(variable, to_numpy(variable)) for variable in model.variables]
+    arrays = [(variable, to_numpy(variable)) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
         yield

@@ -117,7 +117,7 @@ def modules_of(model):
     """
     if model.name not in ARCHITECTURES:
         raise ValueError(
-            "`mapping` must say what PyTorch calls each layer, for the model is none of the zoo, such as "
+            "`mapping` must have the name of each layer in PyTorch, since the model is not of the zoo, such as "
             f"{{'conv1': 'features.0'}}. Received: model {model.name!r}"
         )
     binary = any(layer.input_quantizer is not None for layer in mpt_layers(model))
@@ -180,7 +180,7 @@ def _which(name, checkpoint, input_quantizer):
         return name, input_quantizer is not None
     if arch not in found:
         raise CheckpointError(
-            f"{checkpoint.name} is of the network {arch!r}, which is none of the zoo (those are {sorted(found)}). Pass "
+            f"{checkpoint.name} is of the network {arch!r}, which is not in the zoo (that has {sorted(found)}). Pass "
             "a model of it and `mapping`; or its state dict alone, if it is one of these under another name."
         )
     known, binary = found[arch]

@@ -1,0 +1,46 @@
+"""Whether a ticket's network is the one that a function of the zoo makes, layers without weights included."""
+
+from keras_mpt.tickets import TicketError
+
+
+def check_wiring(model, ticket, part=False):
+    """Raise TicketError unless the layers of a functional model take what the layers of the ticket's network take.
+
+    `restore` compares layers that have weights. A function of the zoo may also have got other shortcuts since.
+
+    Args:
+        model: A network of the zoo.
+        ticket: A `Ticket`. One of a model that is not functional is not looked at.
+        part: Whether the model may lack the last layers.
+    """
+    if ticket.config["class_name"] != "Functional":
+        return
+    ours, theirs = _wiring(model.get_config()), _wiring(ticket.config["config"])
+    names = ours if part else {**ours, **theirs}
+    for name in names:
+        if ours.get(name) != theirs.get(name):
+            here, there = (_described(found.get(name)) for found in (ours, theirs))
+            raise TicketError(
+                f"{ticket.path}: layer {name!r} is {there} in the file, and {here} in {model.name}(). The ticket is of "
+                "another network, or of another version of it: `keras_mpt.load_ticket` makes that."
+            )
+
+
+def _wiring(config):
+    """Return the class and the sources of each layer."""
+    return {
+        layer["config"]["name"]: (layer["class_name"], list(_sources(layer["inbound_nodes"])))
+        for layer in config["layers"]
+    }
+
+
+def _sources(nodes):
+    if isinstance(nodes, dict) and "keras_history" in nodes:
+        yield nodes["keras_history"][0]
+    elif isinstance(nodes, (dict, list, tuple)):
+        for part in nodes.values() if isinstance(nodes, dict) else nodes:
+            yield from _sources(part)
+
+
+def _described(layer):
+    return f"{layer[0]} of {', '.join(layer[1]) or 'nothing'}" if layer else "missing"
