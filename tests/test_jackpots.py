@@ -94,9 +94,9 @@ def test_the_search_finds_better_masks_than_it_began_with(trained):
     for variable in jackpot.trainable_variables:
         variable.trainable = id(variable) in scores
     jackpot.get_layer("block").get_layer("norm").trainable = False
-    start = float(LOSS(Y, compiled(jackpot, 1.0)(X)))
+    start = float(numpy(LOSS(Y, compiled(jackpot, 1.0)(X))))
     jackpot.fit(X, Y, batch_size=8, epochs=6, verbose=0, callbacks=[ShortRestriction(6)])
-    assert float(LOSS(Y, jackpot(X))) < start
+    assert float(numpy(LOSS(Y, jackpot(X)))) < start
 
 
 @pytest.mark.parametrize("with_base", [True, False])
@@ -181,10 +181,10 @@ def test_a_binary_jackpot_is_searched_stripped_and_converted(trained, tmp_path):
     before, norm = analysis.masks(jackpot), jackpot.get_layer("block").get_layer("norm")
     assert not np.array_equal(numpy(norm.moving_mean), numpy(trained.get_layer("block").layers[1].moving_mean))
     jackpot.compile(keras.optimizers.Adam(0.02), LOSS)
-    start = float(LOSS(Y, jackpot(X)))
+    start = float(numpy(LOSS(Y, jackpot(X))))
     jackpot.fit(X, Y, batch_size=8, epochs=3, verbose=0)
     after = analysis.masks(jackpot)
-    assert float(LOSS(Y, jackpot(X))) < start and any((before[path] != after[path]).any() for path in before)
+    assert float(numpy(LOSS(Y, jackpot(X)))) < start and any((before[path] != after[path]).any() for path in before)
     for path, weights in kernels(trained).items():
         layer = mpt_layers_by_path(jackpot)[path]
         np.testing.assert_array_equal(np.sign(numpy(layer.kernel)), np.sign(weights) * after[path])
