@@ -61,6 +61,6 @@ def _compared(settings, scaled):
         for name, value in settings.items()
         if name not in _NOT_COMPARED and not name.endswith(_NOT_COMPARED_ENDINGS)
     }
-    if scaled:  # the scale is in the ticket's entry, and so is whether there is one
-        compared["kernel_quantizer"] = (compared.get("kernel_quantizer") or {}).get("class_name")
+    if scaled and isinstance(quantizer := compared.pop("kernel_quantizer", None), dict):
+        compared["kernel_quantizer"] = quantizer.get("class_name")  # the ticket's entry has the scale
     return compared
