@@ -129,7 +129,7 @@ def first_use():
                 f"{row['seconds']:.2f}",
                 f"{row['plain seconds']:.2f}",
                 f"{row['ratio']:.2f}",
-                row["goal"] or "",
+                str(row["goal"] or ""),
             ]
             for row in rows_of("first_use_tensorflow")
         ],
