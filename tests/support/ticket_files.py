@@ -65,7 +65,7 @@ def assert_equal_models(model, other, x):
         np.testing.assert_array_equal(numpy(theirs.subnet_mask), numpy(ours.subnet_mask))
         assert int(theirs.kept) == int(ours.kept) == np.count_nonzero(numpy(ours.subnet_mask))
     of_masks = {"scores", "frozen_kernel", "kernel_epoch", "threshold", "nan_steps"}
-    for ours, theirs in zip(model.variables, other.variables, strict=True):
+    for ours, theirs in zip(model.weights, other.weights, strict=True):
         assert (ours.name, ours.dtype, ours.shape) == (theirs.name, theirs.dtype, theirs.shape)
         if ours.name not in of_masks:
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(theirs), keras.ops.convert_to_numpy(ours))
