@@ -33,9 +33,9 @@ def main(folder=FOLDER):
                 axes.plot(facts["bytes"], 100 * facts["accuracy"], "o", color=colour, markersize=5, alpha=0.5)
         if preset.dense:
             axes.plot(4 * preset.counts["weights"], 100 * preset.dense["accuracy"], "s", color=INK, markersize=6)
-    for name, (size, accuracy) in PUBLISHED.items():
+    for below, (name, (size, accuracy)) in zip((True, False, False), PUBLISHED.items(), strict=True):
         axes.plot(size, accuracy, "D", color=PALE, markersize=7, markeredgecolor=INK)
-        axes.annotate(name, (size, accuracy), xytext=(7, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(name, (size, accuracy), xytext=(7, -10 if below else 3), textcoords="offset points", fontsize=7)
     kinds = [("*", POSITIVE, "ticket, MPT-1/32"), ("*", NEGATIVE, "ticket, MPT-1/1"), ("o", INK, "its phone files")]
     kinds += [("s", INK, "dense network, float32"), ("D", PALE, "from papers, without JPEG")]
     for marker, colour, label in kinds:
