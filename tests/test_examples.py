@@ -176,7 +176,7 @@ def test_a_published_recipe_gives_the_same_again(data, tmp_path):
     recipe = keras_mpt.zoo.get_preset("conv4_mpt32_s80").recipe.split()[1:]
     for folder in (tmp_path / "first", tmp_path / "second"):
         flags = [f"--data_dir={data}", f"--output_dir={folder}", "--batch_size=48", "--stop_after=1"]
-        subprocess.run([sys.executable, *recipe, *flags], cwd=EXAMPLES.parent, capture_output=True, check=True)
+        subprocess.run([sys.executable, *recipe, *flags], cwd=EXAMPLES.parents[1], capture_output=True, check=True)
     assert_same_run(tmp_path / "first", tmp_path / "second")
 
 

@@ -291,6 +291,14 @@ def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, 
             zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})
 
 
+def test_operations_may_be_numbered_in_another_way(tmp_path):
+    made_with = {"input_shape": [8, 8, 3], "width": 0.125, "seed": 0}
+    zoo.resnet20_mpt(**made_with)  # whose padding is the first of this process, perhaps
+    provenance = {"architecture": "resnet20_mpt", "arguments": made_with}
+    keras_mpt.save_ticket(zoo.resnet20_mpt(**made_with), tmp_path / "a.mpt", provenance=provenance)
+    assert zoo.resnet20_mpt(weights=tmp_path / "a.mpt")
+
+
 @pytest.mark.parametrize("part", [False, True])
 def test_a_ticket_of_a_network_with_other_shortcuts(part, tmp_path):
     """Layers with weights are the same, so that only the wiring tells."""

@@ -27,11 +27,23 @@ def check_wiring(model, ticket, part=False):
 
 
 def _wiring(config):
-    """Return the class and the sources of each layer."""
-    return {
-        layer["config"]["name"]: (layer["class_name"], list(_sources(layer["inbound_nodes"])))
-        for layer in config["layers"]
-    }
+    """Return the class and the sources of each layer; operations, which Keras numbers anew, go by what they take."""
+    entries = {layer["config"]["name"]: layer for layer in config["layers"]}
+
+    def described(name):
+        return entries[name]["class_name"], [known(source) for source in _sources(entries[name]["inbound_nodes"])]
+
+    def known(name):
+        if not _is_operation(entries[name]):
+            return name
+        what, sources = described(name)
+        return f"{what}({', '.join(sources)})"
+
+    return {name: described(name) for name, entry in entries.items() if not _is_operation(entry)}
+
+
+def _is_operation(entry):
+    return (entry.get("module") or "").startswith(("keras.ops", "keras.src.ops"))
 
 
 def _sources(nodes):
