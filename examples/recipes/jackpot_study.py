@@ -126,7 +126,7 @@ def start(base, sparsity, method, batches):
         random = np.random.default_rng(FLAGS.seed)
         for layer in mpt_layers_by_path(model).values():
             mask = np.arange(np.prod(layer.scores.shape)) < int(layer.kept)
-            layer.mask.assign(layer, random.permutation(mask).reshape(layer.scores.shape))
+            layer.assign_mask(random.permutation(mask).reshape(layer.scores.shape))
     return model
 
 
