@@ -5,7 +5,7 @@
 Called again after a kill, it goes on. The recipe is the command on the ticket's card. On the same kind of machine, with
 the same versions and backend, the same ticket comes out (not for conv4_mpt32_s50, which was trained before the order of
 the batches was fixed); elsewhere sums are rounded in another way, which training magnifies: an accuracy near the
-published one, and other masks.
+published one, and other masks. A jackpot also needs the trained network that its card names.
 """
 
 import pathlib

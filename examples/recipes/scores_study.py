@@ -23,7 +23,7 @@ flags.DEFINE_integer("held_out", 5000, "Number of images to validate on.", lower
 flags.DEFINE_list("sizes", ["20:5"], "Image sizes and epochs: see whitened_conv6.py.")
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
-flags.DEFINE_string("output_dir", None, "Where the trainings, scores.csv and the figure go.", required=True)
+flags.DEFINE_string("output_dir", None, "Where the trainings and scores.csv go.", required=True)
 
 VARIANTS = {
     "Adam 0.001": "",
