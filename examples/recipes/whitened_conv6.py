@@ -47,6 +47,7 @@ flags.DEFINE_float("width", 1.0, "Factor on the filters.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Of the scores, or of the weights of --dense.")
 flags.DEFINE_float("learning_rate", None, "The highest one. Default for Adam: by kind of network.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.9, "beta_1 of Adam and Lion, Nesterov momentum of SGD.", lower_bound=0)
+flags.DEFINE_float("weight_decay", 0.0, "Of SGD, coupled to the gradient as in PyTorch.", lower_bound=0)
 flags.DEFINE_enum("schedule", "linear", ["linear", "cosine", "warmup"], "Down to 0; warmup: up for a fifth.")
 flags.DEFINE_string("kernel_initializer", "signed_constant", "Of the frozen weights: of keras_mpt.initializers.")
 flags.DEFINE_float("label_smoothing", 0.1, "Part of a label that goes to the other classes.")
@@ -205,6 +206,7 @@ def train(folder):
         lambda epoch: Batches(images, labels, epoch),
         folder,
         epochs=len(sizes()),
+        weight_decay=FLAGS.weight_decay,
         stop_after=FLAGS.stop_after,
         validation_data=(cifar10.normalize(cifar10.resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
