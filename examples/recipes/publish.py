@@ -111,7 +111,7 @@ def publish(run, options, test, draft):
     """Copy a run into the folder `draft`; return the entry of its preset.
 
     Raises:
-        ValueError: Weights are not as they were drawn, and --found does not say what they are.
+        ValueError: A trained network gave something to the ticket, and --found does not say what.
     """
     import cifar10
     from evaluate import accuracy, with_mirror_images
@@ -121,8 +121,8 @@ def publish(run, options, test, draft):
     ticket = keras_mpt.tickets.Ticket.read(run / "ticket.mpt")
     provenance = ticket.provenance
     changed = any(entry["kernel"] and entry["kernel"]["changes"] for entry in ticket.layers.values())
-    if changed and not options.found:
-        raise ValueError(f"--found must say where the weights of {run} come from: they are not as they were drawn")
+    if (changed or "--scores_from" in provenance["recipe"]) and not options.found:
+        raise ValueError(f"--found must say what the trained network gave to the ticket in {run}")
     preset = {
         "name": name,
         "architecture": provenance["architecture"],

@@ -4,9 +4,11 @@
     python examples/recipes/whitened_conv6.py --binary_activations --output_dir runs/binary    # MPT-1/1
     python examples/recipes/whitened_conv6.py --dense --output_dir runs/dense                  # all weights trained
     python examples/recipes/whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --output_dir runs/jackpot
+    python examples/recipes/whitened_conv6.py --scores_from runs/dense/model.keras --output_dir runs/guided
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
-network, and the scores start at the magnitudes of its weights.
+network, and the scores start at the magnitudes of its weights. `--scores_from` keeps the random kernels: scores start
+at the trained magnitudes where the signs agree, and near 0 elsewhere; beta and normalization are the network's.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
 The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
@@ -38,6 +40,7 @@ OPTIMIZERS = {
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
+flags.DEFINE_string("scores_from", None, "A trained network, whose magnitudes the scores start from.")
 flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
@@ -160,12 +163,16 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
-    if not FLAGS.jackpot:
+    if not FLAGS.jackpot and not FLAGS.scores_from:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
         return model
     data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
     trained = keras_mpt.models.dense_twin(model)
-    trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
+    trained.set_weights(keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from).get_weights())
+    if FLAGS.scores_from:
+        take_choice(model, trained)
+        keras_mpt.models.recalibrate_batch_norm(model, data)
+        return model
     return keras_mpt.models.to_jackpot(
         trained,
         None if mask() else FLAGS.sparsity,
@@ -178,9 +185,23 @@ def start(images):
     )
 
 
+def take_choice(model, trained):
+    """Let a network of random kernels choose what a trained one has of the same sign, the larger the sooner."""
+    for layer in model.layers:
+        there = trained.get_layer(layer.name)
+        if not isinstance(layer, keras_mpt.layers.MPTLayer):
+            layer.set_weights(there.get_weights())
+            continue
+        weights = keras.ops.convert_to_numpy(there.kernel)
+        agree = np.sign(weights) == np.sign(keras.ops.convert_to_numpy(layer.frozen_kernel))
+        scale = np.sqrt(1 / 3 / np.prod(weights.shape[:-1])) / np.sqrt(np.mean(weights**2))  # that of drawn scores
+        least = 0.1 * np.sqrt(np.mean(weights**2))  # a score of 0 has no gradient
+        layer.scores.assign(scale * np.where(agree, np.abs(weights) + least, least))
+
+
 def schedule(steps):
     """Return the learning rate by step."""
-    rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot else 0.001)
+    rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot or FLAGS.scores_from else 0.001)
     if FLAGS.schedule == "linear":
         return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
     return training.cosine(rate, steps, warmup_steps=steps // 5 if FLAGS.schedule == "warmup" else 0)
