@@ -26,11 +26,12 @@ flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum 0.9, o
 flags.DEFINE_float("learning_rate", 0.1, "Of the optimizer, at the start of the cosine decay.")
 flags.DEFINE_float("weight_decay", 1e-4, "Of SGD: L2 inside the gradient, of the scores.")
 flags.DEFINE_integer("image_size", None, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
+flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
 flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
 flags.DEFINE_string("output_dir", None, "Where runs.csv, statistics and figures go; finished runs are not repeated.")
 flags.mark_flag_as_required("output_dir")
 RECIPE = ("data", "train_examples", "width", "network", "scale_fan", "epochs", "batch_size", "learning_rate")
-RECIPE += ("weight_decay", "optimizer", "image_size")
+RECIPE += ("weight_decay", "optimizer", "image_size", "bfloat16")
 
 
 class DigitBatches(cifar10.TrainingBatches):
@@ -70,8 +71,8 @@ def build(data, **arguments):
     """Return the network for the data; `arguments` go to its function in keras_mpt.zoo."""
     make = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
     kernels = keras_mpt.initializers.KaimingNormal(scale_fan=FLAGS.scale_fan)
-    shape = data["test"][0].shape[1:]
-    model = make(input_shape=shape, kernel_initializer=kernels, **{"width": FLAGS.width, **arguments})
+    shape, dtype = data["test"][0].shape[1:], "mixed_bfloat16" if FLAGS.bfloat16 else "float32"
+    model = make(input_shape=shape, kernel_initializer=kernels, dtype=dtype, **{"width": FLAGS.width, **arguments})
     if FLAGS.network == "whitened_conv6":
         images = data["batches"](*data["train"], min(len(data["train"][0]), 5000), 0)[0][0]
         model.get_layer("stem").set_weights([keras_mpt.zoo.whitening_kernel(images)])
