@@ -101,4 +101,4 @@ def test_binary_convolutions(tmp_path):
     )
     model.get_layer("stem").set_weights([whitening_kernel(IMAGES)])
     report = keras_mpt.convert.to_lce(model, tmp_path / "a.tflite")
-    assert report.operations["LceBconv2d"] == 7
+    assert report.operations["LceBconv2d"] == 6

@@ -68,10 +68,6 @@ class Blocks:
         """Apply the classifier, an MPT layer like the others."""
         return MPTDense(self.settings.classes, **self._ticket("logits", quantized))(x)
 
-    def pointwise_logits(self, x):
-        """Apply the classifier as a 1x1 convolution to `x`, in MPT-1/1 to its signs."""
-        return MPTConv2D(self.settings.classes, 1, **self._ticket("logits"))(x)
-
     def norm(self, x, name):
         """Apply batch normalization."""
         affine = self.settings.batch_norm_affine

@@ -4,9 +4,12 @@ The stem is a frozen 2x2 convolution that makes the pixels of a patch uncorrelat
 weights from training images, a ticket stores them, and it is never pruned. Then come three groups of two 3x3
 convolutions, the first of them followed by a max-pool, each by batch normalization (gamma stays 1, beta is trained) and
 GELU; a shortcut goes around the second of each group (the source's larger network has them). Then come a global
-max-pool and the classifier. As MPT-1/1 each convolution takes the signs of its inputs instead, there are no shortcuts,
-and the classifier is a 1x1 convolution of signs whose outputs are averaged over the image: between stem and logits all
-sums are of integers.
+max-pool and the classifier.
+
+As MPT-1/1 each convolution takes the signs of its inputs instead of GELU, and a shortcut goes around each but the
+first, so that what comes before a sign is added up over the layers and is not lost in it (Liu et al. 2018,
+arXiv:1808.00278). Where a group begins, the shortcut is averaged over 2x2 pixels and repeated along the channels. The
+classifier gets the mean over the image, not signs.
 
 Source: Jordan 2024, section 3, arXiv:2404.00498, where all weights but the stem's are trained.
 """
@@ -54,13 +57,13 @@ def whitened_conv6_mpt(
         filters, _STEM_SIZE, use_bias=False, kernel_initializer=unfit, trainable=False, name="stem")(x)
     x = _features(net, x, 0) if settings.binary else _activation(net, x, 0)
     for index, filters in enumerate((64, 64, 256, 256, 256, 256), 1):
-        first, shortcut = index % 2, x
+        first, before = index % 2, x
         x = net.conv(x, filters, 3, f"conv{index}")
         if first:
             x = keras.layers.MaxPooling2D(name=f"pool{index}")(x)
         x = _features(net, x, index)
-        if not first and not settings.binary:
-            x = keras.layers.Add(name=f"add{index}")([shortcut, x])
+        if not first or (settings.binary and index > 1):
+            x = _shortcut(before, x, index)
     return net.model(image, _logits(net, x) if include_top else x, "whitened_conv6_mpt")
 
 
@@ -77,9 +80,20 @@ def _activation(net, x, index):
     return x if net.settings.binary else keras.layers.Activation("gelu", name=f"gelu{index}")(x)
 
 
+def _shortcut(before, x, index):
+    copies, rest = divmod(x.shape[-1], before.shape[-1])
+    if rest:  # of a width that does not divide the channels
+        return x
+    if index % 2:
+        before = keras.layers.AveragePooling2D(2, name=f"mean{index}")(before)
+    if copies > 1:
+        before = keras.layers.Concatenate(name=f"copies{index}")([before] * copies)
+    return keras.layers.Add(name=f"add{index}")([before, x])
+
+
 def _logits(net, x):
     if net.settings.binary:
-        return keras.layers.GlobalAveragePooling2D(name="pool")(net.pointwise_logits(x))
+        return net.logits(keras.layers.GlobalAveragePooling2D(name="pool")(x), quantized=False)
     x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
     return keras.layers.Rescaling(_LOGITS_SCALE, name="scaled_logits")(net.logits(x))
 
