@@ -201,3 +201,38 @@ assert isinstance(quantizers.get_activation("ste_sign"), quantizers.SteSign)
         backend=backend,
         legacy=False,
     )
+
+
+@pytest.mark.slow
+def test_straight_through_convolution():
+    """The baseline of the recipes is larq's QuantConv2D: outputs, gradients and clipped weights."""
+    run("""
+sys.path.insert(0, str(__import__("pathlib").Path(sys.path[0]) / "examples" / "recipes"))
+import larq
+import tensorflow as tf
+from straight_through import BinaryConv2D, Clip
+
+images = np.random.default_rng(0).normal(size=(4, 7, 6, 5)).astype("float32")
+for size in (1, 2, 3):
+    ours = BinaryConv2D(8, size)
+    ours.build(images.shape)
+    theirs = larq.layers.QuantConv2D(
+        8, size, padding="same", pad_values=1.0, use_bias=False, input_quantizer="approx_sign",
+        kernel_quantizer="ste_sign", kernel_constraint="weight_clip")
+    theirs.build(images.shape)
+    kernel = np.random.default_rng(1).normal(size=(size, size, 5, 8)).astype("float32")
+    weights = tf.constant(np.random.default_rng(2).normal(size=(4, 7, 6, 8)).astype("float32"))
+    ours.kernel.assign(kernel)
+    theirs.set_weights([kernel])
+    results = []
+    for layer, variable in ((ours, ours.kernel.value), (theirs, theirs.kernel.latent_variable)):
+        x = tf.constant(images)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(x)
+            loss = tf.reduce_sum(weights * outputs)
+        results.append([outputs, *tape.gradient(loss, [variable, x])])
+    for one, other in zip(*results):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_array_equal(Clip()(kernel), larq.constraints.WeightClip()(tf.constant(kernel)))
+""")

@@ -1,10 +1,12 @@
 """Train Whitened Conv-6 on CIFAR-10 on a CPU: small images first, full size last.
 
-    python examples/recipes/whitened_conv6.py --output_dir runs/ticket                        # MPT-1/32 at 50 %
-    python examples/recipes/whitened_conv6.py --binary_activations --output_dir runs/binary    # MPT-1/1
-    python examples/recipes/whitened_conv6.py --dense --output_dir runs/dense                  # all weights trained
-    python examples/recipes/whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --output_dir runs/jackpot
-    python examples/recipes/whitened_conv6.py --scores_from runs/dense/model.keras --output_dir runs/guided
+    python whitened_conv6.py --output_dir runs/ticket                                       # MPT-1/32 at 50 %
+    python whitened_conv6.py --binary_activations --learning_rate 0.002 --output_dir runs/binary              # MPT-1/1
+    python whitened_conv6.py --binary_activations --straight_through --output_dir runs/twin # its weights trained
+    python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
+        --label_smoothing 0.2 --sizes 20:6,24:5,32:5 --output_dir runs/dense                # all weights trained
+    python whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --sizes 24:1,32:2 --output_dir runs/jackpot
+    python whitened_conv6.py --scores_from runs/dense/model.keras --sizes 24:1,32:2 --output_dir runs/guided
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
 network, and the scores start at the magnitudes of its weights. `--scores_from` keeps the random kernels: scores start
@@ -27,6 +29,7 @@ import numpy as np
 import training
 from absl import app, flags
 from batches import EpochBatches
+from straight_through import straight_through_twin
 
 import keras_mpt
 from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
@@ -39,6 +42,7 @@ OPTIMIZERS = {
 }
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
+flags.DEFINE_bool("straight_through", False, "Of --binary_activations: train the weights.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
 flags.DEFINE_string("scores_from", None, "A trained network, whose magnitudes the scores start from.")
 flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
@@ -165,7 +169,7 @@ def start(images):
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
     if not FLAGS.jackpot and not FLAGS.scores_from:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
-        return model
+        return straight_through_twin(model) if FLAGS.straight_through else model
     data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
     trained = keras_mpt.models.dense_twin(model)
     trained.set_weights(keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from).get_weights())
@@ -236,11 +240,20 @@ def train(folder):
 
 def main(_):
     sizes()  # complains about bad ones
+    training.check(
+        FLAGS.binary_activations or not FLAGS.straight_through,
+        "straight_through",
+        "used with --binary_activations",
+        FLAGS.straight_through,
+    )
     folder, start_time = pathlib.Path(FLAGS.output_dir), time.perf_counter()
     with training.in_folder(folder):
         model = train(folder)
         print(f"{keras.backend.backend()}, {(time.perf_counter() - start_time) / 60:.0f} minutes in this process")
         if not training.is_finished(folder, len(sizes())):
+            return
+        if FLAGS.straight_through:
+            model.save(folder / "model.keras")
             return
         if FLAGS.dense:
             result = network()
