@@ -191,7 +191,7 @@ def test_sparsities_that_do_not_fit_are_refused():
 def test_pretrained_kernels_start_with_the_largest_that_the_rule_can_keep(rule):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(2)])
     model.set_weights([np.random.default_rng(1).normal(size=w.shape) for w in model.weights])
-    twin = keras_mpt.models.to_mpt(model, mask=rule, kernel="pretrained", skip=[model.layers[1].name])
+    twin = keras_mpt.models.to_jackpot(model, mask=rule, skip=[model.layers[1].name])
     layer = twin.layers[0]
     weights = numpy(model.layers[0].kernel)
     expected = n_of_m_mask(weights, 2, 4, "inputs")
