@@ -116,8 +116,8 @@ def shown(value, most=200):
         return f"an object of type {type(value).__name__}"
 
 
-def printable(text, most):
-    """Return a text on one line, without what a terminal takes as commands, its middle left out beyond `most`."""
+def printable(text, most=math.inf):
+    """Return a text on one line, without control characters, its middle left out beyond `most` characters."""
     if len(text) > most:
         text = f"{text[: 2 * most // 3]} ... {text[-most // 4 :]}"
     return "".join(c if c.isprintable() else " " for c in text)

@@ -74,11 +74,13 @@ class Format:
         name: Name in reports.
         int8: Whether the weights are int8 in the file.
         binary: Whether the multiply-accumulates are between bits.
+        lossy: Whether outputs may differ from those of the model.
     """
 
     name = "float32"
     int8 = False
     binary = False
+    lossy = False
 
     def unfit(self, kernel):
         """Return the reason why a `Kernel` cannot have this format, "" to give none; None if it can."""

@@ -10,14 +10,14 @@ class Target:
     Attributes:
         name: Name in arguments of `run` and in reports.
         engine: Name of the runtime in words.
-        lossy: Whether differences to the model are only reported, not refused.
         formats: Instances of `Format`: each kernel gets the first that fits.
+        lossy: Whether differences to the model are only reported, not refused.
     """
 
     name = ""
     engine = ""
-    lossy = False
     formats = (Format(),)
+    lossy = False
 
     def choose(self, kernel):
         """Set the format of a `Kernel`, and the reason against the formats before it.

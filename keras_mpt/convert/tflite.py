@@ -103,11 +103,13 @@ def to_tflite(
     return report
 
 
-class Float(Format):
-    """Float kernels, or a type that the engine chooses."""
+class Rounded(Format):
+    """Float kernels that TensorFlow Lite's converter rounds, to the types `types`."""
 
-    def __init__(self, name="float32", itemsize=4):
-        self.name, self._itemsize = name, itemsize
+    lossy = True
+
+    def __init__(self, name, itemsize, types=()):
+        self.name, self._itemsize, self.types = name, itemsize, types
 
     def size(self, kernel):
         return self._itemsize * kernel.array.size
@@ -201,9 +203,9 @@ WEIGHTS = {
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),
-    "float32": (Float(),),
-    "float16": (Float("float16", 2),),
-    "dynamic_int8": (Float("dynamic int8", 1),),
+    "float32": (Format(),),
+    "float16": (Rounded("float16", 2, ["float16"]),),
+    "dynamic_int8": (Rounded("dynamic int8", 1),),
 }
 
 
@@ -213,8 +215,8 @@ class TensorFlowLite(Target):
     name, engine = "tflite", "TensorFlow Lite"
 
     def __init__(self, weights="auto", batch=1):
-        self._weights, self.batch = weights, batch
-        self.formats, self.lossy = WEIGHTS[weights], weights in ("float16", "dynamic_int8")
+        self.formats, self.batch = WEIGHTS[weights], batch
+        self.lossy = self.formats[0].lossy
 
     def compile(self, graph):
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
@@ -225,8 +227,7 @@ class TensorFlowLite(Target):
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             if self.lossy:
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if self._weights == "float16":
-                converter.target_spec.supported_types = [tf.float16]
+                converter.target_spec.supported_types = [getattr(tf, name) for name in self.formats[0].types]
             content = converter.convert()
         file = File(content)
         file.order(graph.inputs, graph.outputs)
