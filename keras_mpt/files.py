@@ -1,6 +1,7 @@
 """Write files atomically."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -44,6 +45,11 @@ def check_folder(path):
         )
     if path.exists() and not path.is_file():
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
+
+
+def sha256_of(path):
+    """Return the SHA-256 of a file, in hex."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def check_another(path, source):

@@ -1,10 +1,9 @@
 """`keras-mpt import`: convert a PyTorch checkpoint to a ticket."""
 
-import hashlib
 import pathlib
 
 from keras_mpt.convert.pytorch.layouts import LAYOUTS
-from keras_mpt.files import check_another
+from keras_mpt.files import check_another, sha256_of
 from keras_mpt.tickets import save_ticket
 
 
@@ -52,6 +51,5 @@ def run(options):
     given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
     arguments = {name: value for name, value in given.items() if value is not None}
     model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
-    path = pathlib.Path(options.checkpoint)
-    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    source = {"file": pathlib.Path(options.checkpoint).name, "sha256": sha256_of(options.checkpoint)}
     print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))

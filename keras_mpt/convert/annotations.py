@@ -4,13 +4,13 @@ It is JSON in an entry of the file's metadata, which runtimes ignore. The tools 
 "TFLITE_METADATA", are no longer maintained.
 """
 
-import hashlib
 import json
 import os
 
 from keras_mpt._types import Path
 from keras_mpt.arguments import check_path, received
 from keras_mpt.convert.flatbuffer import File
+from keras_mpt.files import sha256_of
 
 _NAME = "keras_mpt"
 
@@ -60,8 +60,7 @@ def facts_of(ticket, labels, normalization):
     """
     facts = {}
     if ticket is not None and os.path.isfile(ticket.path):
-        sha256 = hashlib.sha256(ticket.path.read_bytes()).hexdigest()
-        facts["ticket"] = {"name": ticket.path.name, "sha256": sha256}
+        facts["ticket"] = {"name": ticket.path.name, "sha256": sha256_of(ticket.path)}
     if labels is not None:
         facts["labels"] = labels
     if normalization is not None:

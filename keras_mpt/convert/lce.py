@@ -29,6 +29,7 @@ from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.rewrite import rewrite
+from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
 
@@ -87,11 +88,9 @@ class LarqComputeEngine(Target):
     batch = 1
 
     def __init__(self, require_binary=False):
-        try:
+        with extra("lce", "Conversion for larq-compute-engine"):
             import larq_compute_engine
             from larq_compute_engine.tflite.python import interpreter
-        except ImportError as error:
-            raise ImportError("larq-compute-engine is missing: install keras_mpt with the extra `lce`.") from error
         self._engine, self._interpreter = larq_compute_engine, interpreter
         self.formats = (Binary(require_binary), Int8(), Float())
 

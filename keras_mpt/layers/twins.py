@@ -163,6 +163,14 @@ class PlainTwin:
             config.update({f"{argument}_initializer": kernel_initializer for argument in cls._kernels.values()})
         return cls(**{**config, **settings})
 
+    def quantize(self, *args, **kwargs):
+        """Refuse Keras' quantization: see `kernel_quantizer`.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
+
     def _settings(self, seed):
         """Return the arguments of an inner MPT layer with this seed."""
         return {

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import json
 import warnings
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
+from keras_mpt.files import sha256_of
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
 from keras_mpt.zoo.wiring import check_wiring
@@ -166,7 +166,7 @@ class Preset:
                 there = ["keras", *(target for target, facts in self.converted.items() if "file" in facts)]
                 raise ValueError(f"`runtime` must be one of {there} for {self.name}. Received: {runtime=}")
             path, sha256 = folder() / self.converted[runtime]["file"], self.converted[runtime]["sha256"]
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if sha256_of(path) != sha256:
             raise tickets.TicketError(f"{path} is not the file that was published (its checksum differs).")
         return path
 

@@ -18,7 +18,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.filling import check_rules, fill_kernel, groups_that_differ
+from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ
 
 
 def from_pytorch(
@@ -101,7 +101,8 @@ def from_pytorch(
             for variable, array in vectors[path]:
                 variable.assign(array)
             if path in tickets:
-                fill_kernel(layer, *tickets[path], trainable=trainable)
+                (subnet,) = layer.subnets
+                fill_subnet(subnet, *tickets[path], trainable=trainable)
         forget_compiled(model)
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)
@@ -111,7 +112,7 @@ def from_pytorch(
 
 @contextlib.contextmanager
 def _untouched_on_error(model):
-    """Undo `fill_kernel` and assignments if an error follows."""
+    """Undo `fill_subnet` and assignments if an error follows."""
     arrays = [(variable, to_numpy(variable)) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
