@@ -24,9 +24,10 @@ from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_diff
 def from_pytorch(
     path_or_state_dict: Path | dict[str, Any],
     model: str | keras.Model | None = None,
-    sparsity: float | MaskRule | None = None,
+    sparsity: float | None = None,
     layout: str = "auto",
     *,
+    mask: MaskRule | None = None,
     mapping: dict[str, str] | None = None,
     trainable: bool = False,
     epsilon: float = pairing.EPSILON,
@@ -44,10 +45,11 @@ def from_pytorch(
             well. The prefix `module.` of all keys, and `_orig_mod.` anywhere in keys, are ignored.
         model: Name of a network of the zoo, such as `"resnet18_mpt"`, a built functional or Sequential model to load
             into, or None for the network that the checkpoint names.
-        sparsity: Fraction of the weights **removed**, if the checkpoint does not have it; a
-            `keras_mpt.masks.GlobalTopK` for one threshold over all layers.
+        sparsity: Fraction of the weights **removed**, if the checkpoint does not have it.
         layout: `"biprop"`, `"hidden_networks"` (Edge-Popup), `"lottery_jackpots"`, or `"auto"`, which raises an error
             if both of the first two are possible.
+        mask: A `keras_mpt.masks.GlobalTopK` in place of `sparsity`, for one threshold over all layers, if the
+            checkpoint does not say so.
         mapping: For a model that is not of the zoo: dict from the path of each layer with weights (its name, or
             `"block/conv1"` in a nested model) to its name in PyTorch. The operations between these layers cannot be
             checked: compare some outputs.
@@ -80,7 +82,7 @@ def from_pytorch(
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     checkpoint = reading.read(path_or_state_dict)
     form = layouts.find_layout(layout, checkpoint)
-    rule = layouts.find_rule(form, checkpoint, sparsity)
+    rule = layouts.find_rule(form, checkpoint, sparsity, mask)
     if model is None or isinstance(model, str):
         if mapping is not None:
             raise ValueError("`mapping` must be left out for a network of the zoo.")
