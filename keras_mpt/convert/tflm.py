@@ -42,7 +42,7 @@ def to_tflm(
     """Convert a model for TensorFlow Lite Micro, the runtime for microcontrollers.
 
     Do not use files from `to_tflite` there: the runtime refuses operations on floats and int8 together, and int8
-    kernels with a scale for each channel silently give wrong outputs. `weights` is the name of a format for the kernels:
+    kernels with a scale for each channel silently give wrong outputs. `weights` names a format for the kernels:
 
     - `"integer"`, for MPT-1/1: Layers of signs are integer operations, see `to_tflite`. Sums that are outputs or are
       added are 16-bit integers. Other kernels, such as that of the stem, are float32.
