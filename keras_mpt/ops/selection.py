@@ -12,17 +12,19 @@ from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
+ALL_BITS = 0x7FFFFFFF  # but for the sign
 _TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
 _GUIDED_PASSES = 9  # interpolating passes of the search; from then on it bisects, which ends it within 40
 
 
-def magnitude_bits(scores: Tensor) -> Tensor:
+def magnitude_bits(scores: Tensor, bits: Tensor | int = ALL_BITS) -> Tensor:
     """Return the bits of `|scores|` as int32: the same order as the magnitudes, exact down to subnormals.
 
     Comparing integers is immune to flushing of subnormals and gives NaN a place (above infinity).
 
     Args:
         scores: float32 tensor of any shape.
+        bits: int32 scalar or tensor of that shape: which bits to take.
 
     Raises:
         TypeError: If `scores` is not float32; a narrower type would make ties and change the mask.
@@ -30,7 +32,7 @@ def magnitude_bits(scores: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if dtype != "float32":
         raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
-    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
+    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), bits)
 
 
 def top_k_mask(
@@ -38,31 +40,32 @@ def top_k_mask(
     kept: Tensor,
     start: Tensor,
     select: Callable,
+    frozen: Tensor | None = None,
     size: int | None = None,
-    always: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
 
     One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
 
     Args:
-        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`), or less: then it is never chosen.
-        kept: int32 scalar, the number of ones, from 1 to all.
+        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`) where it is searched.
+        kept: int32 scalar, the number of ones among the searched keys, from 1 to all of these.
         start: int32 scalar, the last step's threshold; it changes the work, never the result.
         select: `search_threshold` or `sort_threshold`.
-        size: How many keys there are but for those < 0; None: all.
-        always: Boolean tensor of the shape of `keys`: where the mask is one besides, at keys < 0; None: nowhere.
+        frozen: int32 tensor of the shape of `keys`: > 0 where a key is searched; 0 where the mask is zero, < 0 where it
+            is one, and the key 0 or less. None: all are searched.
+        size: How many keys are searched; None: all.
 
     Returns:
-        `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones; the threshold, an
-        int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the mask is all NaN: none would
-        be right, a compiled step cannot raise, and a NaN loss is seen at once.
+        `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones where it is
+        searched; the threshold, an int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the
+        mask is all NaN: none would be right, a compiled step cannot raise, and a NaN loss is seen at once.
     """
     size = math.prod(keys.shape) if size is None else size
-    more = () if always is None else (_rows(always),)
+    more = () if frozen is None else (_rows(frozen),)
     kept, start, size = _integers(kept, start, size)
     size = ops.maximum(size, kept)  # a constant would let TensorFlow optimize the function anew for each call
-    mask, threshold, invalid = _top_k(select, always is not None)(_rows(keys), kept, start, size, *more)
+    mask, threshold, invalid = _top_k(select, frozen is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
@@ -78,14 +81,14 @@ def _rows(x):
 
 
 @functools.cache
-def _top_k(select, has_more):
+def _top_k(select, has_frozen):
     """Return what `top_k_mask` does with rows of keys: one function, whose memory TensorFlow frees at its end.
 
-    Another one if there are entries that are always chosen, for TensorFlow traces a function for a number of arguments.
+    Another one if some are frozen, because TensorFlow traces a function for a number of arguments.
     """
 
     @traced_once
-    def top_k(rows, kept, start, size, *always):
+    def top_k(rows, kept, start, size, *frozen):
         start = _within_keys(start)
         count_at_start, invalid = count_true(ops.greater_equal(rows, start)), has_nan(rows)
         threshold, count = ops.cond(
@@ -93,7 +96,7 @@ def _top_k(select, has_more):
             lambda: (start, kept),
             lambda: select(rows, kept, start, size, count_at_start),
         )
-        return _masked_rows(rows, kept, threshold, count, invalid, *always), threshold, invalid
+        return _masked_rows(rows, kept, threshold, count, invalid, *frozen), threshold, invalid
 
     return top_k
 
@@ -266,11 +269,11 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
     return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count), has_nan(rows)), ops.shape(keys))
 
 
-def _masked_rows(rows, kept, threshold, count, invalid, *always):
+def _masked_rows(rows, kept, threshold, count, invalid, frozen=None):
     """Return the mask by a comparison with the threshold, or with one more where ties go.
 
-    Conditionals have nothing of the kernel's shape as results: XLA would give that a memory layout of its own, and
-    transpose it before each use.
+    Only where weights are frozen has a conditional a result of the kernel's shape: XLA would give that a memory layout
+    of its own, and transpose it before each use.
     """
     height, width = ops.shape(rows)
     clear = ops.logical_or(invalid, ops.equal(count, kept))
@@ -278,28 +281,37 @@ def _masked_rows(rows, kept, threshold, count, invalid, *always):
     def tied():
         needed = kept - count_true(ops.greater(rows, threshold))
         # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
-        tie = ops.cast(ops.equal(rows, threshold), "int32")
+        tie = ops.equal(rows, threshold)
+        tie = ops.cast(tie if frozen is None else ops.logical_and(tie, ops.greater(frozen, 0)), "int32")
         ends = cumsum_int32(sum_int32(tie, axis=1))
         cut = count_true(ops.less_equal(ends, needed))
-        row = ops.take(tie, cut, axis=0)
-        room = needed - (ops.take(ends, cut) - sum_int32(row))
+        last = ops.minimum(cut, height - 1)
+        row = ops.take(tie, last, axis=0)
+        room = needed - (ops.take(ends, last) - sum_int32(row))
         return cut, count_true(ops.less_equal(cumsum_int32(row), room))
 
-    def stay():
-        cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
-        row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
-        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
-        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
-        falls = ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
-        up_to_cut_row = ops.greater_equal(rows, threshold + ops.cast(ops.greater(row, cut_row), "int32"))
-        return ops.not_equal(up_to_cut_row, falls)
-
+    cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
+    row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
     # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
-    mask = ops.greater_equal(rows, threshold) if known and clear else stay()
-    for more in always:
-        mask = ops.logical_or(mask, more)
-    mask = ops.cast(mask, "float32")
+    least = threshold if known and clear else threshold + ops.cast(ops.greater(row, cut_row), "int32")
+    stay = ops.greater_equal(rows, least)
+
+    def falls():
+        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
+        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
+        return ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
+
+    def wrong():
+        chosen = ops.logical_and(ops.not_equal(stay, falls()), ops.greater(frozen, 0))
+        return ops.not_equal(stay, ops.logical_or(chosen, ops.less(frozen, 0)))
+
+    if frozen is not None:  # their keys are 0 or less: unless the threshold is 0, only those that always stay are wrong
+        usual = ops.logical_and(clear, ops.greater(threshold, 0))
+        stay = ops.not_equal(stay, ops.cond(usual, lambda: ops.less(frozen, 0), wrong))
+    elif not (known and clear):
+        stay = ops.not_equal(stay, falls())
+    mask = ops.cast(stay, "float32")
     return mask if known and not invalid else mask + nan_where(invalid)
 
 
