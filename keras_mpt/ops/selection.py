@@ -12,17 +12,19 @@ from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
+ALL_BITS = 0x7FFFFFFF  # without the sign
 _TOP = INFINITY_BITS + 1  # above the magnitudes of all numbers
 _GUIDED_PASSES = 9  # interpolating passes of the search; later ones bisect, 40 in all at most
 
 
-def magnitude_bits(scores: Tensor) -> Tensor:
+def magnitude_bits(scores: Tensor, bits: Tensor | int = ALL_BITS) -> Tensor:
     """Return the bits of `|scores|` as int32, which are ordered like the magnitudes.
 
     Comparisons of integers are exact down to subnormals, which a backend may flush, and NaN comes after infinity.
 
     Args:
         scores: float32 tensor of any shape.
+        bits: int32 scalar or tensor in that shape: mask of the bits to return.
 
     Raises:
         TypeError: `scores` is not float32. (In a narrower type, ties would change the mask.)
@@ -30,7 +32,7 @@ def magnitude_bits(scores: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if dtype != "float32":
         raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
-    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
+    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), bits)
 
 
 def top_k_mask(
@@ -38,31 +40,32 @@ def top_k_mask(
     kept: Tensor,
     start: Tensor,
     select: Callable,
+    frozen: Tensor | None = None,
     size: int | None = None,
-    always: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the 0/1 mask of the `kept` largest keys; ties keep the lower flat index.
 
     If `start` is still a right threshold, as with scores that do not change, one pass over the keys is enough.
 
     Args:
-        keys: int32 tensor of any shape, see `magnitude_bits`. Keys < 0 are never chosen.
-        kept: int32 scalar, the number of ones, from 1 to all.
+        keys: int32 tensor of any shape, see `magnitude_bits`.
+        kept: int32 scalar, the number of ones among the searched keys, from 1 to all of these.
         start: int32 scalar, the threshold of the last step. It affects the work, not the result.
         select: `search_threshold` or `sort_threshold`.
-        size: Number of keys >= 0; None: all.
-        always: Boolean tensor in the shape of `keys`: keys < 0 where the mask is 1 anyway; None: nowhere.
+        frozen: int32 tensor in the shape of `keys`: > 0 for searched keys; 0 where the mask is 0, and < 0 where it is
+            1, with keys <= 0. None: all are searched.
+        size: Number of searched keys; None: all.
 
     Returns:
-        `(mask, threshold, invalid)`: a float32 tensor in the shape of `keys` with exactly `kept` ones; an int32 scalar;
-        and a boolean scalar: whether a score is NaN. Then the mask is all NaN, because a compiled step cannot raise an
-        error, and a NaN loss is noticed at once.
+        `(mask, threshold, invalid)`: a float32 tensor in the shape of `keys` with exactly `kept` ones among the
+        searched keys; an int32 scalar; and a boolean scalar: whether a score is NaN. Then the mask is all NaN, because
+        a compiled step cannot raise an error, and a NaN loss is noticed at once.
     """
     size = math.prod(keys.shape) if size is None else size
-    more = () if always is None else (_rows(always),)
+    more = () if frozen is None else (_rows(frozen),)
     kept, start, size = _integers(kept, start, size)
     size = ops.maximum(size, kept)  # for a constant, TensorFlow would optimize the function again in each call
-    mask, threshold, invalid = _top_k(select, always is not None)(_rows(keys), kept, start, size, *more)
+    mask, threshold, invalid = _top_k(select, frozen is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
@@ -75,14 +78,14 @@ def _rows(x):
 
 
 @functools.cache
-def _top_k(select, has_more):
+def _top_k(select, has_frozen):
     """Return the traced part of `top_k_mask`: a single function, after which TensorFlow frees its memory.
 
-    With entries that are always chosen it is another one, because a trace has a fixed number of arguments.
+    With frozen keys it is another one, because a trace has a fixed number of arguments.
     """
 
     @traced_once
-    def top_k(rows, kept, start, size, *always):
+    def top_k(rows, kept, start, size, *frozen):
         start = _within_keys(start)
         count_at_start, invalid = count_true(ops.greater_equal(rows, start)), has_nan(rows)
         threshold, count = ops.cond(
@@ -90,7 +93,7 @@ def _top_k(select, has_more):
             lambda: (start, kept),
             lambda: select(rows, kept, start, size, count_at_start),
         )
-        return _masked_rows(rows, kept, threshold, count, invalid, *always), threshold, invalid
+        return _masked_rows(rows, kept, threshold, count, invalid, *frozen), threshold, invalid
 
     return top_k
 
@@ -262,11 +265,11 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
     return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count), has_nan(rows)), ops.shape(keys))
 
 
-def _masked_rows(rows, kept, threshold, count, invalid, *always):
-    """Return the mask: keys >= the threshold, except for ties that do not fit.
+def _masked_rows(rows, kept, threshold, count, invalid, frozen=None):
+    """Return the mask: keys >= the threshold, except for ties that do not fit, and for frozen keys.
 
-    No conditional returns a tensor in the shape of the kernel: XLA would give it another memory layout, and transpose
-    it before each use.
+    Without frozen keys, no conditional returns a tensor in the shape of the kernel: XLA would give it another memory
+    layout, and transpose it before each use.
     """
     height, width = ops.shape(rows)
     clear = ops.logical_or(invalid, ops.equal(count, kept))
@@ -274,28 +277,37 @@ def _masked_rows(rows, kept, threshold, count, invalid, *always):
     def tied():
         needed = kept - count_true(ops.greater(rows, threshold))
         # Keep whole rows of ties while they fit; of the next row, keep only the first columns.
-        tie = ops.cast(ops.equal(rows, threshold), "int32")
+        tie = ops.equal(rows, threshold)
+        tie = ops.cast(tie if frozen is None else ops.logical_and(tie, ops.greater(frozen, 0)), "int32")
         ends = cumsum_int32(sum_int32(tie, axis=1))
         cut = count_true(ops.less_equal(ends, needed))
-        row = ops.take(tie, cut, axis=0)
-        room = needed - (ops.take(ends, cut) - sum_int32(row))
+        last = ops.minimum(cut, height - 1)
+        row = ops.take(tie, last, axis=0)
+        room = needed - (ops.take(ends, last) - sum_int32(row))
         return cut, count_true(ops.less_equal(cumsum_int32(row), room))
 
-    def stay():
-        cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
-        row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
-        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
-        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
-        falls = ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
-        up_to_cut_row = ops.greater_equal(rows, threshold + ops.cast(ops.greater(row, cut_row), "int32"))
-        return ops.not_equal(up_to_cut_row, falls)
-
+    cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
+    row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
     # PyTorch knows the case, and skips passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
-    mask = ops.greater_equal(rows, threshold) if known and clear else stay()
-    for more in always:
-        mask = ops.logical_or(mask, more)
-    mask = ops.cast(mask, "float32")
+    least = threshold if known and clear else threshold + ops.cast(ops.greater(row, cut_row), "int32")
+    stay = ops.greater_equal(rows, least)
+
+    def falls():
+        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
+        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
+        return ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
+
+    def wrong():
+        chosen = ops.logical_and(ops.not_equal(stay, falls()), ops.greater(frozen, 0))
+        return ops.not_equal(stay, ops.logical_or(chosen, ops.less(frozen, 0)))
+
+    if frozen is not None:  # their keys are <= 0: unless the threshold is 0, only those of ones are wrong
+        usual = ops.logical_and(clear, ops.greater(threshold, 0))
+        stay = ops.not_equal(stay, ops.cond(usual, lambda: ops.less(frozen, 0), wrong))
+    elif not (known and clear):
+        stay = ops.not_equal(stay, falls())
+    mask = ops.cast(stay, "float32")
     return mask if known and not invalid else mask + nan_where(invalid)
 
 
