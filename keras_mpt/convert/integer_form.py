@@ -1,6 +1,7 @@
 """Kernels as integers in files for TensorFlow Lite: which layers, and the file of them and of what is left."""
 
 import dataclasses
+import math
 
 from keras_mpt.convert.integer_graph import Program, signed, why_not_integer
 from keras_mpt.convert.integer_tflite import IntegerWriter, coding_of, float_sums
@@ -14,7 +15,7 @@ class Integer(Format):
 
     Args:
         two_bits: `"dense"` or `"all"`: which layers' kernels are stored in two bits, if they hold at least a fiftieth
-            of the weights. None: no layer's.
+            of the weights: dense ones that take one row at a time, or all. None: no layer's.
         sums: What appends the layers whose sums are needed as numbers, see `IntegerWriter`.
         sums_name: What the report calls their form.
     """
@@ -103,7 +104,9 @@ def _is_operation(call, coding, sums):
 
 def _fits_two_bits(call, which, least):
     inputs, outputs = call.layer.rows.shape
-    chosen = which == "all" or which == "dense" and call.layer.kernel.ndim == 2
+    # multiplying by two bits is slower, reading them is faster: the latter counts where each weight is used once
+    once = call.layer.kernel.ndim == 2 and math.prod(call.point.x.shape[:-1]) == 1
+    chosen = which == "all" or which == "dense" and once
     return chosen and not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
 
 

@@ -46,7 +46,8 @@ def to_tflite(
       integers; what the model decides for a sum that is exactly on the threshold is decided at conversion. Layers whose
       sums are added or put out compute with integers, too, and give floats, as with `"exact_int8"`; the report says
       which and why. Needs a fixed batch.
-    - `"integer2_dense"`: the same with two bits a weight in dense layers, where that is not slower.
+    - `"integer2_dense"`: the same with two bits a weight where that is not slower: in dense layers that use each weight
+      once for a batch, and hold at least a fiftieth of the weights.
     - `"integer2"`: with two bits in convolutions as well, a quarter of the size: of layers that hold at least a
       fiftieth of the weights. These convolutions are as fast where processors have no dot products of 8-bit integers,
       else two to four times slower.
@@ -56,9 +57,8 @@ def to_tflite(
     - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
       report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of those that stay float32, only
-      what was kept is stored, where that is smaller. Not integer: an emulated ARM processor with SME computed such
-      convolutions wrongly in LiteRT 2.3, one without SME rightly.
+    - `"auto"`: for each layer the first of integer, exact_int8, int8 and float32 that is exact; of those that stay
+      float32, only what was kept is stored, where that is smaller.
 
     The file is run beside the Keras model before it is written, see `to_lce`.
 
@@ -83,9 +83,9 @@ def to_tflite(
         A `Report`.
 
     Raises:
-        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, TensorFlow Lite cannot
-            convert or run the model, or the file does not compute what the model does. There is no new file then. It
-            is a ValueError.
+        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, no layer can be
+            integers and `weights` asks for them, TensorFlow Lite cannot convert or run the model, or the file does not
+            compute what the model does. There is no new file then. It is a ValueError.
         ValueError: `weights`, `batch` or `preprocess` is none of these; `model` is subclassed or not built, or takes
             strings; or `preprocess`, `labels` or `samples` do not fit it.
         FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
@@ -198,7 +198,7 @@ WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "integer2_dense": (Integer("dense"), ExactInt8(), Int2(), Int8(), SparseFloat()),
     "integer2": (Integer("all"), ExactInt8(), Int2(), Int8(), SparseFloat()),
-    "auto": (ExactInt8(), Int8(), SparseFloat()),
+    "auto": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),
@@ -212,12 +212,21 @@ class TensorFlowLite(Target):
     """See `to_tflite`."""
 
     name, engine = "tflite", "TensorFlow Lite"
+    _otherwise = "auto"
 
     def __init__(self, weights="auto", batch=1):
         self._weights, self.batch = weights, batch
         self.formats, self.lossy = WEIGHTS[weights], weights in ("float16", "dynamic_int8")
+        self._wanted, self._found = weights.startswith("integer"), False  # integers
+
+    def choose(self, kernel):
+        super().choose(kernel)
+        self._found = self._found or isinstance(kernel.format, Integer)
 
     def compile(self, graph):
+        if self._wanted and not self._found:
+            reasons = "; ".join(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels) or "it has no MPT layer"
+            raise ConversionError(f"No layer can be integers; `weights` may be {self._otherwise!r} instead. {reasons}.")
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
             return compile_integers(self, graph)
         import tensorflow as tf
