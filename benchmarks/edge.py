@@ -52,6 +52,7 @@ FILES = {
     "int8": ("tflite", "int8"),
     "sparse int8": ("tflite", "sparse_int8"),
     "exact int8": ("tflite", "exact_int8"),
+    "integer": ("tflite", "integer"),
     "dynamic int8": ("tflite", "dynamic_int8"),
     "larq-compute-engine": ("lce", None),
     POST_TRAINING: ("tflite", None),
@@ -67,7 +68,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
             model(images[begin : begin + 64], training=True)
     rows, invokers = [], {}
     for kind, (target, weights) in FILES.items():
-        if kind not in ("float32", *kinds) or kind == "exact int8" and "1/1" not in name:
+        if kind not in ("float32", *kinds) or kind in ("exact int8", "integer") and "1/1" not in name:
             continue
         path = folder / f"{kind}.tflite"
         if kind == POST_TRAINING:

@@ -35,7 +35,7 @@ PAPER = {  # CIFAR-10, by (network, sparsity, binary activations): as arXiv:2103
 FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
     ("[LiteRT](docs/deployment.md), binary weights", "32", "int8"),
     ('the same, lossy (`weights="dynamic_int8"`)', "32", "dynamic int8"),
-    ("LiteRT, binary weights and activations", "1", "exact int8"),
+    ("LiteRT, binary weights and activations", "1", "integer"),
     ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
 ]
 
@@ -266,11 +266,11 @@ def integer_signs():
 
 def integer_layers():
     """Times of single layers in 8 and 2 bits a weight."""
-    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits"]
+    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits", "products alone"]
     rows = [
         [row["layer"], str(row["inputs"]), str(row["outputs"])]
         + [f"{row[f'bytes of {bits}']:,}" for bits in (8, 2)]
-        + [f"{row['ratio']:.2f}"]
+        + [f"{row[key]:.2f}" for key in ("ratio", "ratio of products")]
         for row in rows_of("integer_layers")
     ]
     return markdown(header, rows)

@@ -1,6 +1,7 @@
 """Integer kernels in files for TensorFlow Lite: choose the layers, write them and the float rest to a file."""
 
 import dataclasses
+import math
 
 from keras_mpt.convert.integer_graph import Program, signed, why_not_integer
 from keras_mpt.convert.integer_tflite import IntegerWriter, coding_of, float_sums
@@ -13,8 +14,8 @@ class Integer(Format):
     """Ternary kernels of layers of signs: from signs to signs or sums, without floats.
 
     Args:
-        two_bits: Layers to store in two bits if they have at least 2 % of the weights: `"dense"` or `"all"`; None: no
-            layers.
+        two_bits: Layers to store in two bits if they have at least 2 % of the weights: `"dense"` (dense layers with
+            one row at a time) or `"all"`; None: no layers.
         sums: Function that appends the layers whose sums are needed as numbers, see `IntegerWriter`.
         sums_name: Name of their format in reports.
     """
@@ -103,7 +104,9 @@ def _is_operation(call, coding, sums):
 
 def _fits_two_bits(call, which, least):
     inputs, outputs = call.layer.rows.shape
-    chosen = which == "all" or which == "dense" and call.layer.kernel.ndim == 2
+    # multiplying by two bits is slower, reading them is faster: the latter counts where each weight is used once
+    once = call.layer.kernel.ndim == 2 and math.prod(call.point.x.shape[:-1]) == 1
+    chosen = which == "all" or which == "dense" and once
     return chosen and not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
 
 

@@ -1,6 +1,7 @@
 """Find the pieces of a graph from signs to signs, and take them out."""
 
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -218,7 +219,8 @@ class Program:
 
 def _names(entries, own):
     """Return names of inputs or outputs: those of the graph, and new ones."""
-    return [own[entry] if isinstance(entry, int) else f"keras_mpt_{i}" for i, entry in enumerate(entries)]
+    others = (name for i in itertools.count() if (name := f"keras_mpt_{i}") not in own)
+    return [own[entry] if isinstance(entry, int) else next(others) for entry in entries]
 
 
 def why_not_integer(kernel):
@@ -315,7 +317,7 @@ def _keeps_apart(operation, shape):
         return operation.axis in (-1, len(shape) - 1)
     if isinstance(operation, keras.layers.Activation):
         return getattr(operation.activation, "__name__", "") in _ELEMENTWISE
-    if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
+    if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS, keras.layers.Flatten)):  # which transposes what is otherwise
         return operation.data_format == "channels_last"
     return isinstance(operation, (keras.layers.ReLU, keras.layers.LeakyReLU, *_IDLE, *_RESHAPES))
 

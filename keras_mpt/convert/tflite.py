@@ -46,7 +46,8 @@ def to_tflite(
       decides the sign of a sum that is exactly at the threshold, as the model does. Layers whose sums are added or are
       outputs compute with integers and return floats, as with `"exact_int8"`; the report lists them with the reason.
       The batch size must be fixed.
-    - `"integer2_dense"`: The same with two bits for each weight in dense layers if that is not slower.
+    - `"integer2_dense"`: The same with two bits for each weight if that is not slower: in dense layers that use each
+      weight once for a batch, and have at least 2 % of the weights.
     - `"integer2"`: The same with two bits in convolutions as well, a quarter of the size, for layers with at least 2 %
       of the weights. On processors with dot products of 8-bit integers, these convolutions are two to four times
       slower, on others as fast.
@@ -56,9 +57,8 @@ def to_tflite(
     - `"float32"`, `"float16"`: Floats; float16 rounds alpha.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. It is fast, but rounds inputs to 8 bits. The
       report has the error, which may have any size.
-    - `"auto"`: For each layer, the first exact format of exact_int8, int8 and float32; float32 kernels are sparse if
-      that is smaller. It never chooses integer, because an emulated ARM processor with SME computed such convolutions
-      wrongly in LiteRT 2.3 (one without SME was right).
+    - `"auto"`: For each layer, the first exact format of integer, exact_int8, int8 and float32; float32 kernels are
+      sparse if that is smaller.
 
     Before the file is written, its outputs are compared with those of the Keras model, see `to_lce`.
 
@@ -83,8 +83,9 @@ def to_tflite(
         A `Report`.
 
     Raises:
-        ConversionError: The weights of a layer differ in magnitude, so that int8 is not exact; TensorFlow Lite cannot
-            convert or run the model; or the outputs of file and model differ. No file is written. It is a ValueError.
+        ConversionError: The weights of a layer differ in magnitude, so that int8 is not exact; `weights` requires
+            integers and no layer can have them; TensorFlow Lite cannot convert or run the model; or the outputs of file
+            and model differ. No file is written. It is a ValueError.
         ValueError: `weights`, `batch` or `preprocess` is not as described; `model` is subclassed, not built or takes
             strings; or `preprocess`, `labels` or `samples` do not fit it.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
@@ -199,7 +200,7 @@ WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "integer2_dense": (Integer("dense"), ExactInt8(), Int2(), Int8(), SparseFloat()),
     "integer2": (Integer("all"), ExactInt8(), Int2(), Int8(), SparseFloat()),
-    "auto": (ExactInt8(), Int8(), SparseFloat()),
+    "auto": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),
@@ -213,12 +214,21 @@ class TensorFlowLite(Target):
     """See `to_tflite`."""
 
     name, engine = "tflite", "TensorFlow Lite"
+    _otherwise = "auto"
 
     def __init__(self, weights="auto", batch=1):
         self.formats, self.batch = WEIGHTS[weights], batch
         self.lossy = self.formats[0].lossy
+        self._wanted, self._found = weights.startswith("integer"), False  # integers
+
+    def choose(self, kernel):
+        super().choose(kernel)
+        self._found = self._found or isinstance(kernel.format, Integer)
 
     def compile(self, graph):
+        if self._wanted and not self._found:
+            reasons = "; ".join(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels) or "it has no MPT layer"
+            raise ConversionError(f"No layer can be integers; `weights` may be {self._otherwise!r} instead. {reasons}.")
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
             return compile_integers(self, graph)
         import tensorflow as tf

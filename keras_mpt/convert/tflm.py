@@ -113,27 +113,21 @@ class Micro(TensorFlowLite):
     """See `to_tflm`."""
 
     name, engine = "tflm", "TensorFlow Lite Micro"
+    _otherwise = "float32"
 
     def __init__(self, weights="integer", compress=False):
         with extra("tflm", "Conversion for TensorFlow Lite Micro"):
             import tflite_micro
         self._micro = tflite_micro
         super().__init__("float32", 1)
-        self._compress, self._wanted, self._found = compress, weights == "integer", False
+        self._compress, self._wanted = compress, weights == "integer"
         self.formats = {
             "integer": (Integer(sums=int16_sums, sums_name="exact int16"), Format()),
             "float32": (Format(),),
             "int8": (OneScale(),),
         }[weights]
 
-    def choose(self, kernel):
-        super().choose(kernel)
-        self._found = self._found or isinstance(kernel.format, Integer)
-
     def compile(self, graph):
-        if self._wanted and not self._found:
-            reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
-            raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
         integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
         content = _without_casts(super().compile(graph))
         if integers and self._compress:
