@@ -99,6 +99,17 @@ def test_what_has_no_threshold_is_refused():
         integer.thresholds(most, scales, [lambda x: x * np.nan])
 
 
+def test_wrong_thresholds_are_refused_however_many_activations_are_at_zero(tmp_path, monkeypatch):
+    def others(*args):
+        turns, found, directions = thresholds(*args)
+        return turns, found + 2, directions
+
+    thresholds = integer.thresholds
+    monkeypatch.setattr(integer, "thresholds", others)
+    with pytest.raises(convert.ConversionError, match="signs of .* are decided otherwise in integers"):
+        convert.to_tflite(signed(MPTConv2D(8, 3, seed=1, **SIGN), norm()), tmp_path / "model.tflite")
+
+
 # --- layers in numpy
 
 

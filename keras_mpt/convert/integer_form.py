@@ -111,7 +111,7 @@ def _fits_two_bits(call, which, least):
 
 
 def compile_integers(target, graph):
-    """Return the bytes of a file of a graph in which kernels have the format `Integer`.
+    """Return the bytes of a file of a graph in which kernels have the format `Integer`, and its `Program`.
 
     Args:
         target: The target, whose `compile` is called for the float rest.
@@ -123,7 +123,7 @@ def compile_integers(target, graph):
     if not graph.cuts:
         for kernel, (form, why) in zip(kernels, before, strict=True):
             kernel.format, kernel.why = form, why
-    return writer.file.content()
+    return writer.file.content(), writer.program
 
 
 def integer_writer(target, graph):

@@ -52,12 +52,14 @@ class Point:
     Attributes:
         x: The symbolic tensor.
         signs: Symbolic placeholder for its signs.
+        cut: Index of the graph's cut where they are taken; None if the graph has no cuts.
         call: The `Call` from which integers lead to it; None: it is float.
         steps: Operations after the signs of the call: `MaxPool`, `Flip`, `Reshape`.
     """
 
     x: keras.KerasTensor
     signs: keras.KerasTensor
+    cut: "int | None" = None
     call: "Call | None" = None
     steps: list = dataclasses.field(default_factory=list)
 
@@ -155,17 +157,27 @@ class Program:
         found = dict(float_signs)
         for point in self.points:
             if point.call is not None:
-                signs = point.call.layer(found[point.call.point])
-                for step in point.steps:
-                    signs = step(signs)
-                found[point] = signs
+                found[point] = _decide(point, found[point.call.point])
         return found
+
+    def decided(self, signs):
+        """Return the signs at cuts that are decided in integers, each from those before it.
+
+        Args:
+            signs: List of an int8 array for each cut of the graph.
+
+        Returns:
+            A dict of int8 arrays by the index of the cut.
+        """
+        points = [point for point in self.points if point.call is not None]
+        return {point.cut: _decide(point, signs[point.call.point.cut]) for point in points}
 
     def _taken_apart(self, path, operation, args, kwargs):
         if isinstance(operation, Quantize) and operation.takes_signs:
             (x,) = args
             known = {id(point.x): point for point in self._points.values()}
-            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape))
+            cut = next((i for i, cut in enumerate(self.graph.cuts) if cut.after is operation.input), None)
+            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape), cut)
             self._points[id(operation)] = point
             return point.signs
         if not isinstance(operation, Signed):
@@ -215,6 +227,14 @@ class Program:
             thresholds = np.where(turned < 0, 1 - layer.thresholds, layer.thresholds)
             call.layer = dataclasses.replace(layer, thresholds=thresholds.astype(np.int32))
             point.steps = [integer.Flip(turned), *point.steps]
+
+
+def _decide(point, signs):
+    """Return the signs of a point that follows from a call, from the signs that the call takes."""
+    signs = point.call.layer(signs)
+    for step in point.steps:
+        signs = step(signs)
+    return signs
 
 
 def _names(entries, own):

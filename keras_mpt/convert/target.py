@@ -43,6 +43,17 @@ class Target:
         """
         raise NotImplementedError
 
+    def decided(self, signs):
+        """Return the signs at cuts that the last file of a whole graph decides without floats, from those before them.
+
+        Args:
+            signs: List of an int8 array for each cut of the graph.
+
+        Returns:
+            A dict of int8 arrays by the index of the cut.
+        """
+        return {}
+
     def annotated(self, content, facts):
         """Return a file with a dict as metadata, see `annotations.metadata`; by default, files have none."""
         return content

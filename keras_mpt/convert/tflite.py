@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_count
+from keras_mpt.arguments import check_choice, check_count
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
@@ -94,8 +94,7 @@ def to_tflite(
     Examples:
         >>> print(keras_mpt.convert.to_tflite("conv4.mpt", "conv4.tflite", samples=images[:100]))
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
+    check_choice("weights", weights, WEIGHTS)
     if batch is not None:
         check_count("batch", batch)
     report = convert(model, path, TensorFlowLite(weights, batch), samples, preprocess, labels)
@@ -220,6 +219,7 @@ class TensorFlowLite(Target):
         self.formats, self.batch = WEIGHTS[weights], batch
         self.lossy = self.formats[0].lossy
         self._wanted, self._found = weights.startswith("integer"), False  # integers
+        self._program = None  # of the last whole graph
 
     def choose(self, kernel):
         super().choose(kernel)
@@ -230,7 +230,10 @@ class TensorFlowLite(Target):
             reasons = "; ".join(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels) or "it has no MPT layer"
             raise ConversionError(f"No layer can be integers; `weights` may be {self._otherwise!r} instead. {reasons}.")
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
-            return compile_integers(self, graph)
+            content, program = compile_integers(self, graph)
+            if graph.cuts:
+                self._program = program
+            return content
         import tensorflow as tf
 
         with errors_of(self.engine, "convert"), saved_model(graph) as folder:
@@ -245,6 +248,9 @@ class TensorFlowLite(Target):
             form.store(file, [kernel for kernel in graph.kernels if kernel.format is form])
         check_int8(file, graph.kernels)
         return file.content()
+
+    def decided(self, signs):
+        return {} if self._program is None else self._program.decided(signs)
 
     def annotated(self, content, facts):
         return annotated(content, facts)

@@ -27,6 +27,18 @@ from keras_mpt.tickets import Ticket
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
 _MOST = 32767  # of int16
+_IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
+_KEYWORDS = frozenset(  # of C++, which a file may well be named
+    "alignas asm auto bool break case catch char class const continue default delete do double else enum explicit "
+    "export extern false float for friend goto if inline int long mutable namespace new operator private protected "
+    "public register return short signed sizeof static struct switch template this throw true try typedef union "
+    "unsigned using virtual void volatile while main".split()
+)
 
 
 def to_tflm(
@@ -56,10 +68,11 @@ def to_tflm(
 
     Args:
         model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
-        path: Path of the new file. With the ending `.cc`, it is a C array to compile in; else a file as by `to_tflite`.
+        path: Path of the new file. With the ending `.cc`, it is a C array to compile in, named like the file
+            (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.
-        compress: Whether to store integer kernels as look-up tables of two bits, for a TensorFlow Lite Micro that is
-            built with compression.
+        compress: Whether to store integer kernels as look-up tables of two bits. It needs `"integer"`, and a TensorFlow
+            Lite Micro that is built with compression.
         preprocess, labels, samples: See `to_tflite`.
 
     Returns:
@@ -68,7 +81,7 @@ def to_tflm(
     Raises:
         ConversionError: A layer does not fit the format, the runtime lacks an operation, or the outputs of file and
             model differ. No file is written. It is a ValueError.
-        ValueError: `weights` is unknown; or see `to_tflite`.
+        ValueError: `weights` is unknown, or `compress` does not fit it; or see `to_tflite`.
         ImportError: tflite-micro is not installed.
 
     Examples:
@@ -76,6 +89,8 @@ def to_tflm(
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)
+    if compress and weights != "integer":
+        raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
     path = pathlib.Path(path)
     target = Micro(weights, compress)
     report = convert(model, path, target, samples, preprocess, labels)
@@ -232,7 +247,7 @@ def c_array(content, name):
 
 def resolver(operations):
     """Return C++ that registers exactly the operations of a file."""
-    names = ["".join(part.capitalize() for part in name.split("_")) for name in sorted(operations)]
+    names = [_IRREGULAR.get(name) or "".join(map(str.capitalize, name.split("_"))) for name in sorted(operations)]
     names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
     adds = " ".join(f"resolver.Add{name}();" for name in names)
     return f"tflite::MicroMutableOpResolver<{len(names)}> resolver; {adds}"
@@ -263,4 +278,5 @@ def _notes(content):
 
 
 def _identifier(stem):
-    return re.sub(r"\W", "_", stem, flags=re.ASCII)
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return f"model_{name}" if name[:1].isdigit() or name in _KEYWORDS else name

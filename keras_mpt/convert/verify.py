@@ -98,7 +98,15 @@ def _check_pieces(report, target, plan, samples, batch):
             )
         report.piece_error = max(report.piece_error, error / scale)
         margins.append(AT_ZERO * max(error, LEAST_ERROR * scale))
-    return margins[len(outputs) :]
+    margins = margins[len(outputs) :]
+    for index, decided in target.decided([each.astype(np.int8) for each in signs]).items():
+        wrong = (decided != signs[index]) & (np.abs(taps[index]) > margins[index])
+        if wrong.any():
+            raise ConversionError(
+                f"{wrong.sum()} of {wrong.size} signs of {graph.cuts[index].name!r} are decided otherwise in integers, "
+                "given the signs before."
+            )
+    return margins
 
 
 def _batch(plan):
