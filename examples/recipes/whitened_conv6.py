@@ -35,11 +35,10 @@ OPTIMIZERS = {
     "lion": lambda rate: keras.optimizers.Lion(rate, beta_1=FLAGS.momentum),
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=FLAGS.momentum, nesterov=True),
 }
-RATES = {"uniform": keras_mpt.models.uniform_sparsity, "global": keras_mpt.models.magnitude_sparsity}
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
-flags.DEFINE_enum("rates", "uniform", list(RATES), "Of --jackpot: how much each layer keeps.")
+flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -129,6 +128,12 @@ def mask():
     return None
 
 
+def sparsity_of_jackpot():
+    """Return the sparsity of a jackpot for `to_jackpot`: small layers keep 1,000 weights or a half."""
+    rates = {"uniform": keras_mpt.models.uniform_sparsity, "global": keras_mpt.models.magnitude_sparsity}
+    return rates[FLAGS.rates](FLAGS.sparsity, least=1000)
+
+
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     rule = mask()
@@ -168,7 +173,7 @@ def start(images):
     trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
     return keras_mpt.models.to_jackpot(
         trained,
-        None if mask() else RATES[FLAGS.rates](FLAGS.sparsity, least=1000),
+        None if mask() else sparsity_of_jackpot(),
         kernel_quantizer="scaled_sign",
         mask=mask(),
         skip=["stem"],
