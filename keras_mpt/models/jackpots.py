@@ -52,18 +52,18 @@ def to_jackpot(
       `masks.Restricted`, with scores of 1.0 and 0.99; `fit` with `callbacks.ShortRestriction` searches on. Gradient:
       `dL/dS = dL/dkernel * W`. In a ticket a kept weight takes 32 bits, unless `model` is its `base`.
     - Binary jackpots: `kernel_quantizer="scaled_sign"`. Forward: `kernel = alpha * sign(W) * M`,
-      `alpha = sum(|W| * M) / sum(M)`. The rule is `masks.TopK`, and `S = c |W|`, with c such that the scores' mean
-      square is `1 / (3 fan_in)`, that of scores which are drawn: one rate of Adam suits all layers. Gradient:
+      `alpha = sum(|W| * M) / sum(M)`. The rule is `masks.TopK`, and `S = c |W|`, where c gives the scores the
+      mean square of drawn ones, `1 / (3 fan_in)`: one learning rate of Adam suits all layers. Gradient:
       `dL/dS = dL/dkernel * W * sign(S)`. In a ticket a kept weight takes one bit, its sign: with the mask, that is
       0.92 bits for each weight at a sparsity of 0.8.
 
-    Other rules than these two start at `c |W|` as well. The mask is that of magnitude pruning, as far as the rule can
-    make it. A warning tells if the model was never trained, as far as can be seen: a kernel is exactly as its
-    initializer drew it, or all biases and normalizations have their initial values.
+    Other rules start at `c |W|` as well. The mask is that of magnitude pruning, as far as the rule allows it. A warning
+    tells if the model seems never to have been trained: a kernel is exactly as its initializer drew it, or all biases
+    and normalizations have their initial values.
 
-    All that is not converted trains as usual: biases, batch normalization's gamma and beta, and the
-    classifier, which is not pruned. The published code freezes these, too: set `trainable = False` for their variables
-    to do so. Activations stay those of `model`. For MPT-1/1, train it with signs between its layers:
+    All other variables are trained as usual: biases, gamma and beta of batch normalization, and the classifier, which
+    is not pruned. The published code freezes these as well: to do so, set `trainable = False` for them. Activations
+    are those of `model`. For MPT-1/1, train it with signs between its layers:
     `keras.layers.Activation(keras_mpt.quantizers.ApproxSign())`.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", arXiv:2104.08700. (The published code
@@ -87,7 +87,7 @@ def to_jackpot(
         data: Inputs, such as a thousand training images, to start from right statistics of batch normalization, which
             are far off with other kernels: see `recalibrate_batch_norm`. None leaves them to `fit`; a model without
             batch normalization needs none.
-        seed: Integer in `[0, 2**64)`, for rules that take something from the layers' seeds, such as `PartiallyFrozen`.
+        seed: Integer in `[0, 2**64)`, for rules that depend on the layers' seeds, such as `PartiallyFrozen`.
 
     Returns:
         A new model.
