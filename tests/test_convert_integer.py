@@ -95,7 +95,7 @@ def test_what_has_no_threshold_is_refused():
     most, scales = np.full(2, 8), np.ones(2, np.float32)
     with pytest.raises(ValueError, match="not monotonic"):
         integer.thresholds(most, scales, [lambda x: x * x - 4])
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not finite"):
         integer.thresholds(most, scales, [lambda x: x * np.nan])
 
 
