@@ -4,8 +4,8 @@
     python -m benchmarks.edge --data_dir DIR --networks conv4
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
-about sizes and times. Latency is that of one image on one thread, medians of rounds in which all files of a network
-take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check. larq-compute-engine
+about sizes and times. Latency is processor time of one image on one thread, medians of rounds in which all files of a
+network take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check. larq-compute-engine
 has no optimized kernels on x86: there, its time says nothing about a phone. "post-training int8" is there to compare:
 what TensorFlow Lite's converter makes of the stripped model, with 100 images to calibrate on. Writes
 `benchmarks/results/edge.json` and `docs/edge-results.md`.
@@ -23,8 +23,8 @@ import keras
 import numpy as np
 
 import keras_mpt
-from benchmarks.integer import CALIBRATED, instructions, post_training
-from benchmarks.rounds import interleaved, ratio, rows_of, save
+from benchmarks.integer import CALIBRATED, cpu_seconds, instructions, post_training
+from benchmarks.rounds import ratio, rows_of, save
 from keras_mpt import convert
 from keras_mpt.convert.flatbuffer import File
 
@@ -85,7 +85,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
         rows.append(row)
         invokers[kind] = convert.engines.invoker(path, target, 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
-    seconds = interleaved(invokers, rounds, before=1)
+    seconds = cpu_seconds(invokers, rounds)
     for row in rows:
         mine = seconds[row["file"]]
         row["milliseconds"] = 1e3 * statistics.median(mine)
