@@ -62,9 +62,8 @@ def check_another(path, source):
 def replacing(path):
     """Yield the path of a new, empty file, which replaces `path` on success and is deleted otherwise.
 
-    A symbolic link is followed: what it points to is replaced, the link stays. The new file has the permissions of
-    the one that it replaces. What a killed process left unfinished under the same name is removed; files that another
-    process is writing are locked, and stay.
+    A symbolic link is followed: its target is replaced. The new file has the permissions of the old one. Unfinished
+    files of killed processes with the same name are removed; files that another process is writing are locked.
     """
     check_folder(path)
     path = pathlib.Path(os.path.realpath(path))
@@ -109,7 +108,7 @@ def _remove_unfinished(folder, head):
         return
     ours = re.compile(re.escape(f".{head}.") + r"[0-9a-f]{8}\.unfinished")
     for name in filter(ours.fullmatch, os.listdir(folder)):
-        with contextlib.suppress(OSError):  # another process holds it, or has just finished
+        with contextlib.suppress(OSError):  # another process uses it, or has just finished
             descriptor = os.open(folder / name, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

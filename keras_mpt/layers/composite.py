@@ -1,4 +1,4 @@
-"""Layers made of MPT layers."""
+"""Layers that consist of MPT layers."""
 
 from keras_mpt.layers.twins import PlainTwin
 

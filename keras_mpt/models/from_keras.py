@@ -66,7 +66,7 @@ def to_mpt(
         mask: Replaces `TopK(sparsity)`: a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`, or a
             function that returns a layer's rule for its sparsity, such as `lambda s: TopK(s, selector="sort")`.
         only: Layers to convert: a list of paths (that of a nested model means all its layers) and classes of layers.
-        skip: Layers not to convert, likewise.
+        skip: Layers not to convert, in the same form.
         seed: Integer in `[0, 2**64)` from which the layers' seeds are derived, in the order of the model and
             independent of `only` and `skip`; None draws one.
 

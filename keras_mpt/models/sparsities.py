@@ -1,4 +1,4 @@
-"""Sparsities of layers that are not all alike: functions of their kernels, for `to_mpt` and `to_jackpot`."""
+"""Sparsities of layers as functions of their kernels, for `to_mpt` and `to_jackpot`."""
 
 import math
 import numbers
@@ -12,16 +12,16 @@ from keras_mpt.ops import kept_count, sparsity_of
 
 
 def magnitude_sparsity(sparsity: float, least: float = 0) -> Callable:
-    """Return a function that gives each layer the sparsity that one threshold over all |W| leaves it.
+    """Return a function that computes the sparsity of each layer from one threshold for all |W|.
 
-    The `n - floor(sparsity * n)` largest of all `n` weights stay; equal ones: those of earlier layers, then those with
-    the lower flat index.
+    The `n - floor(sparsity * n)` largest of all `n` weights are kept; ties keep earlier layers, then the lower flat
+    index. If `least` applies to some layers, the others keep fewer.
 
     Args:
         sparsity: Fraction of all weights removed, in `[0, 1)`.
-        least: How many weights each layer keeps at least, which other layers then lack. An integer is a number of
-            weights, of which a layer with fewer than twice as many keeps half of its own. A float in `[0, 1)` is a
-            fraction of what the layer would keep if all had the same sparsity.
+        least: Lower bound for each layer. An integer is a number of weights; a layer with less than twice as many keeps
+            half of its weights. A float in `[0, 1)` is a fraction of the weights that the layer would keep if all
+            layers had the same sparsity.
 
     Returns:
         A function from a dict of kernels by the layers' paths to one of sparsities, the `sparsity` of `to_mpt` and
@@ -49,7 +49,7 @@ def magnitude_sparsity(sparsity: float, least: float = 0) -> Callable:
 
 
 def uniform_sparsity(sparsity: float, least: float = 0) -> Callable:
-    """Return a function that gives each layer the same sparsity, and small ones, with `least`, a lower one.
+    """Return a function that gives each layer the same sparsity, or a lower one to small layers with `least`.
 
     Args:
         sparsity: Fraction of the weights removed in each layer, in `[0, 1)`.

@@ -26,7 +26,7 @@ def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, k
     """Decorator of the functions of the zoo that handles `weights` and `dtype`.
 
     - `weights` names a ticket. Its arguments replace the defaults, and it is loaded into the network.
-    - The network is channels last and has the dtype policy `dtype`, whatever Keras' global settings are. With a global
+    - The network is channels last and has the dtype policy `dtype`, under any global settings of Keras. With a global
       policy other than float32, `dtype` is required.
 
     Args:
