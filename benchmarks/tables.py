@@ -151,6 +151,25 @@ def growth():
     )
 
 
+def scale():
+    """One layer of 1e8 weights: seconds, bytes of the file, and memory beside four bytes for each weight."""
+    names = {"step": "training step", "save": "`save_ticket`", "load": "`load_ticket`", "convert": "`to_tflite`"}
+
+    def entries(row):
+        size = f"{row['file bytes'] / 1e6:.1f}" if "file bytes" in row else ""
+        memory = row["peak bytes"]
+        return [
+            names[row["phase"]],
+            f"{row['seconds']:.1f}",
+            size,
+            f"{memory / 1e6:,.0f}",
+            f"{memory / row['weights']:.1f}",
+        ]
+
+    header = ["TensorFlow", "seconds", "file, MB", "peak memory, MB", "bytes a weight"]
+    return markdown(header, [entries(row) for row in rows_of("scale_tensorflow")])
+
+
 def file_size():
     """Bytes of a network in several formats."""
     columns = {
@@ -325,6 +344,7 @@ _ALL = [
     inference_of_tickets,
     first_use,
     growth,
+    scale,
     file_size,
     zoo,
     formats,

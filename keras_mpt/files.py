@@ -1,6 +1,7 @@
 """Write files atomically."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -11,15 +12,15 @@ from keras_mpt.arguments import check_path, printable, shown
 
 try:
     import fcntl
-except ImportError:  # Windows: files of killed processes stay there
+except ImportError:  # Windows: files of killed processes are not removed
     fcntl = None
 
 _LONGEST_MESSAGE = 1500
-_LONGEST_HEAD = 64  # bytes of the name in that of the unfinished file: file systems allow 255 in all
+_LONGEST_HEAD = 64  # bytes of the name in the name of the unfinished file, which may have 255
 
 
 class FileError(ValueError):
-    """A file cannot be used. The message may quote the file: it is bounded and without control characters."""
+    """A file cannot be used. The message may quote the file, with limited length and without control characters."""
 
     def __init__(self, message=""):
         super().__init__(printable(str(message), _LONGEST_MESSAGE))
@@ -29,10 +30,10 @@ def check_folder(path):
     """Raise an error if a file cannot be written to this path.
 
     Raises:
-        TypeError, ValueError: It is not a path.
+        TypeError, ValueError: `path` is not a path.
         FileNotFoundError: The folder does not exist.
         IsADirectoryError: The path is a folder.
-        FileExistsError: The path is something else than a file or a link to one, such as a device or a pipe.
+        FileExistsError: The path is neither a file nor a link to one, but a device or pipe, for example.
     """
     path = check_path("path", path)
     folder = path.parent
@@ -44,6 +45,11 @@ def check_folder(path):
         )
     if path.exists() and not path.is_file():
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
+
+
+def sha256_of(path):
+    """Return the SHA-256 of a file, in hex."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def check_another(path, source):

@@ -128,6 +128,12 @@ def mask():
     return None
 
 
+def sparsity_of_jackpot():
+    """Return the sparsity of a jackpot for `to_jackpot`: small layers keep 1,000 weights or a half."""
+    rates = {"uniform": keras_mpt.models.uniform_sparsity, "global": keras_mpt.models.magnitude_sparsity}
+    return rates[FLAGS.rates](FLAGS.sparsity, least=1000)
+
+
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     rule = mask()
@@ -167,10 +173,9 @@ def start(images):
     trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
     return keras_mpt.models.to_jackpot(
         trained,
-        None if mask() else FLAGS.sparsity,
+        None if mask() else sparsity_of_jackpot(),
         kernel_quantizer="scaled_sign",
         mask=mask(),
-        rates=FLAGS.rates,
         skip=["stem"],
         data=data,
         seed=FLAGS.seed,
