@@ -5,9 +5,9 @@
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
 about sizes and times. Latency is processor time of one image on one thread, medians of rounds in which all files of a
-network take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check. larq-compute-engine
-has no optimized kernels on x86: there, its time says nothing about a phone. "post-training int8" is there to compare:
-what TensorFlow Lite's converter makes of the stripped model, with 100 images to calibrate on. Writes
+network take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check.
+larq-compute-engine has no optimized kernels on x86: there, its time says nothing about a phone. "post-training int8" is
+there to compare: what TensorFlow Lite's converter makes of the stripped model, with 100 images to calibrate on. Writes
 `benchmarks/results/edge.json` and `docs/edge-results.md`.
 """
 
