@@ -4,10 +4,10 @@
     python -m benchmarks.edge --data_dir DIR --networks conv4
 
 Conv-4 is the zoo's; the others are untrained, with batch normalization statistics of the images, which changes nothing
-about sizes and times. Latency is that of one image on one thread, medians of rounds in which all files of a network
-take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check. larq-compute-engine
-has no optimized kernels on x86: there, its time says nothing about a phone. "post-training int8" is there to compare:
-what TensorFlow Lite's converter makes of the stripped model, with 100 images to calibrate on. Writes
+about sizes and times. Latency is processor time of one image on one thread, medians of rounds in which all files of a
+network take turns; the ratio is to float32. Errors and agreement are those of the conversion's own check.
+larq-compute-engine has no optimized kernels on x86: there, its time says nothing about a phone. "post-training int8" is
+there to compare: what TensorFlow Lite's converter makes of the stripped model, with 100 images to calibrate on. Writes
 `benchmarks/results/edge.json` and `docs/edge-results.md`.
 """
 
@@ -23,8 +23,8 @@ import keras
 import numpy as np
 
 import keras_mpt
-from benchmarks.integer import CALIBRATED, instructions, post_training
-from benchmarks.rounds import interleaved, ratio, rows_of, save
+from benchmarks.integer import CALIBRATED, cpu_seconds, instructions, post_training
+from benchmarks.rounds import ratio, rows_of, save
 from keras_mpt import convert
 from keras_mpt.convert.flatbuffer import File
 
@@ -52,6 +52,7 @@ FILES = {
     "int8": ("tflite", "int8"),
     "sparse int8": ("tflite", "sparse_int8"),
     "exact int8": ("tflite", "exact_int8"),
+    "integer": ("tflite", "integer"),
     "dynamic int8": ("tflite", "dynamic_int8"),
     "larq-compute-engine": ("lce", None),
     POST_TRAINING: ("tflite", None),
@@ -67,7 +68,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
             model(images[begin : begin + 64], training=True)
     rows, invokers = [], {}
     for kind, (target, weights) in FILES.items():
-        if kind not in ("float32", *kinds) or kind == "exact int8" and "1/1" not in name:
+        if kind not in ("float32", *kinds) or kind in ("exact int8", "integer") and "1/1" not in name:
             continue
         path = folder / f"{kind}.tflite"
         if kind == POST_TRAINING:
@@ -84,7 +85,7 @@ def measure(name, build, images, samples, lce_samples, rounds, folder, kinds):
         rows.append(row)
         invokers[kind] = convert.engines.invoker(path, target, 1)
         print(name, kind, f"{report.bytes:,} bytes", flush=True)
-    seconds = interleaved(invokers, rounds, before=1)
+    seconds = cpu_seconds(invokers, rounds)
     for row in rows:
         mine = seconds[row["file"]]
         row["milliseconds"] = 1e3 * statistics.median(mine)

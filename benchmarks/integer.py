@@ -16,7 +16,8 @@ Writes `benchmarks/results/integer.json`; `python -m benchmarks.tables` makes ta
     python -m benchmarks.integer --layers
 
 times single layers of these networks, from signs to signs, in 8 and in 2 bits a weight: what `"integer2"` costs where.
-Writes `benchmarks/results/integer_layers.json`.
+"products" are those of a convolution whose inputs lie side by side already, so without the copies that two bits need
+there. Writes `benchmarks/results/integer_layers.json`.
 """
 
 import argparse
@@ -216,12 +217,11 @@ def compared(program, run, images, batch=100):
     return wrong, count
 
 
-def layer_file(size, inputs, outputs, two_bits):
+def layer_file(kernel, shape, two_bits):
     """Return a file of one layer of signs, which are its inputs and outputs as they are stored."""
-    kernel = np.random.default_rng(0).integers(-1, 2, (3, 3, inputs, outputs)[0 if size else 2 :], dtype=np.int8)
-    layer = IntegerLayer("layer", kernel, np.zeros(outputs, np.int32), widths=((1, 1), (1, 1)), pad_value=1)
+    zeros = np.zeros(kernel.shape[-1], np.int32)
+    layer = IntegerLayer("layer", kernel, zeros, widths=((1, 1), (1, 1)), pad_value=1)
     writer = IntegerWriter(None, None, None, None)
-    shape = (1, size, size, inputs) if size else (1, inputs)
     x = writer.signs(shape, 1, "x")
     y, _ = writer.layer(layer, x, shape, 1, 1, two_bits)
     writer.file.connect({"x": x}, {"y": y})
@@ -232,19 +232,29 @@ def measure_layers(rounds):
     """Return a row for each of `LAYERS`."""
     rows = []
     for name, (size, inputs, outputs) in LAYERS.items():
-        files = {bits: layer_file(size, inputs, outputs, bits == 2) for bits in (8, 2)}
-        sessions = {bits: TensorFlowLite().session(content, "LiteRT", threads=1) for bits, content in files.items()}
-        shape = (1, size, size, inputs) if size else (1, inputs)
-        signs = np.random.default_rng(1).choice(np.array([-128, 127], np.int8), shape)
-        calls = {bits: functools.partial(session, [signs]) for bits, session in sessions.items()}
-        np.testing.assert_array_equal(*(call()[0] for call in calls.values()))
-        seconds = cpu_seconds(calls, rounds)
+        shape = (3, 3, inputs, outputs) if size else (inputs, outputs)
+        kernel = np.random.default_rng(0).integers(-1, 2, shape, dtype=np.int8)
+        files, seconds = measure_layer(kernel, (1, size, size, inputs) if size else (1, inputs), rounds)
         row = {"layer": name, "height": size, "inputs": inputs, "outputs": outputs}
         row |= {f"bytes of {bits}": len(content) for bits, content in files.items()}
         row |= {f"ms of {bits}": 1e3 * statistics.median(seconds[bits]) for bits in files}
-        rows.append({**row, "ratio": ratio(seconds[2], seconds[8])})
+        row["ratio"] = row["ratio of products"] = ratio(seconds[2], seconds[8])
+        if size:
+            _, seconds = measure_layer(kernel.reshape(-1, outputs), (1, size, size, 9 * inputs), rounds)
+            row["ratio of products"] = ratio(seconds[2], seconds[8])
+        rows.append(row)
         print(rows[-1], flush=True)
     return rows
+
+
+def measure_layer(kernel, shape, rounds):
+    """Return files of a layer in 8 and 2 bits, and the seconds that they take on inputs of a shape: two dicts."""
+    files = {bits: layer_file(kernel, shape, bits == 2) for bits in (8, 2)}
+    sessions = {bits: TensorFlowLite().session(content, "LiteRT", threads=1) for bits, content in files.items()}
+    signs = np.random.default_rng(1).choice(np.array([-128, 127], np.int8), shape)
+    calls = {bits: functools.partial(session, [signs]) for bits, session in sessions.items()}
+    np.testing.assert_array_equal(*(call()[0] for call in calls.values()))
+    return files, cpu_seconds(calls, rounds)
 
 
 def instructions():

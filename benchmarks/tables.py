@@ -35,7 +35,7 @@ PAPER = {  # CIFAR-10, by (network, sparsity, binary activations): as arXiv:2103
 FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
     ("[LiteRT](docs/deployment.md), binary weights", "32", "int8"),
     ('the same, lossy (`weights="dynamic_int8"`)', "32", "dynamic int8"),
-    ("LiteRT, binary weights and activations", "1", "exact int8"),
+    ("LiteRT, binary weights and activations", "1", "integer"),
     ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
 ]
 
@@ -151,6 +151,25 @@ def growth():
     )
 
 
+def scale():
+    """One layer of 1e8 weights: seconds, bytes of the file, and memory beside four bytes for each weight."""
+    names = {"step": "training step", "save": "`save_ticket`", "load": "`load_ticket`", "convert": "`to_tflite`"}
+
+    def entries(row):
+        size = f"{row['file bytes'] / 1e6:.1f}" if "file bytes" in row else ""
+        memory = row["peak bytes"]
+        return [
+            names[row["phase"]],
+            f"{row['seconds']:.1f}",
+            size,
+            f"{memory / 1e6:,.0f}",
+            f"{memory / row['weights']:.1f}",
+        ]
+
+    header = ["TensorFlow", "seconds", "file, MB", "peak memory, MB", "bytes a weight"]
+    return markdown(header, [entries(row) for row in rows_of("scale_tensorflow")])
+
+
 def file_size():
     """Bytes of a network in several formats."""
     columns = {
@@ -247,11 +266,11 @@ def integer_signs():
 
 def integer_layers():
     """Times of single layers in 8 and 2 bits a weight."""
-    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits"]
+    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits", "products alone"]
     rows = [
         [row["layer"], str(row["inputs"]), str(row["outputs"])]
         + [f"{row[f'bytes of {bits}']:,}" for bits in (8, 2)]
-        + [f"{row['ratio']:.2f}"]
+        + [f"{row[key]:.2f}" for key in ("ratio", "ratio of products")]
         for row in rows_of("integer_layers")
     ]
     return markdown(header, rows)
@@ -325,6 +344,7 @@ _ALL = [
     inference_of_tickets,
     first_use,
     growth,
+    scale,
     file_size,
     zoo,
     formats,

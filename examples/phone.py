@@ -1,4 +1,4 @@
-"""A published ticket as a file for phones, run beside the Keras model. Needs TensorFlow and the extras litert, lce.
+"""A published ticket as a file for phones, compared with the Keras model. Needs TensorFlow and the extras litert, lce.
 
 python examples/phone.py
 """

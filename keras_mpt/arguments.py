@@ -1,4 +1,4 @@
-"""Checks of arguments, one for each kind: the error names the argument, what was expected and what was received."""
+"""Checks of arguments. Errors name the argument, what was expected and what was received."""
 
 import difflib
 import math
@@ -6,16 +6,16 @@ import numbers
 import os
 import pathlib
 
-LARGEST_COUNT = 2**31 - 1  # what every backend takes as a size
+LARGEST_COUNT = 2**31 - 1  # largest size on every backend
 
 
 def is_number(value):
-    """Return whether a value is a finite real number, of Python or of numpy, that a float can hold."""
+    """Return whether a value is a finite real number of Python or numpy, within the range of a float."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
@@ -50,7 +50,7 @@ def check_positive(argument, value):
 
 
 def check_fraction(argument, value, of=""):
-    """Raise ValueError unless a value is a number in [0, 1), `of` what, such as ", the fraction removed"."""
+    """Raise ValueError unless a value is a number in [0, 1). `of`: its meaning, such as ", the fraction removed"."""
     if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"`{argument}` must be a number in [0, 1){of}. {received(argument, value)}")
 
@@ -61,7 +61,7 @@ def check_sparsity(argument, value):
 
 
 def check_bool(argument, value):
-    """Raise ValueError unless a value is True or False: a string such as "no" would count as true."""
+    """Raise ValueError unless a value is True or False. (A string such as "no" would count as true.)"""
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):  # numpy's
         raise ValueError(f"`{argument}` must be True or False. {received(argument, value)}")
 
@@ -75,11 +75,11 @@ def check_choice(argument, value, choices):
 
 
 def check_path(argument, value):
-    """Return a path of a file as a `pathlib.Path`.
+    """Return the path of a file as a `pathlib.Path`.
 
     Raises:
-        TypeError: It is neither a string nor an `os.PathLike` of one.
-        ValueError: No file can be called so.
+        TypeError: The value is neither a string nor an `os.PathLike`.
+        ValueError: No file can have this path.
     """
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"`{argument}` must be a path, a string or pathlib.Path. {received(argument, value)}")
@@ -89,41 +89,41 @@ def check_path(argument, value):
 
 
 def check_list(argument, value):
-    """Raise TypeError unless a value is a list or tuple: strings and dicts can be iterated as well."""
+    """Raise TypeError unless a value is a list or tuple, and not another iterable such as a string or dict."""
     check_instance(argument, value, (list, tuple), "a list")
 
 
 def check_instance(argument, value, types, what):
-    """Raise TypeError unless a value is of one of these types; `what` says in words what it must be."""
+    """Raise TypeError unless a value is of one of these types; `what` describes them in words."""
     if not isinstance(value, types):
         raise TypeError(f"`{argument}` must be {what}. {received(argument, value)}")
 
 
 def received(argument, value):
-    """Return "Received: argument=value", as the end of an error message, of bounded length."""
+    """Return "Received: argument=value" for the end of an error message, of limited length."""
     return f"Received: {argument}={shown(value)}"
 
 
 def shown(value, most=200):
-    """Return `repr(value)` for an error message: short, without control characters, whatever the value."""
+    """Return a short `repr(value)` without control characters for an error message."""
     if isinstance(value, (str, bytes)):
         value = value[:most]
     elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"  # Python refuses to print very long ones
+        return f"an integer of {value.bit_length()} bits"  # Python refuses to print very long integers
     try:
         return printable(repr(value), most)
-    except Exception:  # whatever the `__repr__` of somebody else raises
+    except Exception:  # a foreign `__repr__` may raise anything
         return f"an object of type {type(value).__name__}"
 
 
-def printable(text, most):
-    """Return a text on one line, without what a terminal takes as commands, its middle left out beyond `most`."""
+def printable(text, most=math.inf):
+    """Return a text on one line, without control characters, shortened in the middle to about `most` characters."""
     if len(text) > most:
         text = f"{text[: 2 * most // 3]} ... {text[-most // 4 :]}"
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def did_you_mean(name, names):
-    """Return " Did you mean ...?" with the one of the names that is most like a wrong one, "" if none is."""
+    """Return " Did you mean ...?" with the most similar name, "" if none is similar."""
     near = difflib.get_close_matches(str(name)[:100], names, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,6 +1,7 @@
 """Write files atomically."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -11,15 +12,15 @@ from keras_mpt.arguments import check_path, printable, shown
 
 try:
     import fcntl
-except ImportError:  # Windows: files of killed processes stay there
+except ImportError:  # Windows: files of killed processes are not removed
     fcntl = None
 
 _LONGEST_MESSAGE = 1500
-_LONGEST_HEAD = 64  # bytes of the name in that of the unfinished file: file systems allow 255 in all
+_LONGEST_HEAD = 64  # bytes of the name in the name of the unfinished file, which may have 255
 
 
 class FileError(ValueError):
-    """A file cannot be used. The message may quote the file: it is bounded and without control characters."""
+    """A file cannot be used. The message may quote the file, with limited length and without control characters."""
 
     def __init__(self, message=""):
         super().__init__(printable(str(message), _LONGEST_MESSAGE))
@@ -29,10 +30,10 @@ def check_folder(path):
     """Raise an error if a file cannot be written to this path.
 
     Raises:
-        TypeError, ValueError: It is not a path.
+        TypeError, ValueError: `path` is not a path.
         FileNotFoundError: The folder does not exist.
         IsADirectoryError: The path is a folder.
-        FileExistsError: The path is something else than a file or a link to one, such as a device or a pipe.
+        FileExistsError: The path is neither a file nor a link to one, but a device or pipe, for example.
     """
     path = check_path("path", path)
     folder = path.parent
@@ -46,6 +47,11 @@ def check_folder(path):
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
 
 
+def sha256_of(path):
+    """Return the SHA-256 of a file, in hex."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
 def check_another(path, source):
     """Raise ValueError if a file would replace its own source."""
     if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
@@ -56,9 +62,8 @@ def check_another(path, source):
 def replacing(path):
     """Yield the path of a new, empty file, which replaces `path` on success and is deleted otherwise.
 
-    A symbolic link is followed: what it points to is replaced, the link stays. The new file has the permissions of
-    the one that it replaces. What a killed process left unfinished under the same name is removed; files that another
-    process is writing are locked, and stay.
+    A symbolic link is followed: its target is replaced. The new file has the permissions of the old one. Unfinished
+    files of killed processes with the same name are removed; files that another process is writing are locked.
     """
     check_folder(path)
     path = pathlib.Path(os.path.realpath(path))
@@ -103,7 +108,7 @@ def _remove_unfinished(folder, head):
         return
     ours = re.compile(re.escape(f".{head}.") + r"[0-9a-f]{8}\.unfinished")
     for name in filter(ours.fullmatch, os.listdir(folder)):
-        with contextlib.suppress(OSError):  # another process holds it, or has just finished
+        with contextlib.suppress(OSError):  # another process uses it, or has just finished
             descriptor = os.open(folder / name, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

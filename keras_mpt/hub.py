@@ -1,6 +1,5 @@
 """Publish tickets on the Hugging Face hub. `load_ticket("hf://owner/name")` loads them."""
 
-import hashlib
 import json
 import math
 import os
@@ -9,6 +8,7 @@ import shutil
 import tempfile
 
 from keras_mpt import requirements
+from keras_mpt.files import sha256_of
 from keras_mpt.remote import TICKET
 from keras_mpt.tickets import Ticket, save_ticket
 
@@ -76,7 +76,7 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
             ticket = Ticket.read(path)
         else:
             ticket = save_ticket(model, path, provenance=provenance or {})
-        preset = {"name": repo_id.partition("/")[2], "sha256": _sha256(path), **ticket.provenance}
+        preset = {"name": repo_id.partition("/")[2], "sha256": sha256_of(path), **ticket.provenance}
         path.with_name("preset.json").write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
         path.with_name("README.md").write_text(card(ticket, repo_id, metadata), encoding="utf-8")
         api = huggingface_hub.HfApi(token=token)
@@ -107,7 +107,7 @@ def card(ticket, repo_id, metadata=None):
         ticket=TICKET,
         bytes=ticket.size,
         bits=8 * ticket.size / max(weights, 1),
-        sha256=_sha256(ticket.path),
+        sha256=sha256_of(ticket.path),
         facts=facts,
     )
 
@@ -124,7 +124,3 @@ def metadata_block(values):
 def _cell(value):
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _sha256(path):
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
-"""Initializers whose values are a function of an integer seed alone: bit-identical on every backend and platform.
+"""Initializers that depend on an integer seed only, with the same bits on every backend and platform.
 
-Values are drawn in numpy from raw Philox bits and computed with IEEE additions, multiplications, divisions and square
-roots only, which every platform rounds alike (a library's `log` or `cos` may not), in float64, then rounded once to
-float32. One seed has independent streams: the kernel's signs and magnitudes, the scores' signs and magnitudes.
+Values are drawn from raw Philox bits of numpy. They are computed in float64 and rounded once to float32, with
+additions, multiplications, divisions and square roots only, which IEEE rounding makes equal everywhere (`log` and `cos`
+of a library may differ). A seed has independent streams: signs and magnitudes of the kernel, and those of the scores.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from keras_mpt.arguments import is_number
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
-_LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 serve the kernel and the scores of a layer
-_BLOCK = 1 << 20  # entries drawn at a time, to bound the memory used
+_LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 are for the kernel and the scores of a layer
+_BLOCK = 1 << 20  # entries drawn at a time, to limit memory
 
 
 def random_signs(size, seed, stream=0):
@@ -53,16 +53,16 @@ def random_uniform(size, seed, stream=0):
 
 
 def partition(size, counts, seed, stream):
-    """Return random disjoint parts of `size` entries, by the order of their uniform numbers (equal ones: by index).
+    """Split `size` entries at random into disjoint parts, in the order of uniform numbers (ties: of indices).
 
     Args:
         size: Number of entries.
-        counts: How many entries each part has; the first has those with the smallest numbers, and so on.
+        counts: Sizes of the parts. The first part has the entries with the smallest numbers, and so on.
         seed: Integer in [0, 2**64).
         stream: Which of the seed's independent streams to read.
 
     Returns:
-        A list of boolean arrays, one for each count.
+        List of boolean arrays, one for each count.
     """
     parts, before, begin = [], np.zeros(size, bool), 0
     uniform = random_uniform(size, seed, stream) if any(counts) else None
@@ -84,9 +84,9 @@ def _smallest(values, count):
 def half_normal(uniform):
     """Map uniform numbers in (0, 1) to `|z|` of a standard normal z: `sqrt(2) * erfinv(uniform)`.
 
-    Giles' approximation of erfinv ("Approximating the erfinv function", GPU Computing Gems, 2011, single precision),
-    over a logarithm made of exactly rounded operations. The relative error is below 4e-7, but for the one draw in 16
-    million beyond 5.4 standard deviations, where it grows to 7e-4.
+    This is Giles' approximation of erfinv ("Approximating the erfinv function", GPU Computing Gems, 2011, single
+    precision) with a logarithm of exactly rounded operations. The relative error is below 4e-7, and up to 7e-4 beyond
+    5.4 standard deviations (one draw in 16 million).
 
     Args:
         uniform: float64 array of numbers in (0, 1).
@@ -132,7 +132,7 @@ def _polynomial(x, coefficients):
 
 
 def _log(x):
-    """Natural logarithm of positive numbers to 1e-15, by x = m * 2**e and log m = 2 artanh((m - 1) / (m + 1))."""
+    """Return the natural logarithm to 1e-15, by `x = m * 2**e` and `log m = 2 artanh((m - 1) / (m + 1))`."""
     mantissa, exponent = np.frexp(x)
     small = mantissa < math.sqrt(0.5)
     mantissa, exponent = np.where(small, 2 * mantissa, mantissa), exponent - small
@@ -146,10 +146,10 @@ def _philox(seed, stream):
 
 
 def check_seed(seed):
-    """Return `seed` as an int in [0, 2**64), drawn from Python's `random` (as Keras does) if it is None.
+    """Return `seed` as an int; draw one from Python's `random`, as Keras does, for None.
 
     Raises:
-        ValueError: It is neither such an integer nor None.
+        ValueError: `seed` is not an integer in [0, 2**64) or None.
     """
     if seed is None:
         return random.randint(1, 10**9)
@@ -159,7 +159,7 @@ def check_seed(seed):
 
 
 def layer_seeds(seed):
-    """Yield the seeds of a model's layers, in construction order: the 32-bit words of the model seed's last stream."""
+    """Yield the seeds of a model's layers in order of construction: 32-bit words of the last stream of its seed."""
     generator = _philox(check_seed(seed), _LAYERS_STREAM)
     while True:
         word = generator.random_raw()
@@ -172,7 +172,7 @@ _undrawn = contextvars.ContextVar("undrawn", default=False)
 
 @contextlib.contextmanager
 def undrawn():
-    """Let the initializers of keras_mpt give zeros in this thread, where a model is made to be filled from a file."""
+    """Make the initializers of keras_mpt return zeros in this thread, for a model whose weights come from a file."""
     before = _undrawn.set(True)
     try:
         yield
@@ -181,30 +181,30 @@ def undrawn():
 
 
 class SeededInitializer(keras.initializers.Initializer):
-    """Base of the initializers whose values depend on a seed alone.
+    """Base class of the initializers that depend on a seed only.
 
-    Subclasses implement `draw`. A layer of `keras_mpt.layers` passes its own seed, so that one integer in the
-    layer's config stands for all of its random numbers; `seed` given here takes precedence.
+    Subclasses implement `draw`. Layers of `keras_mpt.layers` pass their own seed, so that one integer in the config of
+    a layer determines all of its random numbers. A `seed` given here takes precedence.
 
     Args:
-        seed: Integer in [0, 2**64), or None for the layer's (for a random one outside of a layer).
+        seed: Integer in [0, 2**64); None: that of the layer, or a random one outside of a layer.
     """
 
     def __init__(self, seed=None):
         self.seed = None if seed is None else check_seed(seed)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
-        """Return the values for a seed, on every platform the same bits.
+        """Return the values for a seed, with the same bits on every platform.
 
         Args:
             shape: Shape of the kernel, `(..., inputs, outputs)`.
             seed: Integer in [0, 2**64).
-            stream: The first of the two streams used, signs; `stream + 1` gives the magnitudes.
-            fan_in: Number of inputs of one output; default: all but the last axis of `shape`.
+            stream: Stream of the signs; that of the magnitudes is `stream + 1`.
+            fan_in: Number of inputs of an output; default: the product of `shape` without its last axis.
             kept: Fraction of the weights that the layer keeps.
 
         Returns:
-            float32 array of this shape.
+            A float32 array.
         """
         raise NotImplementedError
 
@@ -224,7 +224,7 @@ class SeededInitializer(keras.initializers.Initializer):
 
 
 class _Kaiming(SeededInitializer):
-    """Initializers with the standard deviation sqrt(2 / fan_in) of He et al. 2015."""
+    """Base class of initializers with the standard deviation `sqrt(2 / fan_in)` of He et al. 2015."""
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
@@ -247,9 +247,9 @@ class SignedConstant(_Kaiming):
     Source: Ramanujan et al. 2020 ("signed Kaiming constant"), arXiv:1911.13299.
 
     Args:
-        scale_fan: Whether to multiply `fan_in` by the fraction of weights kept, so that the *kept* weights preserve
-            the variance of the signal. (The published code multiplies by the fraction removed, which is the same at
-            half: with 20 % kept, its weights are half as large.)
+        scale_fan: Whether to multiply `fan_in` by the fraction of kept weights, so that these preserve the variance of
+            the signal. (The published code multiplies by the fraction removed: with 20 % kept, its weights are half as
+            large.)
         seed: See `SeededInitializer`.
 
     Examples:
@@ -263,13 +263,13 @@ class SignedConstant(_Kaiming):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class UnsignedConstant(_Kaiming):
-    """The constant `std = sqrt(2 / fan_in)`: all weights equal and positive, for ablations.
+    """The constant `std = sqrt(2 / fan_in)`: all weights are equal and positive, for ablations.
 
-    Source: the code published with Ramanujan et al. 2020, arXiv:1911.13299, which has it under this name.
+    Source: the published code of Ramanujan et al. 2020, arXiv:1911.13299, which uses this name.
 
     Args:
         scale_fan: See `SignedConstant`.
-        seed: Accepted like everywhere; nothing is random here.
+        seed: Has no effect.
     """
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -278,7 +278,7 @@ class UnsignedConstant(_Kaiming):
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class KaimingNormal(_Kaiming):
-    """Normal numbers of standard deviation `sqrt(2 / fan_in)`; the signs are those of `SignedConstant`.
+    """Normal numbers with the standard deviation `sqrt(2 / fan_in)` and the signs of `SignedConstant`.
 
     Source: He et al. 2015, arXiv:1502.01852.
 
@@ -296,7 +296,7 @@ class KaimingNormal(_Kaiming):
 class KaimingUniform(SeededInitializer):
     """Uniform numbers in `(-b, b)`, `b = sqrt(6 / ((1 + a**2) * fan_in))`.
 
-    With the default `a = sqrt(5)`, `b = 1 / sqrt(fan_in)`: how Edge-Popup and Biprop start their scores.
+    The default `a = sqrt(5)` gives `b = 1 / sqrt(fan_in)`, as Edge-Popup and Biprop initialize scores.
     Source: He et al. 2015, arXiv:1502.01852; Ramanujan et al. 2020, arXiv:1911.13299.
 
     Args:
@@ -319,7 +319,7 @@ class KaimingUniform(SeededInitializer):
 
 
 def _signed(shape, seed, stream, magnitude):
-    """Random signs times `magnitude(uniform numbers)`, block by block."""
+    """Return random signs times `magnitude(uniform numbers)`, computed in blocks."""
     values = random_signs(math.prod(shape), seed, stream)
     uniform = random_uniform(values.size, seed, stream + 1)
     for begin in range(0, values.size, _BLOCK):
@@ -337,18 +337,18 @@ _NAMES = {
 
 
 def get(identifier, argument="identifier"):
-    """Return an initializer: one of ours by name, or whatever `keras.initializers.get` understands.
+    """Return an initializer of keras_mpt by name, or what `keras.initializers.get` returns.
 
     Args:
         identifier: `"signed_constant"`, `"unsigned_constant"`, `"kaiming_normal"`, `"kaiming_uniform"`, a name or
             config that Keras knows, or an initializer.
-        argument: Name of the argument that it was given as, for the error.
+        argument: Name of the argument, for the error message.
 
     Returns:
         An initializer: a callable of `shape` and `dtype`.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The identifier is unknown.
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
@@ -363,11 +363,11 @@ def get(identifier, argument="identifier"):
 
 
 def reseeded(initializer, seed):
-    """Return a Keras initializer that draws as another one does, but from `seed`; itself if it draws nothing.
+    """Return the same initializer with another seed; itself if it has none.
 
     Args:
-        initializer: Of Keras or of the user's.
-        seed: 64 random bits, of which Keras' initializers take 31.
+        initializer: A Keras initializer or another callable.
+        seed: 64 random bits, of which Keras' initializers use 31.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or "seed" not in initializer.get_config():
         return initializer
@@ -375,12 +375,12 @@ def reseeded(initializer, seed):
 
 
 def seeded(initializer, seed, stream):
-    """Return a Keras initializer with a seed: its own if it was given one, else one derived from a layer's.
+    """Return an initializer with a seed: its own, or else one derived from that of a layer.
 
     Args:
-        initializer: Of Keras or of the user's.
-        seed: The layer's.
-        stream: Which of its streams of random bits.
+        initializer: A Keras initializer or another callable.
+        seed: Seed of the layer.
+        stream: Stream of the seed to use.
     """
     of_keras = isinstance(initializer, keras.initializers.Initializer)
     if not of_keras or initializer.get_config().get("seed", 0) is not None:

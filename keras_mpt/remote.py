@@ -36,7 +36,7 @@ def locate(source):
         A string or path.
 
     Raises:
-        ValueError: The address has none of these forms, or the checksum of the file differs.
+        ValueError: The address has another form, or the checksum of the file differs.
         ImportError: huggingface_hub is not installed.
         OSError: The file does not exist, or cannot be downloaded.
     """

@@ -59,6 +59,7 @@ def test_masks_in_pytorch_keep_as_many():
         "growth --sizes 10000 --rounds 2",
         "memory --batch 8 --rounds 1",
         "first_use --cases import --rounds 1",
+        "scale --side 100 --phases save load",
     ],
 )
 def test_benchmarks_run(command, tmp_path):

@@ -42,9 +42,10 @@ try {
     const text = document.getElementById('ticket-status').textContent;
     if (/could not load/.test(text)) throw new Error(text);
   }
-  const known = await ticket.about(), found = {digits: [], pictures: [], drawn: []};
+  const known = await ticket.about(), found = {digits: [], pictures: [], drawn: [], bytes: []};
   const digits = await ticket.load(known.digits.file.name), pictures = await ticket.load(known.pictures.file.name);
   const inputs = await numbers('digits.bin'), pixels = await numbers('pixels.bin');
+  const integers = await ticket.load('integers.tflite');
   for (let n = 0; n < 20; n++) {
     found.digits.push([...await ticket.logits(digits, inputs.slice(64 * n, 64 * n + 64), known.digits.shape)]);
     const image = new ImageData(32, 32);
@@ -53,6 +54,8 @@ try {
       image.data[4 * i + 3] = 255;
     }
     canvas.getContext('2d', {willReadFrequently: true}).putImageData(image, 0, 0);
+    const bytes = Uint8Array.from(pixels.slice(3072 * n, 3072 * n + 3072));
+    found.bytes.push([...await ticket.logits(integers, bytes, known.pictures.shape)]);
     const normal = ticket.normalized(canvas, known.pictures);
     found.pictures.push([...await ticket.logits(pictures, normal, known.pictures.shape)]);
   }
@@ -119,6 +122,10 @@ def test_the_page_computes_what_keras_does(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, str(folder / "build.py")], check=True, env=environment)
 
+    signs = keras_mpt.zoo.get_preset("conv4_mpt11_s50")
+    keras_mpt.convert.to_tflite(
+        signs.path, folder / "build/integers.tflite", preprocess=signs, labels=signs.classes, weights="integer"
+    )
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (20, 32, 32, 3))
     digits = (sklearn_datasets.load_digits().images[:20, ..., None] / 8 - 1).astype("<f4")
@@ -140,6 +147,9 @@ def test_the_page_computes_what_keras_does(tmp_path):
         expected = keras.ops.convert_to_numpy(model(inputs))
         assert len(found[name]) == 20
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    expected = keras.ops.convert_to_numpy(signs.model()(signs.preprocess(pixels)))
+    same = np.abs(np.array(found["bytes"]) - expected).max(axis=1) <= 1e-5 * np.abs(expected).max()
+    assert same.sum() >= 18  # rounding in the float stem may turn a first sign
     assert np.argmax(found["drawn"], axis=1).tolist() == [0, 1, 7]
     assert [row[0] for row in found["table"]] == ["digits", preset.name]
     assert all("KB" in row[1] and row[3].endswith(" ms") and row[5].endswith(" ms") for row in found["table"])

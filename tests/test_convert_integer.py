@@ -93,10 +93,21 @@ def test_thresholds_are_found_in_parts_of_the_sums(monkeypatch):
 
 def test_what_has_no_threshold_is_refused():
     most, scales = np.full(2, 8), np.ones(2, np.float32)
-    with pytest.raises(ValueError, match="only rise or only fall"):
+    with pytest.raises(ValueError, match="not monotonic"):
         integer.thresholds(most, scales, [lambda x: x * x - 4])
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not finite"):
         integer.thresholds(most, scales, [lambda x: x * np.nan])
+
+
+def test_wrong_thresholds_are_refused_however_many_activations_are_at_zero(tmp_path, monkeypatch):
+    def others(*args):
+        turns, found, directions = thresholds(*args)
+        return turns, found + 2, directions
+
+    thresholds = integer.thresholds
+    monkeypatch.setattr(integer, "thresholds", others)
+    with pytest.raises(convert.ConversionError, match="signs of .* are decided otherwise in integers"):
+        convert.to_tflite(signed(MPTConv2D(8, 3, seed=1, **SIGN), norm()), tmp_path / "model.tflite")
 
 
 # --- layers in numpy
@@ -293,10 +304,36 @@ def test_what_changes_its_direction_stays_a_number_and_is_named(tmp_path):
 
 def test_a_batch_of_two_and_of_any_size(tmp_path):
     model, x = signed(MPTConv2D(8, 3, seed=1, **SIGN), norm()), samples((8, 8, 4))
-    for batch in (2, None):
-        report, (found,) = outputs(model, tmp_path / "model.tflite", x, weights="integer", batch=batch)
+    for batch, weights in ((2, "auto"), (None, "integer")):
+        report, (found,) = outputs(model, tmp_path / "model.tflite", x, weights=weights, batch=batch)
         assert report.layers[0].form == ("integer" if batch else "exact int8")
         np.testing.assert_array_equal(found, model.predict(x, verbose=0))
+
+
+def test_a_model_without_a_layer_of_integers_is_refused_by_name(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1, name="floats")])
+    with pytest.raises(convert.ConversionError, match="'auto'.*'floats': float input"):
+        convert.to_tflite(model, tmp_path / "model.tflite", weights="integer2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_inputs_and_a_flattening_that_transposes(tmp_path):
+    image = keras.Input((4, 4, 4), name="keras_mpt_1")
+    conv = MPTConv2D(8, 3, seed=1, name="conv", **SIGN)
+    y = keras.layers.Flatten(data_format="channels_first")(norm()(conv(norm()(image))))
+    model = settled(keras.Model(image, MPTDense(3, seed=2, **SIGN)(y)))
+    report, (found,) = outputs(model, tmp_path / "model.tflite", x := samples((4, 4, 4)))
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+    assert [tensor.name for tensor in report.inputs] == ["keras_mpt_1"]
+
+
+@pytest.mark.slow
+def test_dense_layers_of_several_rows_keep_eight_bits(tmp_path):
+    image = keras.Input((6, 16))
+    y = norm()(MPTDense(16, name="rows", seed=1, **SIGN)(norm()(image)))
+    model = settled(keras.Model(image, MPTDense(8, name="row", seed=2, **SIGN)(keras.layers.Flatten()(y))))
+    report, _ = outputs(model, tmp_path / "model.tflite", samples((6, 16)), weights="integer2_dense")
+    assert {entry.name: entry.form for entry in report.layers} == {"rows": "integer", "row": "exact, 2 bits"}
 
 
 @pytest.mark.slow

@@ -114,6 +114,8 @@ def test_what_cannot_be_integers_is_refused_by_name(tmp_path):
     )
     with pytest.raises(convert.ConversionError, match="'values'.*magnitude"):
         convert.to_tflm(model, tmp_path / "model.tflite", weights="int8")
+    with pytest.raises(ValueError, match="`compress` must be False for weights='float32'"):
+        convert.to_tflm(model, tmp_path / "model.tflite", weights="float32", compress=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -122,6 +124,14 @@ def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):
     report = convert.to_tflite(model, tmp_path / "model.tflite", weights="int8")
     assert "to_tflm" in dict(report.notes)["Not for"]
     assert convert.metadata(report.path) == {}
+
+
+def test_names_of_operations_and_arrays_are_those_of_cpp():
+    operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "SELECT_V2": 1}
+    found = re.findall(r"resolver\.(\w+)\(\);", tflm.resolver(operations))
+    assert found == ["AddBatchMatMul", "AddConv2D", "AddFullyConnected", "AddPadV2", "AddSelectV2"]
+    names = {"digits": "digits", "my-model": "my_model", "8x8": "model_8x8", "switch": "model_switch"}
+    assert {stem: tflm._identifier(stem) for stem in names} == names
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")

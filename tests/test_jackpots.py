@@ -10,7 +10,14 @@ import keras_mpt
 from keras_mpt import analysis
 from keras_mpt.callbacks import ShortRestriction
 from keras_mpt.masks import GlobalTopK, NofM, PartiallyFrozen, Restricted, TopK
-from keras_mpt.models import magnitude_sparsity, mpt_layers, mpt_layers_by_path, strip, to_jackpot, to_mpt
+from keras_mpt.models import (
+    magnitude_sparsity,
+    mpt_layers,
+    mpt_layers_by_path,
+    strip,
+    to_jackpot,
+    uniform_sparsity,
+)
 from support.layer_contract import numpy
 from support.networks import X, Y
 
@@ -43,13 +50,13 @@ def compiled(model, rate=0.1):
     return model
 
 
-@pytest.mark.parametrize("rates, sparsity", [("global", 0.8), ("uniform", 0.8), ("default", 0.9)])
-def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates, sparsity):
-    jackpot = to_jackpot(trained) if rates == "default" else to_jackpot(trained, sparsity, rates=rates)
+@pytest.mark.parametrize("given, sparsity", [(0.8, 0.8), (uniform_sparsity(0.8), 0.8), (None, 0.9)])
+def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, given, sparsity):
+    jackpot, uniform = to_jackpot(trained, given), callable(given)
     before, layers = kernels(trained), mpt_layers_by_path(jackpot)
     assert list(layers) == list(before) and isinstance(jackpot.get_layer("top"), keras.layers.Dense)
     threshold = np.sort(np.concatenate([np.abs(k).ravel() for k in before.values()]))
-    cuts = {path: np.sort(np.abs(k).ravel()) if rates == "uniform" else threshold for path, k in before.items()}
+    cuts = {path: np.sort(np.abs(k).ravel()) if uniform else threshold for path, k in before.items()}
     for path, layer in layers.items():
         np.testing.assert_array_equal(numpy(layer.frozen_kernel), before[path])
         mask = np.abs(before[path]) >= cuts[path][int(np.floor(sparsity * cuts[path].size + 1e-9))]
@@ -58,7 +65,7 @@ def test_the_start_is_magnitude_pruning_of_the_pretrained_network(trained, rates
         assert int(layer.kept) == mask.sum()
     kept = sum(int(layer.kept) for layer in layers.values())
     size = sum(k.size for k in before.values())
-    assert rates == "uniform" or kept == size - int(np.floor(sparsity * size + 1e-9))
+    assert uniform or kept == size - int(np.floor(sparsity * size + 1e-9))
 
 
 def test_it_predicts_with_the_pretrained_weights(trained):
@@ -136,10 +143,10 @@ def drawn_size(magnitudes):
     return magnitudes / np.sqrt(np.mean(np.square(magnitudes, dtype=np.float64)) * 3 * fan_in)
 
 
-@pytest.mark.parametrize("rates", ["global", "uniform"])
-def test_the_start_of_a_binary_jackpot(trained, rates):
+@pytest.mark.parametrize("sparsity", [0.8, uniform_sparsity(0.8, least=1000)])
+def test_the_start_of_a_binary_jackpot(trained, sparsity):
     """Signs and one scale, the largest magnitudes; of each of these small layers at least a half stays."""
-    jackpot = to_jackpot(trained, 0.8, kernel_quantizer="scaled_sign", rates=rates)
+    jackpot = to_jackpot(trained, sparsity, kernel_quantizer="scaled_sign")
     before, layers = kernels(trained), mpt_layers_by_path(jackpot)
     assert list(layers) == list(before)
     for path, layer in layers.items():
@@ -153,7 +160,7 @@ def test_the_start_of_a_binary_jackpot(trained, rates):
         np.testing.assert_allclose(numpy(layer.kernel), alpha * np.sign(weights) * mask, rtol=1e-5)
     kept, sizes = [int(layer.kept) for layer in layers.values()], [k.size for k in before.values()]
     assert sizes == [144, 576, 2048] and kept[:2] == [72, 288]
-    assert kept[2] == 1000 or rates == "global" and kept[2] > 1000
+    assert kept[2] == 1000 or sparsity == 0.8 and kept[2] > 1000
 
 
 def test_small_layers_are_spared():
@@ -164,10 +171,10 @@ def test_small_layers_are_spared():
         layer.bias.assign(random.normal(size=layer.bias.shape))
     settings = {"kernel_quantizer": "scaled_sign", "skip": []}
     sizes = {"d10": 500, "d400": 4000, "d30": 12000, "d3": 90}
-    uniform = mpt_layers_by_path(to_jackpot(model, 0.95, rates="uniform", **settings))
+    uniform = mpt_layers_by_path(to_jackpot(model, uniform_sparsity(0.95, least=1000), **settings))
     assert {path: int(layer.kept) for path, layer in uniform.items()} == dict(d10=250, d400=1000, d30=1000, d3=45)
     assert uniform["d400"].sparsity != 0.5
-    uniform = mpt_layers_by_path(to_jackpot(model, 0.5, rates="uniform", **settings))
+    uniform = mpt_layers_by_path(to_jackpot(model, uniform_sparsity(0.5, least=1000), **settings))
     assert {path: layer.sparsity for path, layer in uniform.items()} == dict.fromkeys(sizes, 0.5)
     one = mpt_layers_by_path(to_jackpot(model, 0.75, **settings))
     kept = {path: int(layer.kept) for path, layer in one.items()}
@@ -278,9 +285,9 @@ def test_sparsities_are_those_of_one_threshold(sparsity, seed):
 
 
 def test_pretrained_masks_start_at_magnitudes_under_every_rule(trained):
-    ranks = {"one": None, "restricted": Restricted, "global": GlobalTopK(0.7)}
-    for mask in ranks.values():
-        model = to_mpt(trained, *([] if isinstance(mask, GlobalTopK) else [0.7]), kernel="pretrained", mask=mask)
+    for mask in (TopK, Restricted, GlobalTopK(0.7)):
+        sparsity = None if isinstance(mask, GlobalTopK) else uniform_sparsity(0.7)
+        model = to_jackpot(trained, sparsity, skip=[], mask=mask)
         kept, sizes = [], []
         for layer in mpt_layers(model):
             magnitudes, chosen = np.abs(numpy(layer.frozen_kernel)), numpy(layer.subnet_mask) == 1
@@ -297,7 +304,7 @@ def test_no_layer_is_emptied_by_one_threshold():
     random = np.random.default_rng(0)
     arrays = {"small": random.normal(size=(5, 10)) / 100, "large": random.normal(size=(30, 15))}
     arrays = {path: array.astype("f4") for path, array in arrays.items()}
-    with pytest.raises(ValueError, match='(?s)rates="uniform".*keeps none of small'):
+    with pytest.raises(ValueError, match="(?s)`uniform_sparsity`.*keeps none of small"):
         magnitude_sparsity(0.8)(arrays)
     found = magnitude_sparsity(0.8, least=0.1)(arrays)
     kept = {path: array.size - int(np.floor(found[path] * array.size + 1e-9)) for path, array in arrays.items()}
@@ -311,6 +318,13 @@ def test_no_layer_is_emptied_by_one_threshold():
     assert int(layers["d10"].kept) == 1 and sum(int(layer.kept) for layer in layers.values()) == (50 + 300 + 450) // 5
     with pytest.raises(ValueError, match="`skip` must be given .* is 'top', which is taken for the classifier"):
         to_jackpot(keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, name="top")]))
+
+
+def test_sparsities_of_layers_and_the_layers_themselves_can_be_given(trained):
+    jackpot = to_jackpot(trained, {"stem": 0.25, "hidden": 0.75})
+    assert [layer.sparsity for layer in mpt_layers(jackpot)] == [0.25, 0.5, 0.75]
+    (binary,) = mpt_layers(to_jackpot(trained, 0.8, only=["stem"], input_quantizer="approx_sign"))
+    assert binary.name == "stem" and type(binary.input_quantizer) is keras_mpt.quantizers.ApproxSign
 
 
 def test_criteria_are_their_formulas():
@@ -343,8 +357,11 @@ def test_criteria_are_their_formulas():
 
 
 def test_bad_arguments(trained):
-    with pytest.raises(ValueError, match="`rates` must be one of"):
-        to_jackpot(trained, rates="layerwise")
+    for least in (-1, 1.0, "1", None):
+        with pytest.raises(ValueError, match="`least` must be an integer >= 0, or a float in"):
+            uniform_sparsity(0.8, least)
+    with pytest.raises(ValueError, match="`sparsity` must name layers that are converted. Received: 'stemm'"):
+        to_jackpot(trained, {"stemm": 0.8})
     with pytest.raises(ValueError, match="`sparsity` must be a number"):
         to_jackpot(trained, 1.0)
     with pytest.raises(ValueError, match="`sparsity` must be left out where `mask` is a rule"):
@@ -365,7 +382,7 @@ def test_bad_arguments(trained):
     with pytest.raises(ValueError, match="must be built"):
         to_jackpot(keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="masks.Restricted"):
-        analysis.criteria_masks(to_mpt(trained, 0.5, kernel="pretrained"), [(X, Y)], LOSS)
+        analysis.criteria_masks(to_jackpot(trained, 0.5, mask=TopK), [(X, Y)], LOSS)
     with pytest.raises(ValueError, match="`loss` must be a Keras loss"):
         analysis.criteria_masks(to_jackpot(trained), [(X, Y)], None)
     with pytest.raises(ValueError, match="`batches`"):

@@ -175,8 +175,14 @@ def test_what_the_checkpoint_does_not_say():
         load(whole, 0.8)
     with pytest.raises(ValueError, match="`sparsity` must be a number in .*the fraction removed"):
         load(state, 1.5)
-    with pytest.raises(ValueError, match="must not be a GlobalTopK: .* says 'SubnetConv'"):
-        load(whole, masks.GlobalTopK(0.5))
+    with pytest.raises(ValueError, match="`mask` must not be a GlobalTopK: .* says 'SubnetConv'"):
+        load(whole, mask=masks.GlobalTopK(0.5))
+    with pytest.raises(ValueError, match="`mask` must be a GlobalTopK or None. Received: mask=TopK"):
+        load(state, mask=masks.TopK(0.5))
+    with pytest.raises(ValueError, match="`sparsity` must be left out where `mask` is a rule"):
+        load(state, 0.5, mask=masks.GlobalTopK(0.5))
+    with pytest.raises(ValueError, match=r"`sparsity` must be a number in .* Received: sparsity=GlobalTopK"):
+        load(state, masks.GlobalTopK(0.5))
     with pytest.raises(ValueError, match="`sparsity` must be left out: the masks are in the file"):
         load(net("jackpots").state, 0.5, "auto")
     with pytest.raises(CheckpointError, match="`prune_rate`, the fraction kept, .* Received: prune_rate=-1"):
@@ -193,7 +199,7 @@ def test_what_the_checkpoint_does_not_say():
     with pytest.raises(CheckpointError, match="of the network 'Conv2', whose activations are not binary"):
         load(whole, input_quantizer="approx_sign")
     assert load(nets.checkpoint(net(), "Conv2"), layout="auto").name == "conv2_mpt"
-    shared = load(net("global").state, masks.GlobalTopK(0.5))  # an old file, which does not say the type
+    shared = load(net("global").state, mask=masks.GlobalTopK(0.5))  # an old file, which does not say the type
     assert len({id(layer.mask) for layer in mpt_layers(shared)}) == 1
 
 
@@ -312,5 +318,5 @@ def test_a_model_that_has_run_already_predicts_anew(rng):
 def test_a_global_threshold_that_removes_nothing(sparsity, rng):
     rule = masks.GlobalTopK(sparsity)
     model = dense_model(kernel_quantizer=None, mask=rule)
-    from_pytorch(dense_checkpoint(rng), model, rule, "hidden_networks", mapping={"fc": "fc"})
+    from_pytorch(dense_checkpoint(rng), model, None, "hidden_networks", mask=rule, mapping={"fc": "fc"})
     assert numpy(model.layers[-1].subnet_mask).all()

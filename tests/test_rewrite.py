@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_mpt.layers import MPTDense
-from keras_mpt.models import strip, to_mpt
+from keras_mpt.models import strip, to_jackpot, to_mpt
 from keras_mpt.models.copies import copied
 from keras_mpt.models.paths import walk
 from keras_mpt.models.ranges import never_negative
@@ -80,7 +80,7 @@ def test_activations_with_weights_keep_them():
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     model(x)
     with_state(model.get_layer("h"))
-    twin = to_mpt(model, 0.0, kernel="pretrained")
+    twin = to_jackpot(model, 0.0, skip=[])
     np.testing.assert_array_equal(numpy(twin(x)), numpy(model(x)))
     np.testing.assert_array_equal(numpy(strip(twin)(x)), numpy(model(x)))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import keras_mpt
 from keras_mpt import layers
 from keras_mpt.masks import GlobalTopK, TopK
-from keras_mpt.models import mpt_layers, mpt_layers_by_path, summary, to_functional, to_mpt
+from keras_mpt.models import mpt_layers, mpt_layers_by_path, summary, to_functional, to_jackpot, to_mpt
 from support import reference
 from support.layer_contract import numpy
 from support.networks import X, Y
@@ -112,7 +112,7 @@ def layers_by_path(model, prefix=""):
 def test_nothing_pruned_is_the_model_itself(source):
     model, x = source
     before = model.get_weights()
-    twin = to_mpt(model, 0.0, kernel="pretrained")
+    twin = to_jackpot(model, 0.0, skip=[])
     assert_same_outputs(twin, model, x)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -161,7 +161,7 @@ def test_pretrained_scores_are_magnitude_pruning(inputs, units, sparsity, seed, 
     kernel = kernel.astype(np.float32)
     model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(units, use_bias=False)])
     model.set_weights([kernel])
-    (layer,) = mpt_layers(to_mpt(model, sparsity, kernel="pretrained"))
+    (layer,) = mpt_layers(to_jackpot(model, sparsity, skip=[]))
     wanted = reference.mask(kernel, kernel.size - int(np.floor(sparsity * kernel.size + 1e-9)))
     np.testing.assert_array_equal(numpy(layer.frozen_kernel), kernel)
     np.testing.assert_array_equal(numpy(layer.scores), np.where(wanted, np.float32(1), np.float32(0.99)))
@@ -172,7 +172,7 @@ def test_pretrained_scores_are_magnitude_pruning(inputs, units, sparsity, seed, 
 def test_pretrained_with_one_threshold(source):
     model, x = source
     rule = GlobalTopK(0.7)
-    twin = to_mpt(model, kernel="pretrained", mask=rule)
+    twin = to_jackpot(model, skip=[], mask=rule)
     assert all(layer.mask is rule for layer in mpt_layers(twin))
     group = mpt_layers(twin)[0].subnets[0].group
     assert len(group) == len(mpt_layers(twin))
@@ -262,7 +262,7 @@ def test_trained_further_and_compiled():
     steps = 1 if keras.backend.backend() == "torch" else 2
     model.compile(keras.optimizers.SGD(0.25, momentum=0.5), loss, metrics=["accuracy"], steps_per_execution=steps)
     model.fit(X, Y, epochs=1, verbose=0)
-    twin = to_mpt(model, 0.3, kernel="pretrained")
+    twin = to_jackpot(model, 0.3, skip=[])
     assert twin.compiled and twin.optimizer is not model.optimizer and int(twin.optimizer.iterations) == 0
     assert twin.optimizer.get_config() == model.optimizer.get_config()
     assert twin.loss.get_config() == loss.get_config() and twin.steps_per_execution == steps
@@ -319,7 +319,7 @@ def test_dtype_policies(policy):
         model = sequential()
     finally:
         keras.config.set_dtype_policy("float32")
-    twin = to_mpt(trained(model), 0.0, kernel="pretrained")
+    twin = to_jackpot(trained(model), 0.0, skip=[])
     assert twin.dtype_policy.name == policy
     for layer, old in zip(twin.layers, model.layers, strict=True):
         assert layer.dtype_policy.name == old.dtype_policy.name
@@ -334,7 +334,7 @@ def test_layers_keep_what_they_remember():
     conv = keras.layers.Conv2D(3, 3)
     model = trained(keras.Sequential([keras.Input(X.shape[1:]), normalization, scaled, conv]))
     normalization.adapt(X)
-    assert_same_outputs(to_mpt(model, 0.0, kernel="pretrained"), model)
+    assert_same_outputs(to_jackpot(model, 0.0, skip=[]), model)
 
 
 @pytest.mark.tensorflow_only
@@ -344,7 +344,7 @@ def test_vocabularies_are_kept():
     words = keras.Input((1,), dtype="string")
     x = keras.layers.Flatten()(keras.layers.Embedding(4, 3, name="embedding")(lookup(words)))
     model = trained(keras.Model(words, keras.layers.Dense(2)(x)))
-    twin = to_mpt(model, 0.0, kernel="pretrained", skip="embedding")
+    twin = to_jackpot(model, 0.0, skip="embedding")
     assert_same_outputs(twin, model, keras.ops.convert_to_tensor([["a"], ["c"], ["?"]]))
 
 
@@ -388,17 +388,13 @@ def test_subclassed_models_are_told_what_to_do():
         to_mpt(model)
     with pytest.raises(ValueError, match="(?s)subclassed.*Received: Subclassed"):
         to_mpt(keras.Model(inputs, model(inputs)))
-    twin = to_mpt(to_functional(model, inputs), 0.0, kernel="pretrained")
+    twin = to_jackpot(to_functional(model, inputs), 0.0, skip=[])
     assert list(mpt_layers_by_path(twin)) == ["first", "second"]
     assert_same_outputs(twin, model, x)
 
 
 BAD = {
-    "kernel": ({"kernel": "trained"}, "`kernel` must be one of .*'random', 'pretrained'"),
-    "initializer": (
-        {"kernel": "pretrained", "kernel_initializer": "he_normal"},
-        "`kernel_initializer` must be left out",
-    ),
+    "initializer": ({"kernel_initializer": "he_norm"}, "`kernel_initializer` must be one of"),
     "quantizer": ({"kernel_quantizer": "approx_sign"}, "pass it as input_quantizer"),
     "only": ({"only": ["con"]}, "`only` must name layers that are converted. Received: 'con'. Did you mean 'conv'"),
     "only without twin": ({"only": ["norm"]}, "`only` must name layers that are converted"),
@@ -476,7 +472,7 @@ def test_inputs_that_may_be_left_out():
 
     inputs = [keras.Input((4,), name="x"), keras.Input((4,), name="y", optional=True)]
     model = trained(keras.Model(inputs, keras.layers.Dense(2)(Sum()(*inputs))))
-    twin, x = to_mpt(model, 0.0, kernel="pretrained"), X.reshape(32, -1)[:, :4]
+    twin, x = to_jackpot(model, 0.0, skip=[]), X.reshape(32, -1)[:, :4]
     for pair in ([x, None], [x, x]):
         assert_same_outputs(twin, model, pair)
 
@@ -486,10 +482,10 @@ def test_what_is_no_model():
         to_mpt("ticket.mpt")
 
 
-@pytest.mark.parametrize("kernel", ["random", "pretrained"])
-def test_unbuilt_models(kernel):
+@pytest.mark.parametrize("convert", [to_mpt, to_jackpot])
+def test_unbuilt_models(convert):
     with pytest.raises(ValueError, match="`model` must be built to be converted: call it on data"):
-        to_mpt(keras.Sequential([keras.layers.Dense(3)]), kernel=kernel)
+        convert(keras.Sequential([keras.layers.Dense(3)]))
 
 
 def test_a_path_is_hinted_at():
@@ -500,13 +496,13 @@ def test_a_path_is_hinted_at():
 def test_models_that_were_never_trained(tmp_path):
     model = sequential()
     with pytest.warns(UserWarning, match="initializers drew, not pretrained: conv, grouped, logits") as seen:
-        to_mpt(model, kernel="pretrained")
+        to_jackpot(model, skip=[])
     assert len([warning for warning in seen if issubclass(warning.category, UserWarning)]) == 1
     model.save_weights(tmp_path / "fresh.weights.h5")
     other = sequential()
     other.load_weights(tmp_path / "fresh.weights.h5")
     with pytest.warns(UserWarning, match="seems never to have been trained"):
-        to_mpt(other, kernel="pretrained")
+        to_jackpot(other, skip=[])
 
 
 def test_trained_models_get_no_warning(tmp_path):
@@ -520,7 +516,7 @@ def test_trained_models_get_no_warning(tmp_path):
     for each in (model, keras.models.load_model(tmp_path / "model.keras"), loaded):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            to_mpt(each, kernel="pretrained")
+            to_jackpot(each, skip=[])
 
 
 def test_a_fresh_head_is_named():
@@ -528,7 +524,7 @@ def test_a_fresh_head_is_named():
     head = keras.layers.Dense(3, name="head")
     both = keras.Model(model.inputs, head(model.outputs[0]))
     with pytest.warns(UserWarning, match="initializers drew, not pretrained: head$"):
-        to_mpt(both, kernel="pretrained")
+        to_jackpot(both, skip=[])
 
 
 def test_pretrained_weights_must_be_finite():
@@ -537,7 +533,7 @@ def test_pretrained_weights_must_be_finite():
     kernel[0, 0, 0, 0] = np.nan
     model.get_layer("conv").kernel.assign(kernel)
     with pytest.raises(ValueError, match="must be finite.*'conv'"):
-        to_mpt(model, kernel="pretrained")
+        to_jackpot(model, skip=[])
 
 
 class Scaling(keras.layers.Layer):
@@ -585,7 +581,7 @@ def test_random_tickets_hold_seeds(tmp_path):
 
 def test_pretrained_tickets_hold_masks_beside_their_base(tmp_path):
     model = trained(sequential())
-    twin = to_mpt(model, 0.4, kernel="pretrained")
+    twin = to_jackpot(model, 0.4, skip=[])
     model.save(tmp_path / "base.keras")
     saved = keras_mpt.save_ticket(twin, tmp_path / "jackpot.mpt", base=model)
     alone = keras_mpt.save_ticket(twin, tmp_path / "alone.mpt")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_mpt
-from keras_mpt.models import mpt_layers, strip, to_mpt
+from keras_mpt.models import mpt_layers, strip, to_jackpot, to_mpt
 from support.layer_contract import numpy
 
 # The smallest network of each family with the smallest images that it takes, and how many layers have two kernels.
@@ -69,7 +69,7 @@ def test_pretrained_and_whole_is_the_model_itself(name):
     model, x = built(name), images(name)
     calibrate(model, x)
     with pytest.warns(UserWarning, match="not pretrained"):
-        twin = to_mpt(model, 0.0, kernel="pretrained")
+        twin = to_jackpot(model, 0.0, skip=[])
     assert_close(twin, x, numpy(model(x)))
     matrices = sum(len(w.shape) > 1 for w in model.weights)
     separable = sum(isinstance(layer, keras.layers.SeparableConv2D) for layer in model.layers)

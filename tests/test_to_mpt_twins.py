@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_mpt import layers, load_ticket, save_ticket
-from keras_mpt.masks import GlobalTopK
-from keras_mpt.models import dense_twin, mpt_layers_by_path, strip, summary, to_jackpot, to_mpt
+from keras_mpt.masks import GlobalTopK, TopK
+from keras_mpt.models import dense_twin, mpt_layers_by_path, strip, summary, to_jackpot, to_mpt, uniform_sparsity
 from keras_mpt.models.plain import holds_mpt
 from support import reference
 from support.layer_contract import numpy
@@ -65,7 +65,7 @@ def test_nothing_pruned_is_the_model_itself(source):
     model, x = source
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # every layer has a twin, and none was left as it was drawn
-        twin = to_mpt(model, 0.0, kernel="pretrained")
+        twin = to_jackpot(model, 0.0, skip=[])
     wanted = numpy(model(x))
     assert np.ptp(wanted) > 1e-3
     np.testing.assert_allclose(numpy(twin(x)), wanted, rtol=1e-4, atol=1e-5)
@@ -75,7 +75,7 @@ def test_nothing_pruned_is_the_model_itself(source):
 
 
 def test_pretrained_masks_are_magnitude_pruning(source):
-    twin = to_mpt(source[0], 0.7, kernel="pretrained")
+    twin = to_jackpot(source[0], uniform_sparsity(0.7), skip=[], mask=TopK)
     for layer in mpt_layers_by_path(twin).values():
         for subnet in layer.subnets:
             size = int(np.prod(subnet.shape))
@@ -200,7 +200,7 @@ def test_a_model_in_a_wrapper_stays_as_it_is():
     steps = keras.layers.TimeDistributed(inner, name="steps")
     model, x = keras.Sequential([keras.Input((5, 2)), steps, keras.layers.Dense(2, name="logits")]), numbers(4, 5, 2)
     with pytest.warns(UserWarning, match="TimeDistributed \\(.*%\\): steps$"):
-        twin = to_mpt(model, 0.0, kernel="pretrained")
+        twin = to_jackpot(model, 0.0, skip=[])
     assert list(mpt_layers_by_path(twin)) == ["logits"]
     np.testing.assert_allclose(numpy(twin(x)), numpy(model(x)), rtol=1e-5, atol=1e-6)
 

@@ -54,7 +54,7 @@ WRONG = {
     "convert: threads as text": (lambda: convert.latency("a.tflite", "tflite", threads="2"), "threads"),
     "convert: target": (lambda: convert.run("a.tflite", None, SCORES), "target"),
     "convert: path": (lambda: convert.run(3, "tflite", SCORES), "path"),
-    "models: rates": (lambda: models.to_jackpot(model(), rates=None), "rates"),
+    "models: least": (lambda: models.magnitude_sparsity(0.9, least="1000"), "least"),
     "models: sparsity": (lambda: models.to_jackpot(model(), "0.9"), "sparsity"),
     "models: a path": (lambda: models.summary("a.keras"), "model"),
     "tickets: trainable": (lambda: keras_mpt.load_ticket("a.mpt", trainable="no"), "trainable"),

@@ -360,18 +360,17 @@ def test_float_stem(shape):
 def test_weights_bring_their_arguments(monkeypatch):
     calls = []
 
-    class Source:
-        arguments = {"classes": 7, "sparsity": 0.75, "width": 0.25}
-
-        def load_into(self, model, part):
-            assert not part
-            calls.append(model)
-
     def resolve(*arguments):
         calls.append(arguments)
-        return Source()
+        return "ticket", {"classes": 7, "sparsity": 0.75, "width": 0.25}, True
+
+    def restore(model, ticket, part):
+        assert ticket == "ticket" and not part
+        calls.append(model)
 
     monkeypatch.setattr(zoo.weights, "resolve", resolve)
+    monkeypatch.setattr(zoo.weights, "check_wiring", lambda *arguments: None)
+    monkeypatch.setattr(zoo.weights.tickets, "restore", restore)
     model = zoo.conv2_mpt(weights="mine", width=0.25, seed=1)
     assert calls[0] == ("conv2_mpt", "mine") and calls[1] is model
     assert model.output_shape == (None, 7)

@@ -37,15 +37,16 @@ from matplotlib.figure import Figure
 
 import keras_mpt
 from keras_mpt.callbacks import ShortRestriction
-from keras_mpt.models import mpt_layers_by_path, to_jackpot
+from keras_mpt.models import magnitude_sparsity, mpt_layers_by_path, to_jackpot, uniform_sparsity
 
 FLAGS = flags.FLAGS
 _METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned", "binary"]
+_RATES = {"global": magnitude_sparsity, "uniform": uniform_sparsity}
 _SAMPLE = 8  # batches, for the statistics of batch normalization
 _COLUMNS = ["method", "sparsity", "epoch", "test accuracy", "training accuracy"]
 flags.DEFINE_list("methods", _METHODS, "Which ones.")
 flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
-flags.DEFINE_enum("rates", "global", ["global", "uniform"], "One magnitude threshold, or the same sparsity everywhere.")
+flags.DEFINE_enum("rates", "global", list(_RATES), "One magnitude threshold, or the same sparsity everywhere.")
 flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: train one first.")
 flags.DEFINE_enum("network", "resnet32", ["conv2", "conv4", "resnet20", "resnet32", "vgg19"], "What to train first.")
 flags.DEFINE_float("width", 1.0, "Factor on its filters and units.")
@@ -120,8 +121,9 @@ def start(base, sparsity, method, batches):
     """Return the jackpot before its search."""
     if method == "binary":
         sample = (batch for _, batch in zip(range(_SAMPLE), batches(0), strict=False))
-        return to_jackpot(base, sparsity, kernel_quantizer="scaled_sign", rates=FLAGS.rates, data=sample)
-    model = to_jackpot(base, sparsity, rates=FLAGS.rates)
+        rates = _RATES[FLAGS.rates](sparsity, least=1000)
+        return to_jackpot(base, rates, kernel_quantizer="scaled_sign", data=sample)
+    model = to_jackpot(base, _RATES[FLAGS.rates](sparsity, least=0.1))
     if method == "random":
         random = np.random.default_rng(FLAGS.seed)
         for layer in mpt_layers_by_path(model).values():

@@ -98,8 +98,7 @@ such](../examples/results/README.md#data): on CIFAR-10 as it is published, witho
 A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
 the weights that are *removed*; `float_stem`: the first convolution is an ordinary one with trained weights; `jackpot`:
 the signs are those of a [trained network](../docs/guides/jackpots.md). [What runs on a phone](../docs/deployment.md) is
-here, too: `.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine. Of older MPT-1/32,
-`keras-mpt convert NAME NAME.tflite` makes it; sizes are on the cards.
+here, too: `.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine.
 
 Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
 spelled `examples/train.py` where it is `examples/recipes/train.py` now.

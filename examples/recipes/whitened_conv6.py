@@ -136,6 +136,12 @@ def mask():
     return None
 
 
+def sparsity_of_jackpot():
+    """Return the sparsity of a jackpot for `to_jackpot`: small layers keep 1,000 weights or a half."""
+    rates = {"uniform": keras_mpt.models.uniform_sparsity, "global": keras_mpt.models.magnitude_sparsity}
+    return rates[FLAGS.rates](FLAGS.sparsity, least=1000)
+
+
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     rule = mask()
@@ -179,10 +185,9 @@ def start(images):
         return model
     return keras_mpt.models.to_jackpot(
         trained,
-        None if mask() else FLAGS.sparsity,
+        None if mask() else sparsity_of_jackpot(),
         kernel_quantizer="scaled_sign",
         mask=mask(),
-        rates=FLAGS.rates,
         skip=["stem"],
         data=data,
         seed=FLAGS.seed,

@@ -140,8 +140,8 @@ def overlap_matrix(sources, measure="jaccard"):
         float64 array of shape `(len(sources), len(sources))`, symmetric.
 
     Raises:
-        ValueError: `measure` is none of these, or the shapes of the kernels differ.
-        TypeError: A source is none of these, or `sources` is not a list.
+        ValueError: `measure` is unknown, or the shapes of the kernels differ.
+        TypeError: A source is of another type, or `sources` is not a list.
         TicketError: A ticket cannot be read.
     """
     check_list("sources", sources)

@@ -1,4 +1,4 @@
-"""Plots, as figures of matplotlib without a window: `figure.savefig("masks.png")`."""
+"""Plots as matplotlib figures without a window: `figure.savefig("masks.png")`."""
 
 import csv
 
@@ -6,9 +6,10 @@ import numpy as np
 
 from keras_mpt.analysis.comparison import overlap_matrix
 from keras_mpt.analysis.sources import masks
-from keras_mpt.arguments import check_list, check_path
+from keras_mpt.arguments import check_choice, check_list, check_path
+from keras_mpt.requirements import extra
 
-_SMALL = 12  # so many rows of a heat map have room for numbers
+_SMALL = 12  # rows of a heat map with room for numbers
 
 
 def plot_overlap(sources, labels, measure="jaccard", title=None):
@@ -18,25 +19,20 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
         sources: List of at least two models, tickets, paths of tickets, or dicts of masks, of one architecture.
         labels: List of their names.
         measure: `"jaccard"` or `"hamming"`.
-        title: Of the figure.
+        title: Title of the figure.
 
     Returns:
-        A `matplotlib.figure.Figure`. The colour bar's line marks what independent masks of these densities would have.
+        A `matplotlib.figure.Figure`. The line in the colour bar marks the value for independent masks.
 
     Raises:
-        ValueError: There are fewer than two sources, not as many labels, `measure` is neither, or the networks have
-            kernels of other shapes.
-        TypeError: A source is none of these, or `sources` or `labels` no list.
+        ValueError: There are fewer than two sources, the number of labels differs, `measure` is unknown, or the shapes
+            of the kernels differ.
+        TypeError: A source is of another type, or `sources` or `labels` is not a list.
         TicketError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
-    check_list("sources", sources)
-    check_list("labels", labels)
-    if not len(sources) == len(labels) >= 2:
-        raise ValueError(f"`labels` must name two or more `sources`. Received: {len(sources)} sources, {labels=}")
-    if measure not in ("jaccard", "hamming"):
-        raise ValueError(f"`measure` must be 'jaccard' or 'hamming'. Received: {measure=}")
-    sources = [masks(source) for source in sources]
+    check_choice("measure", measure, ("jaccard", "hamming"))
+    sources = _masks(sources, labels, least=2)
     matrix, expected = (overlap_matrix(sources, name) for name in (measure, f"expected_{measure}"))
     others = ~np.eye(len(sources), dtype=bool)
     independent = expected[others].mean()
@@ -68,16 +64,12 @@ def plot_density(sources, labels, title=None):
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: There are no sources, not as many labels, or the networks have different numbers of layers.
-        TypeError: A source is none of these, or `sources` or `labels` no list.
+        ValueError: There are no sources, the number of labels differs, or the numbers of layers differ.
+        TypeError: A source is of another type, or `sources` or `labels` is not a list.
         TicketError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
-    check_list("sources", sources)
-    check_list("labels", labels)
-    if not len(sources) == len(labels) >= 1:
-        raise ValueError(f"`labels` must name one or more `sources`. Received: {len(sources)} sources, {labels=}")
-    sources = [masks(source) for source in sources]
+    sources = _masks(sources, labels, least=1)
     if len({len(source) for source in sources}) > 1:
         raise ValueError(f"`sources` must have as many layers each. Received: {[len(source) for source in sources]}")
     names = list(sources[0])
@@ -126,12 +118,18 @@ def plot_churn(path, title=None):
     return _finished(figure, axes, title)
 
 
+def _masks(sources, labels, least):
+    check_list("sources", sources)
+    check_list("labels", labels)
+    if not len(sources) == len(labels) >= least:
+        raise ValueError(f"`labels` must name {least} or more `sources`. Received: {len(sources)} sources, {labels=}")
+    return [masks(source) for source in sources]
+
+
 def _figure(width, height):
     """Return a figure and its axes; not by pyplot, which would keep it and need a display."""
-    try:
+    with extra("analysis", "Plotting"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: install keras_mpt with the extra `analysis`.") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 

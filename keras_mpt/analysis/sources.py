@@ -21,12 +21,12 @@ def masks(source, base=None):
 
     Args:
         source: A built model, a `keras_mpt.tickets.Ticket`, the path of a ticket file, or such a dict.
-        base: The network that a ticket's kernels come from, where it refers to one.
+        base: The network to whose kernels a ticket refers, if any.
 
     Raises:
-        TypeError: `source` is none of these.
-        ValueError: It holds no mask.
-        TicketError: The file is no ticket, or damaged.
+        TypeError: `source` is of another type.
+        ValueError: `source` has no mask.
+        TicketError: The file is not a ticket, or is damaged.
         OSError: The file cannot be opened.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -45,10 +45,10 @@ def masks(source, base=None):
 
 
 def subnets_by_path(argument, model):
-    """Return the kernels of a model, each a `Subnet`, by their layers' paths; see `masks`.
+    """Return each `Subnet` of a model by path; see `masks`.
 
     Raises:
-        TypeError: It is no model.
+        TypeError: `model` is not a model.
         ValueError: A layer is not built.
     """
     found = {}
@@ -65,16 +65,17 @@ def _masks_of_ticket(ticket, base):
         names = [name for name, *_ in kernels_of(entry)]
         for name in names:
             mask = ticket.kernel(path, base, name).mask
-            if name is None and len(names) > 1:  # the file names the further ones only
+            if name is None and len(names) > 1:  # the file has no name for the first one
                 name = next(iter(getattr(layers, entry["class"], layers.MPTLayer)._kernels))
             found[path if len(names) == 1 else f"{path}/{name}"] = mask
     return found
 
 
 def paired(first, second):
-    """Return a dict from the first one's paths to pairs of arrays, matched by name if both have the same names.
+    """Return a dict from paths in the first one to pairs of arrays.
 
-    If not, in their order: of two models made in one process, Keras numbers the layers differently.
+    They are matched by name if the names are equal. Otherwise they are matched by order, because Keras numbers the
+    layers of two models in one process differently.
 
     Raises:
         ValueError: The shapes differ.

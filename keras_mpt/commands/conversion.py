@@ -28,8 +28,8 @@ def add(commands):
     parser = commands.add_parser(
         "convert",
         help="convert a ticket to a file for phones, and check that file",
-        description="Convert a ticket to a file for phones. It is run beside the Keras model before it is written, "
-        "and must compute the same. Conversion runs on TensorFlow, whatever Keras' backend is.",
+        description="Convert a ticket to a file for phones. The file is written only if its outputs are those of the "
+        "Keras model. Conversion runs on TensorFlow, with any backend of Keras.",
     )
     parser.add_argument("ticket", metavar="TICKET", help=sources.TICKET)
     parser.add_argument(
@@ -44,7 +44,7 @@ def add(commands):
     parser.add_argument(
         "--weights",
         metavar="FORM",
-        help="of tflite, how kernels are stored: auto (the default), int8, sparse_int8, integer, integer2_dense, "
+        help="of tflite, format of the kernels: auto (the default), int8, sparse_int8, integer, integer2_dense, "
         "integer2, exact_int8, float32, float16, dynamic_int8; of tflm: integer (the default), float32, int8; see "
         "keras_mpt.convert.to_tflite and to_tflm",
     )
@@ -58,25 +58,25 @@ def add(commands):
         "--preprocess",
         nargs="+",
         metavar="HOW",
-        help="make a file that takes uint8 images of 0 .. 255 and normalizes them itself: preset, for those of the "
-        "preset that TICKET names; two numbers MEAN STD of images / 255, or two lists such as 0.49,0.48,0.45 "
-        "0.25,0.24,0.26; or tf or torch, as Keras' applications call them",
+        help="make a file that takes uint8 images of 0 .. 255 and normalizes them itself: preset, as for the preset "
+        "TICKET; two numbers MEAN STD of images / 255, or two lists such as 0.49,0.48,0.45 0.25,0.24,0.26; or tf or "
+        "torch, as in keras.applications",
     )
     parser.add_argument(
         "--require_binary",
         action="store_true",
         default=None,
-        help="of lce: refuse to leave a layer that has an input quantizer in floats",
+        help="of lce: refuse a model if a layer with an input quantizer would stay float",
     )
     if "qonnx" in _TARGETS:
         _add_qonnx(parser)
     parser.add_argument(
         "--samples",
         metavar="FILE",
-        help="inputs to check with, normalized as in training, with --preprocess uint8 images: a file of numpy.save, "
-        "(number, ...), or of numpy.savez with the inputs' names; default: 16 of random numbers",
+        help="inputs for the comparison, normalized as in training, or uint8 images with --preprocess: a file from "
+        "numpy.save, (number, ...), or from numpy.savez with the names of the inputs; default: 16 random ones",
     )
-    parser.add_argument("--gzip", action="store_true", help="write OUT.gz as well, as a store or a web server ships it")
+    parser.add_argument("--gzip", action="store_true", help="also write OUT.gz, as stores and web servers ship it")
     parser.add_argument("--benchmark", action="store_true", help="time the file on this machine, 1 and 2 threads")
     parser.set_defaults(run=run, backend="tensorflow")
 

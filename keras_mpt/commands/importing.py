@@ -1,10 +1,9 @@
 """`keras-mpt import`: convert a PyTorch checkpoint to a ticket."""
 
-import hashlib
 import pathlib
 
 from keras_mpt.convert.pytorch.layouts import LAYOUTS
-from keras_mpt.files import check_another
+from keras_mpt.files import check_another, sha256_of
 from keras_mpt.tickets import save_ticket
 
 
@@ -44,14 +43,13 @@ def run(options):
     from keras_mpt import convert, masks
 
     check_another(options.out, options.checkpoint)
-    sparsity = options.sparsity
+    sparsity, mask = options.sparsity, None
     if options.global_threshold:
         if sparsity is None:
             raise ValueError("--global_threshold needs --sparsity.")
-        sparsity = masks.GlobalTopK(sparsity)
+        sparsity, mask = None, masks.GlobalTopK(sparsity)
     given = {"input_quantizer": options.input_quantizer, "input_shape": options.input_shape}
     arguments = {name: value for name, value in given.items() if value is not None}
-    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, **arguments)
-    path = pathlib.Path(options.checkpoint)
-    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    model = convert.from_pytorch(options.checkpoint, options.model, sparsity, options.layout, mask=mask, **arguments)
+    source = {"file": pathlib.Path(options.checkpoint).name, "sha256": sha256_of(options.checkpoint)}
     print(save_ticket(model, options.out, scores=options.scores, provenance={"imported from PyTorch": source}))

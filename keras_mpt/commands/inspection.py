@@ -1,4 +1,4 @@
-"""`keras-mpt inspect`: what a ticket holds, or what a converted file says of itself."""
+"""`keras-mpt inspect`: show the content of a ticket, or the metadata of a converted file."""
 
 import pathlib
 
@@ -10,8 +10,8 @@ from keras_mpt.tickets import Ticket
 def add(commands):
     parser = commands.add_parser(
         "inspect",
-        help="show what a ticket or a converted file holds",
-        description="Show what a ticket holds and where its bytes go, or what a converted file says of itself.",
+        help="show the content of a ticket or a converted file",
+        description="Show the content of a ticket and the sizes of its parts, or the metadata of a converted file.",
     )
     parser.add_argument("file", nargs="+", metavar="TICKET", help=f"{sources.TICKET}; or a .tflite file")
     parser.set_defaults(run=run)

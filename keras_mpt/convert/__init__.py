@@ -1,4 +1,4 @@
-"""Conversion to files for phones (LiteRT, larq-compute-engine) and FPGAs (QONNX), and from and to PyTorch's."""
+"""Convert to files for phones (LiteRT, larq-compute-engine) and FPGAs (QONNX), and from and to PyTorch."""
 
 from keras_mpt.convert.annotations import metadata
 from keras_mpt.convert.engines import latency, run

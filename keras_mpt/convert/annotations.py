@@ -1,37 +1,37 @@
-"""What a TensorFlow Lite file says of itself: labels, normalization, the ticket that it was made of.
+"""Metadata of TensorFlow Lite files: labels, normalization, the ticket that was converted.
 
-It is JSON, an entry of the file's metadata with a name of its own, which runtimes pass over. The format that TensorFlow
-Lite's own tools wrote ("TFLITE_METADATA") has no kept writer any more.
+It is JSON in an entry of the file's metadata, which runtimes ignore. The tools that wrote TensorFlow Lite's own format,
+"TFLITE_METADATA", are no longer maintained.
 """
 
-import hashlib
 import json
 import os
 
 from keras_mpt._types import Path
 from keras_mpt.arguments import check_path, received
 from keras_mpt.convert.flatbuffer import File
+from keras_mpt.files import sha256_of
 
 _NAME = "keras_mpt"
 
 
 def metadata(path: Path) -> dict:
-    """Return what a converted file says of itself.
+    """Return the metadata of a converted file.
 
     Args:
-        path: Of a file of `to_tflite`, `to_tflm` or `to_lce`.
+        path: Path of a file from `to_tflite`, `to_tflm` or `to_lce`.
 
     Returns:
-        A dict, empty if it says nothing, with
+        A dict, empty for a file without metadata, with
 
-        - `"ticket"`: `{"name": ..., "sha256": ...}` of the file that it was made of.
-        - `"labels"`: list of the names of the classes, in the order of the outputs.
-        - `"preprocess"`: `{"mean": [...], "std": [...]}`: the file takes pixels and computes
-          `(pixels / 255 - mean) / std` first.
+        - `"ticket"`: `{"name": ..., "sha256": ...}` of the converted ticket file.
+        - `"labels"`: List of the names of the classes, in the order of the outputs.
+        - `"preprocess"`: `{"mean": [...], "std": [...]}`. The file takes pixels and first computes
+          `(pixels / 255 - mean) / std`.
 
     Raises:
-        ValueError: It is no TensorFlow Lite file.
-        OSError: It cannot be opened.
+        ValueError: The file is not a TensorFlow Lite file.
+        OSError: The file cannot be opened.
 
     Examples:
         >>> convert.metadata("conv4.tflite")["labels"][0]
@@ -42,7 +42,7 @@ def metadata(path: Path) -> dict:
 
 
 def annotated(content, facts):
-    """Return the bytes of a file with a dict as metadata; as they are if there is nothing to say."""
+    """Return the bytes of a file with a dict as metadata; an empty dict changes nothing."""
     if not facts:
         return content
     file = File(content)
@@ -51,17 +51,16 @@ def annotated(content, facts):
 
 
 def facts_of(ticket, labels, normalization):
-    """Return what a file says of itself, see `metadata`.
+    """Return the metadata of a file as a dict, see `metadata`.
 
     Args:
-        ticket: The `Ticket` that it is made of, None if it is another model.
+        ticket: The converted `Ticket`; None for another model.
         labels: List of names, or None.
         normalization: A `Normalization`, or None.
     """
     facts = {}
     if ticket is not None and os.path.isfile(ticket.path):
-        sha256 = hashlib.sha256(ticket.path.read_bytes()).hexdigest()
-        facts["ticket"] = {"name": ticket.path.name, "sha256": sha256}
+        facts["ticket"] = {"name": ticket.path.name, "sha256": sha256_of(ticket.path)}
     if labels is not None:
         facts["labels"] = labels
     if normalization is not None:
@@ -73,7 +72,7 @@ def check_labels(labels, model):
     """Return the argument `labels` of a conversion as a list.
 
     Raises:
-        ValueError: It is not a list of as many strings as the model has outputs.
+        ValueError: `labels` is not a list with a string for each output of the model.
     """
     if labels is None:
         return None

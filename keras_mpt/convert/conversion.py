@@ -1,4 +1,4 @@
-"""The steps of every conversion: plan, compile, check the file against the model, write it."""
+"""Convert a model: plan, compile, compare the file with the model, write it."""
 
 import gzip
 import math
@@ -21,7 +21,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
     """Convert a model or ticket, check the result, write it; return the `Report`. See `to_tflite`.
 
     Raises:
-        ConversionError: The file does not compute what the model does. `path` is untouched.
+        ConversionError: The outputs of file and model differ. `path` does not change.
         ValueError: See `Target`, `Plan`, `normalization`, `check_labels` and `arrays_for`.
     """
     if keras.backend.backend() != "tensorflow":
@@ -67,7 +67,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
 
 
 def samples_for(plan, samples):
-    """Return the samples to check with, a list of arrays: those given, see `arrays_for`, or random ones."""
+    """Return the given samples as a list of arrays, see `arrays_for`; random ones for None."""
     inputs = [
         tensors.Tensor(x.name, (None, *x.shape[1:]), made.dtype)
         for x, made in zip(plan.model.inputs, plan.reference.model.inputs, strict=True)
@@ -80,7 +80,7 @@ def samples_for(plan, samples):
 
 
 def _entries(plan):
-    """Return a report's entry for each kernel of an MPT layer, and for each other layer with matrices."""
+    """Return the entries of a report: one for each kernel of MPT layers and for each other layer with matrices."""
     found, entries = {kernel.subnet.number: kernel for kernel in plan.kernels}, []
     for layer, calls in (pair for wrapper in plan.layers for pair in with_inside(*wrapper)):
         uses = positions(layer, calls)
@@ -94,7 +94,7 @@ def _entries(plan):
 
 
 def _entry(layer, kernel, uses):
-    """Return the entry of a kernel of an MPT layer, each weight of which one sample uses a number of times."""
+    """Return the entry of a kernel of an MPT layer. `uses`: how often one sample uses each weight."""
     several = [layer.name, *([kernel.layer.name] if kernel.layer is not layer else [])]
     if len(kernel.layer.subnets) > 1:
         several = [layer.name, kernel.subnet.name]

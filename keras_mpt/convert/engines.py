@@ -1,4 +1,4 @@
-"""Running a converted file on this machine, and how long that takes."""
+"""Run converted files on this machine, and measure their latency."""
 
 import time
 from typing import Any
@@ -18,20 +18,19 @@ _SECONDS = 2.0
 
 
 def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndarray]:
-    """Return the outputs of a converted file, for as many samples as there are.
+    """Return the outputs of a converted file on samples.
 
     Args:
-        path: Of the file.
-        target: `"tflite"`, `"tflm"` or `"lce"`, what runs it.
-        samples: An array `(number, ...)`, where the file has one input; a list of arrays in the order of the inputs,
-            or a dict by their names; or batches of these, as for `to_tflite`.
+        path: Path of the file.
+        target: Runtime: `"tflite"`, `"tflm"`, `"lce"` or `"qonnx"`.
+        samples: An array `(number, ...)` for a file with one input; a list of arrays in the order of the inputs, or a
+            dict by their names; or batches of these, see `to_tflite`.
 
     Returns:
-        An array `(number, ...)`; of a file with several outputs, a dict by their names.
+        An array `(number, ...)`; for several outputs, a dict by their names.
 
     Raises:
-        ValueError: `target` is none of these or cannot run the file, which may be of another kind, or `samples` do not
-            fit its inputs.
+        ValueError: `target` is unknown or cannot run the file, or `samples` do not fit the inputs.
         OSError: The file cannot be opened.
     """
     session = _session(path, target)
@@ -42,20 +41,20 @@ def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndar
 
 
 def latency(path: Path, target: str, threads: int = 1) -> float:
-    """Return the median seconds of one inference on a batch of the size that the file takes, or of one.
+    """Return the median time of one inference, on a batch of the size that the file takes, or of one sample.
 
-    On x86 larq-compute-engine has no optimized kernels: its time here says nothing about a phone.
+    larq-compute-engine has no optimized kernels for x86: its time there says nothing about a phone.
 
     Args:
-        path: Of a converted file.
-        target: `"tflite"`, `"tflm"` or `"lce"`.
+        path: Path of a converted file.
+        target: `"tflite"`, `"tflm"`, `"lce"` or `"qonnx"`.
         threads: Number of threads.
 
     Returns:
         Seconds, a float, after a warm-up.
 
     Raises:
-        ValueError: `target` is none of these, `threads` no integer > 0, or the file takes inputs of any size.
+        ValueError: `target` is unknown, `threads` is not an integer > 0, or the file takes inputs of any size.
         OSError: The file cannot be opened.
     """
     invoke = invoker(path, target, threads)
@@ -75,7 +74,7 @@ def invoker(path, target, threads=1, runtime=None):
     for tensor in session.inputs:
         if None in tensor.shape[1:]:
             raise ValueError(
-                "`path` must be a file converted of a model with a known input size, for the time depends on it. "
+                "`path` must be a file with a known input size, which determines the time. "
                 f"Received: {path} with input shape {(None, *tensor.shape[1:])}"
             )
         normal = np.random.default_rng(0).normal(size=(tensor.shape[0] or 1, *tensor.shape[1:]))

@@ -1,4 +1,4 @@
-"""TensorFlow Lite files as objects: count operations and bytes, store ternary kernels in int8."""
+"""Read and rewrite TensorFlow Lite files: count operations, store ternary kernels in int8."""
 
 import collections
 import copy
@@ -10,58 +10,58 @@ from keras_mpt.convert.kernels import ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.convert.tensors import Tensor
 
-# Operations with a kernel, and the axis of its output channels; it is their second input, but of GATHER the first.
+# Operations with a kernel, and the axis of its output channels. It is the second input; for GATHER, the first.
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
 _KERNEL_AXES |= {"CONV_3D_TRANSPOSE": 3, "BATCH_MATMUL": -1, "GATHER": 0}
 
 
 def sparse_size(kernel, itemsize):
-    """Return about how many bytes the values of a kernel that are not zero, their positions and the ends of rows take.
+    """Return the approximate size of a sparse kernel in bytes: non-zero values, their positions, and ends of rows.
 
     Args:
-        kernel: Array as in the file, whose last axis are the rows.
+        kernel: Array as in the file, with rows along the last axis.
         itemsize: Bytes of a value.
     """
     if kernel.ndim > 4:
-        return math.inf  # the runtimes' DENSIFY makes other values of it
+        return math.inf  # the DENSIFY of the runtimes gives other values
     kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
     return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
 def check_int8(file, kernels):
-    """Check that a file stores in int8 what the formats of its kernels say.
+    """Check that a file stores the kernels with an int8 format in int8.
 
     Args:
         file: A `File`.
         kernels: A `Kernel` for each MPT layer.
 
     Raises:
-        ConversionError: Fewer kernels are int8 than layers, or they are smaller. More are fine: a converter pads some,
-            and those of other layers may be ternary. Equal layers count once: a converter may merge them.
+        ConversionError: Fewer or smaller kernels are int8. (More are allowed: a converter pads some, and kernels of
+            other layers may be ternary. Equal kernels count once, because a converter may merge them.)
     """
     parts = {part.tobytes(): (part, kernel) for kernel in kernels if kernel.format.int8 for part in kernel.parts}
     sizes = sorted((part.size for part, _ in parts.values()), reverse=True)
     found = sorted(file.int8_kernels(), reverse=True)
     if len(found) < len(sizes) or any(there < size for there, size in zip(found, sizes, strict=False)):
         raise ConversionError(
-            f"The file stores {len(found)} kernels in int8, of {found} weights, not those of "
-            f"{list(dict.fromkeys(kernel.name for _, kernel in parts.values()))}, of {sizes}."
+            f"The file must store the kernels of {list(dict.fromkeys(kernel.name for _, kernel in parts.values()))} in "
+            f"int8, with {sizes} weights. Received: {len(found)} int8 kernels with {found} weights."
         )
 
 
 class File:
-    """A model file, for reading and rewriting."""
+    """A TensorFlow Lite file as an object."""
 
     def __init__(self, content):
         if bytes(content[4:8]) != b"TFL3":
-            raise ValueError("This is no TensorFlow Lite file: it does not have its identifier.")
+            raise ValueError("The file is not a TensorFlow Lite file: it lacks the identifier.")
         from tensorflow.lite.python import schema_py_generated as schema
 
         self._schema = schema
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-        self.graph = self.model.subgraphs[0]  # others are bodies of loops, as of recurrent layers
-        self._small = {}  # int8 tensors by the graph and the float32 constant that they were made of
+        self.graph = self.model.subgraphs[0]  # others are bodies of loops, such as those of recurrent layers
+        self._small = {}  # int8 tensors by graph and float32 constant
 
     def content(self):
         """Return the bytes of the file."""
@@ -75,7 +75,7 @@ class File:
         return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
     def operations(self):
-        """Return how often each kind of operation is in the file, as a dict by name."""
+        """Return the number of operations of each kind, a dict by name."""
         operators = [operator for graph in self.model.subgraphs for operator in graph.operators]
         return dict(sorted(collections.Counter(map(self.kind, operators)).items()))
 
@@ -88,20 +88,20 @@ class File:
         return self._tensors(self.graph.outputs, "outputs")
 
     def metadata(self, name):
-        """Return the bytes of an entry of the metadata, None if there is none of this name."""
+        """Return the bytes of an entry of the metadata; None if there is no such entry."""
         for entry in self.model.metadata or []:
             if entry.name == name.encode():
                 return bytes(self.model.buffers[entry.buffer].data)
         return None
 
     def annotate(self, name, data):
-        """Add an entry to the metadata, which runtimes pass over."""
+        """Add an entry to the metadata, which runtimes ignore."""
         entry = self._schema.MetadataT()
         entry.name, entry.buffer = name.encode(), self._buffer(np.frombuffer(data, np.uint8))
         self.model.metadata = [*(self.model.metadata or []), entry]
 
     def order(self, inputs, outputs):
-        """Bring inputs and outputs into the order of these names: a converter may have sorted them."""
+        """Reorder inputs and outputs by these names: converters may sort them."""
         for kind, names in (("inputs", inputs), ("outputs", outputs)):
             places = {named.name: index for index, named in self._tensor_names(kind).items()}
             setattr(self.graph, kind, np.array([places[name.encode()] for name in names], np.int32))
@@ -111,7 +111,7 @@ class File:
         types = {code: name.lower() for name, code in vars(self._schema.TensorType).items() if name[0] != "_"}
         for index in indices:
             tensor = self.graph.tensors[index]
-            signature = tensor.shapeSignature  # has -1 for any size, where the shape has 1
+            signature = tensor.shapeSignature  # has -1 for any size, the shape 1
             shape = tensor.shape if signature is None or not len(signature) else signature
             shape = () if shape is None else shape
             name = names[index].name if index in names else tensor.name
@@ -119,12 +119,12 @@ class File:
         return found
 
     def _tensor_names(self, kind):
-        """Return what has the names of inputs or outputs, by the indices of their tensors; {} in files without."""
+        """Return the named inputs or outputs by the indices of their tensors; {} for a file without names."""
         signatures = self.model.signatureDefs or []
         return {named.tensorIndex: named for signature in signatures for named in getattr(signature, kind)}
 
     def constant(self, index):
-        """Return a constant float32 tensor as an array, None if it is neither."""
+        """Return a constant float32 tensor as an array; None for any other tensor."""
         tensor = self.graph.tensors[index]
         data = self.model.buffers[tensor.buffer].data
         if tensor.type != self._schema.TensorType.FLOAT32 or data is None or not len(data):
@@ -132,9 +132,9 @@ class File:
         return np.frombuffer(bytes(data), "<f4").reshape(tensor.shape)
 
     def kernels(self):
-        """Yield `(operator, name of its kind, kernel, axis of the output channels)` of operators with float kernels.
+        """Yield `(operator, kind, kernel, axis of the output channels)` for each operator with a float kernel.
 
-        Meanwhile `graph` is the one that the operator is in.
+        Meanwhile, `graph` is the graph of the operator.
         """
         for operator, kind, index in self._operators():
             kernel = self.constant(index)
@@ -145,7 +145,7 @@ class File:
                 yield operator, kind, kernel, axis
 
     def _operators(self):
-        """Yield `(operator, name of its kind, index of the kernel)` of operators that could have kernels."""
+        """Yield `(operator, kind, index of the kernel)` for each operator that may have a kernel."""
         whole = self.graph
         try:
             for graph in self.model.subgraphs:
@@ -157,16 +157,16 @@ class File:
             self.graph = whole
 
     def integer_kernels(self, layers):
-        """Let the convolutions and dense layers that have given kernels and an input of booleans compute with int8.
+        """Use int8 kernels in the convolutions and dense layers that have given kernels and boolean inputs.
 
-        The runtime rounds their float inputs to 8 bits, which 0 and 1 survive.
+        The runtime rounds their float inputs to 8 bits, which keeps 0 and 1 exact.
 
         Args:
-            layers: int8 arrays of -1, 0 and 1 `(..., outputs)`, the kernels but for their scales. Others are left
-                alone, even if their inputs are booleans: their layers have another form.
+            layers: List of the kernels without scales: int8 arrays of -1, 0 and 1 `(..., outputs)`. Other kernels stay
+                as they are.
 
         Returns:
-            How many operators do so.
+            Number of changed operators.
         """
         done = 0
         for operator, kind, kernel, axis in self.kernels():
@@ -178,13 +178,13 @@ class File:
             small = self._int8_tensor(index, np.moveaxis(split[0], -1, axis), split[1], axis)
             operator.inputs = np.array([operator.inputs[0], small, *operator.inputs[2:]], np.int32)
             operator.opcodeIndex = self._opcode(kind, version={"CONV_2D": 5, "FULLY_CONNECTED": 12}[kind])
-            if not self._users(index):  # the converter makes one constant of equal kernels
+            if not self._users(index):  # the converter merges equal kernels
                 self._drop(index)
             done += 1
         return done
 
     def int8_kernels(self):
-        """Return how many weights each kernel has that is stored in int8, once for each operator that it is used by."""
+        """Return the sizes of the kernels in int8, one for each operator that uses one."""
         int8, found = self._schema.TensorType.INT8, []
         for _, _, index in self._operators():
             made = {operator.outputs[0] for operator in self.graph.operators if self.kind(operator) == "DEQUANTIZE"}
@@ -193,7 +193,7 @@ class File:
         return found
 
     def _is_boolean(self, index):
-        """Return whether a float tensor is a cast of booleans, perhaps padded with 0 or 1 or reshaped."""
+        """Return whether a float tensor is a cast of booleans, possibly padded with 0 or 1, or reshaped."""
         for operator in self.graph.operators:
             if index in operator.outputs:
                 kind = self.kind(operator)
@@ -205,14 +205,14 @@ class File:
         return False
 
     def kernels_to_int8(self, sparse=False, one_scale=False):
-        """Store each float kernel that is ternary in each output channel as int8 with a scale for each channel.
+        """Store each float kernel with ternary output channels as int8 with a scale for each channel.
 
-        A DEQUANTIZE operation makes the same float32 kernel of it, bit for bit: -1, 0 or 1 times a float.
+        A DEQUANTIZE operation gives the same float32 kernel, bit for bit: -1, 0 or 1 times a float.
 
         Args:
-            sparse: Whether to store only what is not zero, and where, if that is smaller; a DENSIFY operation then
-                comes before.
-            one_scale: Whether to store one scale only, and only kernels that have one.
+            sparse: Whether to store only non-zero weights and their positions if that is smaller, with a DENSIFY
+                operation.
+            one_scale: Whether to change only kernels with a single scale, and store that.
         """
         for operator, kind, kernel, axis in self.kernels():
             split = ternary(np.moveaxis(kernel, axis, -1))
@@ -231,7 +231,7 @@ class File:
                 self._insert(position, "DENSIFY", 1, self._sparse_tensor(small, signs), small)
 
     def byte_casts_to_dequantize(self):
-        """Let uint8 become floats by DEQUANTIZE with the scale 1; return how many operators do so."""
+        """Replace casts from uint8 to float by DEQUANTIZE with the scale 1; return the number of such casts."""
         done = 0
         for operator in self.graph.operators:
             tensor = self.graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
@@ -243,12 +243,12 @@ class File:
         return done
 
     def kernels_to_int2(self, layers):
-        """Store the float kernels of dense layers that are given in two bits, with a scale for each output.
+        """Store given float kernels of dense layers in two bits, with a scale for each output.
 
-        A DEQUANTIZE operation makes floats of it each time: the same ones.
+        A DEQUANTIZE operation gives the same floats, in each run.
 
         Args:
-            layers: As for `integer_kernels`.
+            layers: See `integer_kernels`.
         """
         for operator, kind, kernel, axis in self.kernels():
             split, index = ternary(np.moveaxis(kernel, axis, -1)), operator.inputs[1]
@@ -262,9 +262,9 @@ class File:
                 self._drop(index)
 
     def floats_to_sparse(self):
-        """Store of each float kernel what is not zero, and where, if that is smaller.
+        """Store only the non-zero weights of each float kernel, and their positions, if that is smaller.
 
-        A DENSIFY operation makes the same kernel of it.
+        A DENSIFY operation gives the same kernel.
         """
         for operator, kind, kernel, _ in self.kernels():
             if sparse_size(kernel, 4) < kernel.nbytes:
@@ -272,18 +272,18 @@ class File:
                 self._insert(self._users(index)[0], "DENSIFY", 1, self._sparse_tensor(index, kernel), index)
 
     def _users(self, index):
-        """Return the positions of the operators that take a tensor."""
+        """Return the positions of the operators with this input."""
         return [i for i, operator in enumerate(self.graph.operators) if index in operator.inputs]
 
     def _insert(self, position, name, version, source, result):
-        """Insert an operation of one input and one output."""
+        """Insert an operation with one input and one output."""
         operator = self._schema.OperatorT()
         operator.opcodeIndex = self._opcode(name, version)
         operator.inputs, operator.outputs = np.array([source], np.int32), np.array([result], np.int32)
         self.graph.operators.insert(position, operator)
 
     def _sparse_tensor(self, index, values):
-        """Return the index of a new tensor with those of a constant's values that are not zero, row by row."""
+        """Add a sparse tensor with the non-zero values of a constant, row by row; return its index."""
         schema, dense = self._schema, self.graph.tensors[index]
         rows = values.reshape(-1, values.shape[-1])
         dimensions = []
@@ -306,7 +306,7 @@ class File:
         return len(self.graph.tensors) - 1
 
     def _vector(self, values):
-        """Return a vector of the smallest type that holds the values, and the code of its type."""
+        """Return the code of the smallest type that holds the values, and a vector of that type."""
         dtype = next(d for d in (np.uint8, np.uint16, np.int32) if values.max(initial=0) <= np.iinfo(d).max)
         name = {np.uint8: "Uint8Vector", np.uint16: "Uint16Vector", np.int32: "Int32Vector"}[dtype]
         vector = getattr(self._schema, f"{name}T")()
@@ -314,7 +314,7 @@ class File:
         return getattr(self._schema.SparseIndexVector, name), vector
 
     def _int8_tensor(self, index, signs, scales, axis):
-        """Return the index of the int8 tensor that stands for a constant, the same one for all its operators."""
+        """Return the index of the int8 tensor that replaces a constant, for all of its operators."""
         if (key := (id(self.graph), index)) in self._small:
             return self._small[key]
         schema, tensor = self._schema, self.graph.tensors[index]
@@ -328,21 +328,21 @@ class File:
         return self._small[key]
 
     def _quantization(self, scales, axis):
-        """Return the scales of an axis, with the zero point 0, as a tensor has them."""
+        """Return the quantization parameters of a tensor: scales of an axis, with zero point 0."""
         quantization = self._schema.QuantizationParametersT()
         quantization.scale, quantization.quantizedDimension = scales.astype(np.float32), axis
         quantization.zeroPoint = np.zeros(scales.size, np.int64)
         return quantization
 
     def _buffer(self, values):
-        """Return the index of a new buffer with the bytes of an array."""
+        """Add a buffer with the bytes of an array; return its index."""
         buffer = self._schema.BufferT()
         buffer.data = np.frombuffer(values.tobytes(), np.uint8)
         self.model.buffers.append(buffer)
         return len(self.model.buffers) - 1
 
     def _drop(self, index):
-        """Take a constant's values out of the file, where no other tensor has them."""
+        """Remove the values of a constant from the file unless another tensor shares them."""
         tensor = self.graph.tensors[index]
         others = (other for graph in self.model.subgraphs for other in graph.tensors if other is not tensor)
         if not any(other.buffer == tensor.buffer for other in others):
@@ -358,7 +358,7 @@ def _kernel_of(operator, kind):
 
 
 def _rescaled(signs, others):
-    """Return whether a ternary kernel is another one whose output channels, the last axis, are scaled, by 0 as well."""
+    """Return whether two ternary kernels differ only by factors of output channels (the last axis), 0 included."""
     if signs.shape[-1] != others.shape[-1] or signs.size != others.size:
         return False
     a, b = (kernel.reshape(-1, kernel.shape[-1]) for kernel in (signs, others))
@@ -366,14 +366,14 @@ def _rescaled(signs, others):
 
 
 def packed_2bit(values):
-    """Return integers from -2 to 1 as bytes, four in one, the first in its lowest bits."""
+    """Pack integers from -2 to 1 into bytes, four in each, the first in the lowest bits."""
     flat = np.asarray(values).reshape(-1).astype(np.uint8) & 3
     flat = np.append(flat, np.zeros(-flat.size % 4, np.uint8)).reshape(-1, 4)
     return (flat << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1).astype(np.uint8)
 
 
 def opcode(model, schema, name, version):
-    """Return the index of a kind of operation in a file, of this version or a later one; appended if it is missing."""
+    """Return the index of an operation code of this version or a later one; append a missing one."""
     builtin = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin and code.version >= version:
@@ -385,7 +385,7 @@ def opcode(model, schema, name, version):
 
 
 def bytes_of(model):
-    """Return the bytes of a file, in which equal arrays are written once: most scales of channels are equal."""
+    """Return the bytes of a file. Equal arrays, such as scales of channels, are written once."""
     import flatbuffers
 
     class Builder(flatbuffers.Builder):

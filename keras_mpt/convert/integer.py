@@ -1,9 +1,9 @@
 """The integer form of layers from signs to signs: ternary kernels and a threshold for each channel, in numpy.
 
-A layer that takes signs computes sums of -1, 0 and 1, so integers. Bias, batch normalization, activation and the next
-sign make of each sum one of two values, and change from one to the other at most once: they are a comparison with an
-integer, `sign(f(alpha * (T * s))) = +1 where T * s >= t, else -1`, with the signs of a channel of T turned where f
-falls. No float is left, so no runtime can decide otherwise.
+A layer of signs computes sums of -1, 0 and 1, which are integers. Bias, batch normalization, activation and the next
+sign map each sum to one of two values, with at most one change between them. So they are a comparison with an integer:
+`sign(f(alpha * (T * s))) = +1 where T * s >= t, else -1`, with inverted signs in the channels of T where f falls.
+Without floats, all runtimes give the same signs.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ class IntegerLayer:
     """A convolution or dense layer of signs. Calling it gives signs if it has thresholds, else sums.
 
     Attributes:
-        name: Of the Keras layer.
-        kernel: int8 array of -1, 0 and 1: `(inputs, outputs)` of a dense layer, `(height, width, inputs, outputs)` of a
-            convolution, `(height, width, channels, multiplier)` if it is depthwise. One of one axis has width 1.
-        thresholds: int32 array of an entry for each output; None: its results are sums.
-        scales: float32 array of an entry for each output, for which one unit of the sums stands.
+        name: Name of the Keras layer.
+        kernel: int8 array of -1, 0 and 1: `(inputs, outputs)` for a dense layer, `(height, width, inputs, outputs)` for
+            a convolution, `(height, width, channels, multiplier)` for a depthwise one. For sequences, the width is 1.
+        thresholds: int32 array with an entry for each output; None: the results are sums.
+        scales: float32 array with the value of one unit of the sums for each output.
         strides, dilation: Two integers each.
-        widths: How many entries are added before and after, of height and width.
-        pad_value: What they are: -1, 0 or 1.
-        depthwise: Whether it is depthwise.
+        widths: Padding `(before, after)` of height and width.
+        pad_value: Value of the padding: -1, 0 or 1.
+        depthwise: Whether the convolution is depthwise.
         axes: 2, or 1 for a convolution of sequences.
     """
 
@@ -44,12 +44,12 @@ class IntegerLayer:
 
     @property
     def outputs(self):
-        """How many outputs it has."""
+        """Number of outputs."""
         return int(np.prod(self.kernel.shape[2:])) if self.depthwise else self.kernel.shape[-1]
 
     @property
     def padded(self):
-        """Whether it pads its inputs."""
+        """Whether the layer pads its inputs."""
         return bool(np.any(self.widths))
 
     @property
@@ -96,7 +96,7 @@ class IntegerLayer:
 
 @dataclasses.dataclass
 class MaxPool:
-    """Maxima of windows of signs; `same` pads with what is no maximum."""
+    """Maxima of windows of signs; `same` pads with -1."""
 
     size: tuple
     strides: tuple
@@ -120,9 +120,9 @@ def _same(size, window, stride):
 
 @dataclasses.dataclass
 class Flip:
-    """Signs turned in some channels: what turns maxima into minima, before and after."""
+    """Inverts the signs of some channels, before and after maxima, which become minima."""
 
-    turns: np.ndarray  # int8, -1 where a channel is turned
+    turns: np.ndarray  # int8, -1 for inverted channels
 
     def __call__(self, signs):
         return signs * self.turns
@@ -130,7 +130,7 @@ class Flip:
 
 @dataclasses.dataclass
 class Reshape:
-    """Signs in another shape, that of one sample."""
+    """Changes the shape of each sample."""
 
     shape: tuple
 
@@ -139,23 +139,23 @@ class Reshape:
 
 
 def thresholds(most, scales, functions):
-    """Return integers that decide as functions of integers do, such as of a layer's sums.
+    """Return thresholds for integers, such as the sums of a layer, that give the signs of a function of them.
 
-    What the functions give is computed for each sum that is possible, by the operations that the model computes with,
-    so a sum that is exactly on the threshold is decided as the model does it.
+    The functions are computed for every possible sum by the operations of the model, so that a sum exactly at the
+    threshold gets the same sign as in the model.
 
     Args:
-        most: Integer array: the largest magnitude of the sums of each output.
-        scales: float32 array: what one unit of the sums stands for.
-        functions: List of functions of a float32 array `(sums, outputs)`, applied one after the other to
-            `scales * sum`. The sign is taken of the last one's results.
+        most: Integer array with the largest magnitude of the sums of each output.
+        scales: float32 array with the value of one unit of the sums.
+        functions: List of functions of a float32 array `(sums, outputs)`, applied in order to `scales * sum`. The sign
+            of the last result is taken.
 
     Returns:
         `(turns, thresholds, directions)`: the sign is +1 where `turns * sum >= thresholds`, int8 and int32 arrays of
         the outputs; and for each function an int8 array, -1 where the sign falls as its *argument* rises, else 1.
 
     Raises:
-        ValueError: A function neither rises nor falls in a channel, or gives no number.
+        ValueError: A function is not monotonic in a channel, or returns NaN or infinity.
     """
     largest = int(most.max(initial=0))
     count, total = np.zeros(len(scales), np.int64), 2 * largest + 1  # of sums with +1, of all
@@ -169,10 +169,10 @@ def thresholds(most, scales, functions):
             stages.append(values)
             values = function(values)
         if not np.isfinite(values).all():
-            raise ValueError("what signs are taken of is no number")
+            raise ValueError("a value before a sign is not finite")
         stages.append(np.where(values >= 0, 1, -1).astype(np.float32))
         count += (stages[-1] > 0).sum(axis=0)
-        # the first row is compared with the last one of the rows before
+        # compare the first row with the last row of the previous block
         stages = stages if last is None else [np.concatenate(pair) for pair in zip(last, stages, strict=True)]
         for up, down, stage in zip(rising, falling, stages, strict=True):
             changes = np.diff(stage, axis=0)
@@ -180,11 +180,11 @@ def thresholds(most, scales, functions):
             down |= (changes < 0).any(axis=0)
         last = [stage[-1:] for stage in stages]
     if any((up & down).any() for up, down in zip(rising, falling, strict=True)):
-        raise ValueError("what signs are taken of does not only rise or only fall with the sums")
+        raise ValueError("the values before a sign are not monotonic in the sums")
     falls = falling[-1]
-    # rising: +1 from the first sum that is positive; falling: up to the last one, the negative of this threshold
+    # rising: +1 from the first positive value on; falling: up to the last one, the negative of this threshold
     found = largest - count + 1
-    # always or never: a threshold that the sums of this channel are always or never at
+    # always or never +1: a threshold that all or none of the sums of this channel reach
     found = np.where(count == total, -most, np.where(count == 0, most + 1, found))
     found = np.clip(found, -most, most + 1)
     directions = [np.where(falls != down, -1, 1).astype(np.int8) for down in falling[:-1]]

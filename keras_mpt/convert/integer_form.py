@@ -1,22 +1,23 @@
-"""Kernels as integers in files for TensorFlow Lite: which layers, and the file of them and of what is left."""
+"""Integer kernels in files for TensorFlow Lite: choose the layers, write them and the float rest to a file."""
 
 import dataclasses
+import math
 
 from keras_mpt.convert.integer_graph import Program, signed, why_not_integer
 from keras_mpt.convert.integer_tflite import IntegerWriter, coding_of, float_sums
 from keras_mpt.convert.kernels import Format
 
-_WORTH = 0.02  # of a network's weights: a layer with less saves too little in two bits for the time that it takes
+_WORTH = 0.02  # of a network's weights: with fewer, two bits save too little for the time that they take
 
 
 class Integer(Format):
-    """Ternary kernels of layers that take signs, from signs to signs or sums, without a float.
+    """Ternary kernels of layers of signs: from signs to signs or sums, without floats.
 
     Args:
-        two_bits: `"dense"` or `"all"`: which layers' kernels are stored in two bits, if they hold at least a fiftieth
-            of the weights. None: no layer's.
-        sums: What appends the layers whose sums are needed as numbers, see `IntegerWriter`.
-        sums_name: What the report calls their form.
+        two_bits: Layers to store in two bits if they have at least 2 % of the weights: `"dense"` (dense layers with
+            one row at a time) or `"all"`; None: no layers.
+        sums: Function that appends the layers whose sums are needed as numbers, see `IntegerWriter`.
+        sums_name: Name of their format in reports.
     """
 
     name = "integer"
@@ -35,7 +36,7 @@ class Integer(Format):
 
 
 class Stored(Integer):
-    """What became of a kernel of the format `Integer` in a file."""
+    """The final format of an `Integer` kernel in a file."""
 
     def __init__(self, form, name, bits):
         super().__init__(form.two_bits, form.sums, form.sums_name)
@@ -47,13 +48,13 @@ class Stored(Integer):
 
 @dataclasses.dataclass
 class Layout:
-    """Which form each call of a `Program` takes.
+    """The form of each call of a `Program`.
 
     Attributes:
         form: The `Integer`.
-        codings: By `Point`, how its signs are stored.
-        floats: List of the calls that are left to the float graph.
-        two_bits: List of the calls whose kernels are stored in two bits.
+        codings: Keys of the codings of signs, by `Point`.
+        floats: List of the calls in the float graph.
+        two_bits: List of the calls with kernels in two bits.
     """
 
     form: Integer
@@ -62,7 +63,7 @@ class Layout:
     two_bits: list
 
     def stored(self, call):
-        """Return what became of the kernel of a call that is not left to the float graph."""
+        """Return the final format of the kernel of a call that is not in the float graph."""
         two_bits = call in self.two_bits
         sums = "exact" if two_bits else self.form.sums_name
         kind = sums if call.layer.thresholds is None else "integer"
@@ -81,10 +82,10 @@ def lay_out(program, form):
         for call in program.calls:
             call.why = "the batch or input size is not known"
     floats = [c for c in program.calls if None in sizes or not _is_operation(c, codings[c.point], form.sums)]
-    shared = {id(call.kernel) for call in floats}  # a kernel has one form
+    shared = {id(call.kernel) for call in floats}  # a kernel has one format
     floats = [call for call in program.calls if id(call.kernel) in shared]
     for point in program.points:
-        if point.call in floats:  # what it becomes is float then
+        if point.call in floats:  # its outputs are floats then
             point.call, point.steps = None, []
     least = _WORTH * sum(call.kernel.array.size for call in program.calls)
     small = [call for call in program.calls if call not in floats and _fits_two_bits(call, form.two_bits, least)]
@@ -92,9 +93,9 @@ def lay_out(program, form):
 
 
 def _is_operation(call, coding, sums):
-    """Return whether a call's layer becomes one operation of integers.
+    """Return whether the layer of a call becomes one integer operation.
 
-    Of what gives sums, the float inputs are rounded to 8 bits: 0 and one other value survive that, not three.
+    For sums, float inputs are rounded to 8 bits, which keeps 0 and one other value exact, but not three values.
     """
     if call.layer.thresholds is not None or sums is not float_sums:
         return True
@@ -103,16 +104,18 @@ def _is_operation(call, coding, sums):
 
 def _fits_two_bits(call, which, least):
     inputs, outputs = call.layer.rows.shape
-    chosen = which == "all" or which == "dense" and call.layer.kernel.ndim == 2
+    # multiplying by two bits is slower, reading them is faster: the latter counts where each weight is used once
+    once = call.layer.kernel.ndim == 2 and math.prod(call.point.x.shape[:-1]) == 1
+    chosen = which == "all" or which == "dense" and once
     return chosen and not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
 
 
 def compile_integers(target, graph):
-    """Return the bytes of a file of a graph in which kernels have the format `Integer`.
+    """Return the bytes of a file of a graph in which kernels have the format `Integer`, and its `Program`.
 
     Args:
-        target: The target, whose `compile` is called for what is left.
-        graph: The `Graph`. If it is a whole one, so has cuts, its kernels' formats become what they are stored as.
+        target: The target, whose `compile` is called for the float rest.
+        graph: The `Graph`. If it is a whole one, with cuts, its kernels get their final formats.
     """
     kernels = [kernel for kernel in graph.kernels if isinstance(kernel.format, Integer)]
     before = [(kernel.format, kernel.why) for kernel in kernels]
@@ -120,7 +123,7 @@ def compile_integers(target, graph):
     if not graph.cuts:
         for kernel, (form, why) in zip(kernels, before, strict=True):
             kernel.format, kernel.why = form, why
-    return writer.file.content()
+    return writer.file.content(), writer.program
 
 
 def integer_writer(target, graph):

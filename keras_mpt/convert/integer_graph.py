@@ -1,6 +1,7 @@
-"""The pieces of a graph from signs to signs, found and taken out of it."""
+"""Find the pieces of a graph from signs to signs, and take them out."""
 
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -22,10 +23,10 @@ _GLOBAL_POOLS = (keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2
 
 
 class Signed(keras.layers.Layer):
-    """An MPT layer on signs, in a graph in which it has an integer form: one operation to be found again.
+    """Placeholder in a graph for an MPT layer with an integer form, applied to signs.
 
     Args:
-        kernel: Its `Kernel`.
+        kernel: The `Kernel` of the layer.
     """
 
     def __init__(self, kernel, **kwargs):
@@ -36,27 +37,29 @@ class Signed(keras.layers.Layer):
         return keras.KerasTensor(self.kernel.layer.compute_output_shape(signs.shape), "float32")
 
     def call(self, signs):
-        raise NotImplementedError("The integer form is taken out of the graph before it is called.")
+        raise NotImplementedError("The integer form is removed from the graph before it is called.")
 
 
 def signed(kernel, x):
-    """Return the outputs of a kernel's layer on `x`, in a graph that a `Program` is made of."""
+    """Return the outputs of a kernel's layer on `x` as placeholders in a graph for `Program`."""
     return Signed(kernel)(Quantize(kernel.layer.input_quantizer)(x))
 
 
 @dataclasses.dataclass(eq=False)
 class Point:
-    """A tensor that signs are taken of.
+    """A tensor whose signs are taken.
 
     Attributes:
         x: The symbolic tensor.
-        signs: The symbolic tensor that stands for its signs.
-        call: The `Call` that it follows from in integers; None: it is float.
-        steps: What leads there from the call's signs: `MaxPool`, `Flip`, `Reshape`.
+        signs: Symbolic placeholder for its signs.
+        cut: Index of the graph's cut where they are taken; None if the graph has no cuts.
+        call: The `Call` from which integers lead to it; None: it is float.
+        steps: Operations after the signs of the call: `MaxPool`, `Flip`, `Reshape`.
     """
 
     x: keras.KerasTensor
     signs: keras.KerasTensor
+    cut: "int | None" = None
     call: "Call | None" = None
     steps: list = dataclasses.field(default_factory=list)
 
@@ -66,11 +69,11 @@ class Call:
     """A call of an MPT layer that takes signs.
 
     Attributes:
-        kernel: The layer's `Kernel`.
-        point: What it takes signs of.
-        sums: The symbolic tensor that stands for its scaled sums, before bias and activation.
+        kernel: The `Kernel` of the layer.
+        point: The `Point` whose signs it takes.
+        sums: Symbolic placeholder for its scaled sums, before bias and activation.
         layer: Its `IntegerLayer`, with thresholds if its outputs become signs in integers.
-        why: Why they do not; empty if they do.
+        why: The reason if they do not, else empty.
     """
 
     kernel: object
@@ -81,10 +84,10 @@ class Call:
 
 
 class Program:
-    """A graph taken apart: points, where signs are taken, and calls of layers from signs.
+    """The points of a graph, where signs are taken, and the calls of layers on signs.
 
     Args:
-        graph: A `Graph` in which integer layers are called by `signed`.
+        graph: A `Graph` in which `signed` calls integer layers.
 
     Attributes:
         points: List of `Point`.
@@ -99,15 +102,15 @@ class Program:
         self._connect()
 
     def float_graph(self, floats):
-        """Return what is left of the graph, as a functional model.
+        """Return the float rest of the graph as a functional model.
 
         Args:
-            floats: The calls that are left to it. Their kernels' formats say how.
+            floats: List of the calls in this rest, computed in the formats of their kernels.
 
         Returns:
-            `(graph, inputs, outputs)`: a `Graph`; for each of its inputs the index of the whole graph's, a `Point` for
-            its signs as -1 and +1, or a `Call` for its scaled sums; for each of its outputs a number or a `Point`: what
-            signs are taken of. What needs no operation is not there: see `passed`.
+            `(graph, inputs, outputs)`: a `Graph`; for each input, the index of an input of the whole graph, a `Point`
+            for its signs as -1 and +1, or a `Call` for its scaled sums; for each output, the index of an output, or a
+            `Point` whose signs are taken. Tensors without an operation are left out: see `passed`.
         """
         xs, integer_users = {}, {call.point for call in self.calls if call not in floats}
         self.coded = [point for point in self.points if point.call is not None or point in integer_users]
@@ -134,7 +137,7 @@ class Program:
         inputs = {entry: x for entry, x in stand_ins.items() if id(x) in used}
         if not ends:
             return None, [], []
-        set_names_apart(list(ends.values()))  # an addition of a bias may be called as a layer is
+        set_names_apart(list(ends.values()))  # the addition of a bias may have the name of a layer
         graph = dataclasses.replace(
             self.graph,
             model=keras.Model(list(inputs.values()), list(ends.values()), name=self.graph.model.name),
@@ -146,25 +149,35 @@ class Program:
         return graph, list(inputs), list(ends)
 
     def _taken(self, floats):
-        """Return the kernels that are not left to the float graph."""
+        """Return the kernels that are not in the float graph."""
         return [call.kernel for call in self.calls if call not in floats]
 
     def signs(self, float_signs):
-        """Return the signs of all points, int8 arrays by `Point`, from those of the points that are float."""
+        """Return the signs of all points, int8 arrays by `Point`, from those of the float points."""
         found = dict(float_signs)
         for point in self.points:
             if point.call is not None:
-                signs = point.call.layer(found[point.call.point])
-                for step in point.steps:
-                    signs = step(signs)
-                found[point] = signs
+                found[point] = _decide(point, found[point.call.point])
         return found
+
+    def decided(self, signs):
+        """Return the signs at cuts that are decided in integers, each from those before it.
+
+        Args:
+            signs: List of an int8 array for each cut of the graph.
+
+        Returns:
+            A dict of int8 arrays by the index of the cut.
+        """
+        points = [point for point in self.points if point.call is not None]
+        return {point.cut: _decide(point, signs[point.call.point.cut]) for point in points}
 
     def _taken_apart(self, path, operation, args, kwargs):
         if isinstance(operation, Quantize) and operation.takes_signs:
             (x,) = args
             known = {id(point.x): point for point in self._points.values()}
-            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape))
+            cut = next((i for i, cut in enumerate(self.graph.cuts) if cut.after is operation.input), None)
+            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape), cut)
             self._points[id(operation)] = point
             return point.signs
         if not isinstance(operation, Signed):
@@ -176,7 +189,7 @@ class Program:
         return sums
 
     def _connect(self):
-        """Find the points that follow from calls in integers; say of the other calls why their sums stay numbers."""
+        """Find the points that integers lead to from calls; for other calls, set the reason why sums stay numbers."""
         ends = {id(call.sums): call for call in self.calls}
         chains = {id(point): chain for point in self.points if (chain := _chain(point.x, ends)) is not None}
         while True:
@@ -204,7 +217,7 @@ class Program:
                 call.why = call.why or "its results are needed as numbers, not only as signs"
 
     def _turn(self, point, turned, turns):
-        """Turn the kernel of a point's call in some channels, or what it gives if other calls of it turn others."""
+        """Invert some channels of the kernel of a point's call, or of its signs if its other calls invert others."""
         call, kernels = point.call, [call.kernel for call in self.calls]
         layer, all_turned = call.layer, [turned for other, turned in turns.items() if other.call.kernel is call.kernel]
         if len(all_turned) == kernels.count(call.kernel) and all(np.array_equal(turned, t) for t in all_turned):
@@ -216,13 +229,22 @@ class Program:
             point.steps = [integer.Flip(turned), *point.steps]
 
 
+def _decide(point, signs):
+    """Return the signs of a point that follows from a call, from the signs that the call takes."""
+    signs = point.call.layer(signs)
+    for step in point.steps:
+        signs = step(signs)
+    return signs
+
+
 def _names(entries, own):
-    """Return names of inputs or outputs: the graph's own ones, and others."""
-    return [own[entry] if isinstance(entry, int) else f"keras_mpt_{i}" for i, entry in enumerate(entries)]
+    """Return names of inputs or outputs: those of the graph, and new ones."""
+    others = (name for i in itertools.count() if (name := f"keras_mpt_{i}") not in own)
+    return [own[entry] if isinstance(entry, int) else next(others) for entry in entries]
 
 
 def why_not_integer(kernel):
-    """Return why a layer has no integer form, None if it has."""
+    """Return why a layer has no integer form; None if it has one."""
     layer = kernel.layer
     if not isinstance(layer, (MPTDense, MPTConv1D, MPTConv2D, MPTDepthwiseConv2D)):
         return f"{type(layer).__name__} has no integer form"
@@ -243,7 +265,7 @@ def why_not_integer(kernel):
 
 
 def _split(kernel):
-    """Return a kernel as signs and scales of its outputs; those of a depthwise one are its two last axes."""
+    """Return the signs of a kernel and the scales of its outputs (the two last axes of a depthwise kernel)."""
     if not isinstance(kernel.layer, MPTDepthwiseConv2D):
         return kernel.split
     return ternary(kernel.array.reshape(*kernel.array.shape[:-2], -1))
@@ -253,7 +275,7 @@ def integer_layer(kernel, shape):
     """Return the `IntegerLayer` of a kernel, without thresholds, for inputs of a shape.
 
     Raises:
-        ValueError: A size is not known that the padding depends on.
+        ValueError: The padding depends on an unknown size.
     """
     layer, (signs, scales) = kernel.layer, _split(kernel)
     signs = signs.reshape(kernel.array.shape)
@@ -279,7 +301,7 @@ def _pair(value, axes):
 
 
 def _sources(ends):
-    """Return the ids of all symbolic tensors that others are made of, and of these."""
+    """Return the ids of symbolic tensors and of all tensors before them."""
     waiting, found = list(ends), set()
     while waiting:
         x = waiting.pop()
@@ -290,9 +312,9 @@ def _sources(ends):
 
 
 def _chain(x, ends):
-    """Return `(call, operations)` if a tensor is a function of a call's sums, each on its own, else None.
+    """Return `(call, operations)` if a tensor is an elementwise function of the sums of a call, else None.
 
-    The operations are `(operation, shape of its input, shape of its output)`.
+    `operations` is a list of `(operation, input shape, output shape)`.
     """
     operations = []
     while id(x) not in ends:
@@ -305,23 +327,23 @@ def _chain(x, ends):
     for operation, _, _ in operations:
         reshaped = reshaped or isinstance(operation, _RESHAPES)
         if reshaped and not isinstance(operation, (*_RESHAPES, *_IDLE)):
-            return None  # the last axis is not the layer's outputs any more
+            return None  # the last axis no longer holds the outputs of the layer
     return ends[id(x)], operations
 
 
 def _keeps_apart(operation, shape):
-    """Return whether an operation computes with each value or channel alone, takes maxima, or only reshapes."""
+    """Return whether an operation computes each value or channel separately, takes maxima, or reshapes."""
     if isinstance(operation, keras.layers.BatchNormalization):
         return operation.axis in (-1, len(shape) - 1)
     if isinstance(operation, keras.layers.Activation):
         return getattr(operation.activation, "__name__", "") in _ELEMENTWISE
-    if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
+    if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS, keras.layers.Flatten)):  # which transposes what is otherwise
         return operation.data_format == "channels_last"
     return isinstance(operation, (keras.layers.ReLU, keras.layers.LeakyReLU, *_IDLE, *_RESHAPES))
 
 
 def _decided(call, operations):
-    """Return a call's `IntegerLayer` with thresholds, the steps behind it, and in which channels it is to be turned."""
+    """Return the `IntegerLayer` of a call with thresholds, the steps after it, and the channels to invert."""
     layer, functions, steps, pooled = call.layer, [_finish(call.kernel.layer)], [], []
     for operation, before, after in operations:
         if isinstance(operation, (*_POOLS, *_GLOBAL_POOLS)):
@@ -334,10 +356,10 @@ def _decided(call, operations):
         elif not isinstance(operation, _IDLE):
             functions.append(_function(operation, len(before)))
     turns, thresholds, directions = integer.thresholds((layer.rows != 0).sum(axis=0), layer.scales, functions)
-    directions.append(np.ones_like(turns))  # behind all functions
+    directions.append(np.ones_like(turns))  # after all functions
     flips = {directions[index].tobytes() for index in pooled}
     if len(flips) > 1:
-        raise ValueError("it is pooled before and after batch normalization that turns channels")
+        raise ValueError("it is pooled before and after batch normalization that inverts channels")
     if pooled and (directions[pooled[0]] < 0).any():
         flip = directions[pooled[0]]
         turns, thresholds = turns * flip, np.where(flip < 0, 1 - thresholds, thresholds).astype(np.int32)
@@ -347,10 +369,10 @@ def _decided(call, operations):
 
 
 def _finish(layer):
-    """Return the function of an MPT layer's sums that its bias and activation are."""
+    """Return bias and activation of an MPT layer as a function of its sums."""
     if layer.activation is not keras.activations.linear:
         if getattr(layer.activation, "__name__", "") not in _ELEMENTWISE:
-            raise ValueError("its activation is not one of a value alone")
+            raise ValueError("its activation is not elementwise")
 
     def finish(values):
         bias = 0 if layer.bias is None else to_numpy(layer.bias, "float32")

@@ -1,10 +1,10 @@
 """The integer form as operations of TensorFlow Lite: one for each layer with its normalization and the next sign.
 
-Signs are stored as two int8 values whose zero point is what the layers behind pad with: a convolution's own padding is
-that of its kernel's. Where it is 0, they are -2 and +2, and the clamp to [-1, 1] that is fused into an operation makes
-signs of its sums; where it is +1 (or -1), -128 and 127, and their own limits do so. Kernels are -1, 0 and 1 in any
-case, so they fit into two bits. The bias moves the threshold between two sums; scales are chosen so that the smallest
-distance to it is as large as that between the signs: rounding decides nothing.
+Signs are stored as two int8 values. Their zero point is the value with which the next layers pad, so that convolutions
+can pad by themselves. For a padding of 0, they are -2 and +2, and the clamp to [-1, 1] fused into an operation turns
+sums into signs. For +1 or -1, they are -128 and 127, and the limits of int8 do so. Kernels are -1, 0 and 1, which fit
+into two bits. The bias moves the threshold between two sums. The smallest distance of a scaled sum to it is as large as
+that between the signs, so that rounding has no effect.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from keras_mpt.convert import integer
 from keras_mpt.convert.integer_graph import Call
 from keras_mpt.convert.integer_writer import Writer
 
-_LARGE = 2.0**100  # what floats are multiplied by to become signs: less than its inverse counts as zero
+_LARGE = 2.0**100  # factor from floats to signs: magnitudes below its inverse count as zero
 _NONE, _CLAMP = 0, 2  # fused activations: none, RELU_N1_TO_1
 _SAME, _VALID = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """How signs are stored in int8."""
+    """A way to store signs in int8."""
 
-    zero: int  # what is 0 to an operation, and what it pads with
+    zero: int  # zero point, and value of the padding
     minus: int
     plus: int
     scale: float
@@ -45,7 +45,7 @@ CODINGS = {
 
 
 def decoded(codes):
-    """Return the signs that int8 values stand for."""
+    """Return the signs of int8 codes."""
     return np.where(codes > 0, 1, -1).astype(np.int8)
 
 
@@ -57,8 +57,8 @@ def coding_of(pads):
 def requantized(layer, source, result):
     """Return `(scales of the kernel, bias)` with which an operation gives the coded signs of a layer.
 
-    With u the input less its zero point, `T * u = step / 2 * (T * s + zero * sum(T))`, `zero` being the negative of
-    what is padded with.
+    With u the input less its zero point, `T * u = step / 2 * (T * s + zero * sum(T))`, where `zero` is the negative
+    padding value.
 
     Args:
         layer: An `IntegerLayer` with thresholds.
@@ -68,7 +68,7 @@ def requantized(layer, source, result):
     total = layer.rows.sum(axis=0, dtype=np.int64)
     threshold = layer.thresholds.astype(np.int64)
     if source == 0:
-        first, gap = 2 * threshold, 2  # the least result that is +1, and what is between two results
+        first, gap = 2 * threshold, 2  # the least result for +1, and the distance between results
     else:
         first, gap = 255 * -((source * total - threshold) // 2), 255  # rounded up
     if result == 0:
@@ -79,14 +79,14 @@ def requantized(layer, source, result):
 
 
 class IntegerWriter:
-    """Appends the integer form of a `Program` to the file of what is left of its graph.
+    """Appends the integer form of a `Program` to the file of its float graph.
 
     Args:
         program: A `Program`.
         content: Bytes of the file of its `float_graph`; None if that is None.
         layout: Its `Layout`.
-        sums: Function `(writer, call, tensor of coded signs, key of the coding, index of the result)` that appends what
-            gives a call's scaled sums as float32.
+        sums: Function `(writer, call, tensor of coded signs, key of the coding, index of the result)` that appends the
+            operations for the scaled sums of a call as float32.
     """
 
     def __init__(self, program, content, layout, sums):
@@ -94,10 +94,10 @@ class IntegerWriter:
         self._sums, self._coded, self._counter = sums, {}, itertools.count()
 
     def finish(self, inputs, outputs):
-        """Append everything.
+        """Append all operations.
 
         Args:
-            inputs, outputs: As `float_graph` returned them.
+            inputs, outputs: From `float_graph`.
         """
         graph, file, passed = self.program.graph, self.file, self.program.passed
         given = dict(zip(inputs, map(int, file.graph.inputs), strict=True))
@@ -127,7 +127,7 @@ class IntegerWriter:
     def sign_outputs(self):
         """Make the coded signs of the program's points, in the order of `program.coded`, the outputs of the file.
 
-        See `decoded`. It is for looking inside: no tensor that is no output can be read once a file has run.
+        It is for inspection, because only outputs can be read after a run. See `decoded`.
         """
         tensors = [self._coded[point] for point in self.program.coded]
         inputs = {
@@ -136,7 +136,7 @@ class IntegerWriter:
         self.file.connect(inputs, {f"signs_{i}": tensor for i, tensor in enumerate(tensors)})
 
     def _floats_of(self, entry, result):
-        """Append what makes floats of a point's signs or of a call's sums; return `result`."""
+        """Append the conversion of a point's signs or a call's sums to floats; return `result`."""
         point = entry.point if isinstance(entry, Call) else entry
         x, key = self._coded[point], self.layout.codings[point]
         if isinstance(entry, Call):
@@ -193,11 +193,11 @@ class IntegerWriter:
         return self.file.operation("RESHAPE", [x, size], self.signs(shape, key, "reshape"), newShape=list(shape))
 
     def layer(self, layer, x, shape, source, result, two_bits=False):
-        """Append a layer of coded signs that gives coded signs; return its tensor and shape."""
+        """Append a layer from coded signs to coded signs; return the tensor and its shape."""
         scale, bias = requantized(layer, source, result)
         x, shape, padding = self.padded(layer, x, shape, source, lay_out=not two_bits)
         after, outputs = self.output_shape(layer, shape, padding), layer.outputs
-        # a scale for each channel takes 12 bytes and says nothing here, but 2-bit kernels need it
+        # one scale is enough and saves 12 bytes for each channel, but 2-bit kernels need all of them
         scales = np.full(outputs if two_bits else 1, scale, np.float32)
         bias = self.file.tensor(
             f"{layer.name}/bias", [outputs], "int32", bias, scale=np.float32(CODINGS[source].scale) * scales
@@ -210,10 +210,10 @@ class IntegerWriter:
         return y, after
 
     def padded(self, layer, x, shape, source, lay_out=True):
-        """Return a layer's input, its shape with two axes, and the padding that is left to the operation.
+        """Return the input of a layer, its shape with two axes, and the padding of the operation.
 
         Args:
-            lay_out: Whether an operation can pad as it does by itself.
+            lay_out: Whether the operation may pad.
         """
         if layer.kernel.ndim == 2:
             return x, shape, _VALID
@@ -247,7 +247,7 @@ class IntegerWriter:
         return (shape[0], *sizes, layer.outputs)
 
     def apply(self, layer, x, shape, padding, bias, y, scales, activation, two_bits, like, dtype="int8", version=None):
-        """Append a layer's operation; its kernel is stored in int8 or two bits.
+        """Append the operation of a layer, with its kernel in int8 or two bits.
 
         Args:
             like: Key of the coding of `x`.
@@ -279,7 +279,7 @@ class IntegerWriter:
         )
 
     def _columns(self, layer, x, shape, after, key):
-        """Append what lays the inputs of each output side by side."""
+        """Append operations that arrange the inputs of each output side by side."""
         height, width, channels, _ = layer.kernel.shape
         parts, ones = [], all(stride == 1 for stride in layer.strides)
         if (height, width) == (1, 1) and ones:
@@ -312,7 +312,7 @@ class IntegerWriter:
         return self.file.tensor(f"{name}_{next(self._counter)}", value.shape, "float32", value)
 
     def _floats_to_signs(self, x, shape, key):
-        """Append what codes the signs of floats, +1 of 0."""
+        """Append the coding of the signs of floats, +1 for 0."""
         large, clamped = self.number("large", _LARGE), self.floats("clamped", shape)
         if key == 1:  # 0 becomes the zero point, which is +1
             x = self.file.operation("MUL", [x, large], clamped, 1, fusedActivationFunction=_CLAMP)
@@ -322,7 +322,7 @@ class IntegerWriter:
         return self.file.operation("QUANTIZE", [x], self.signs(shape, key, "signs"))
 
     def signs_to_floats(self, x, key, result):
-        """Append what makes -1 and +1 as float32 of coded signs."""
+        """Append the conversion of coded signs to -1 and +1 as float32."""
         if key == 0:
             self.file.operation("DEQUANTIZE", [x], result)
             return
@@ -333,7 +333,7 @@ class IntegerWriter:
 
 
 def same_widths(layer, shape):
-    """Return what padding "SAME" adds to an input `(batch, height, width, channels)` before and after."""
+    """Return the widths of the padding "SAME" for an input `(batch, height, width, channels)`."""
     widths = []
     for size, kernel, stride, rate in zip(
         shape[1:3], layer.kernel.shape[:2], layer.strides, layer.dilation, strict=True
@@ -344,11 +344,11 @@ def same_widths(layer, shape):
 
 
 def float_sums(writer, call, x, key, result):
-    """Append what computes a call's scaled sums with integers, exactly: its float inputs are rounded to 8 bits, which 0
-    and one other value survive.
+    """Append the operations for a call's scaled sums: integers, exactly.
 
-    `scale * T * s = 2 * scale * T * v + key * scale * sum(T)`, v being 0 or -1 where signs are padded with +1, else 0
-    or 1.
+    The float inputs are rounded to 8 bits, which keeps 0 and one other value exact:
+    `scale * T * s = 2 * scale * T * v + key * scale * sum(T)`, where v is 0 or -1 if signs are padded with +1,
+    else 0 or 1.
     """
     layer, file = call.layer, writer.file
     two_bits = call in writer.layout.two_bits

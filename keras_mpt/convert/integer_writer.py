@@ -1,4 +1,4 @@
-"""Tensors and operations appended to a TensorFlow Lite file, without a converter."""
+"""Append tensors and operations to a TensorFlow Lite file, without a converter."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Writer:
     """A file of one subgraph, to which tensors and operations are appended.
 
     Args:
-        content: Bytes of a file to begin with; default: an empty one.
+        content: Bytes of the initial file; default: an empty one.
     """
 
     def __init__(self, content=None):
@@ -49,10 +49,10 @@ class Writer:
         """Append a tensor; return its index.
 
         Args:
-            name, shape: Of the tensor.
+            name, shape: Name and shape.
             dtype: `"int8"`, `"float32"`, ..., or `"int2"`.
-            data: Array of its values if it is a constant. Of equal ones that are not quantized there is one tensor.
-            scale: Number, or an array of one for each entry of `axis`; None: not quantized.
+            data: Array of values for a constant. Equal constants that are not quantized share a tensor.
+            scale: Number, or an array with one for each entry of `axis`; None: not quantized.
             zero_point: Number.
             axis: See `scale`.
         """
@@ -83,7 +83,7 @@ class Writer:
         return index
 
     def operation(self, kind, inputs, output, version=None, **options):
-        """Append an operation of one output, with options as the schema names them; return the output."""
+        """Append an operation with one output and the options of the schema; return the output."""
         name, usual = _OPERATIONS[kind]
         table = getattr(self.schema, f"{name}T")()
         for key, value in options.items():
@@ -98,7 +98,7 @@ class Writer:
         return output
 
     def connect(self, inputs, outputs):
-        """Make tensors the file's inputs and outputs, given as dicts from names to indices."""
+        """Set the inputs and outputs of the file, dicts from names to indices of tensors."""
         signature = self.schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
         signature.inputs, signature.outputs = [], []
@@ -112,7 +112,7 @@ class Writer:
         self.graph.outputs = np.array(list(outputs.values()), np.int32)
 
     def content(self):
-        """Return the bytes of the file, its operations in an order in which they can run."""
+        """Return the bytes of the file, with the operations in an order in which they can run."""
         self._sort()
         return bytes_of(self.model)
 
@@ -122,7 +122,7 @@ class Writer:
         while waiting:
             ready = [op for op in waiting if all(i not in made or i in there for i in op.inputs)]
             if not ready:
-                raise ValueError("The operations of the file wait for one another.")
+                raise ValueError("The operations of the file form a cycle.")
             ordered += ready
             there.update(output for op in ready for output in op.outputs)
             waiting = [op for op in waiting if not any(op is other for other in ready)]

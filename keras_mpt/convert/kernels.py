@@ -1,4 +1,4 @@
-"""Kernels of MPT layers as files keep them, and the calls of these layers in plain Keras operations."""
+"""Kernels of MPT layers, formats of kernels in files, and calls of MPT layers as plain Keras operations."""
 
 import functools
 
@@ -17,7 +17,7 @@ NOT_TERNARY = "kept weights differ in magnitude"
 _IDLE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 _IDLE += (keras.layers.GaussianNoise, keras.layers.Identity, keras.layers.ActivityRegularization)  # in inference
 
-sign = ApproxSign().forward  # -1 or +1, in the form that larq-compute-engine's converter knows
+sign = ApproxSign().forward  # in the form that larq-compute-engine's converter recognizes
 
 
 class Kernel:
@@ -26,12 +26,12 @@ class Kernel:
     Attributes:
         layer: The layer.
         subnet: Its `Subnet`.
-        path: The path of the layer in the model, or of the one around it.
-        array: What it convolves or multiplies with, a float32 array, whatever its dtype policy.
-        split: `(signs, scales)` if the array is ternary, see `ternary`; else None.
-        calls: How often the layer is called, on different tensors.
-        format: The `Format` that a target has chosen.
-        why: Why not a smaller or faster one; "" if there is no reason.
+        path: Path of the layer, or of the wrapper around it, in the model.
+        array: The effective kernel as a float32 array, under any dtype policy.
+        split: `(signs, scales)` of a ternary kernel, see `ternary`; None for others.
+        calls: Number of calls of the layer on different tensors.
+        format: The `Format` chosen by a target.
+        why: Reason against a smaller or faster format; "" if there is none.
     """
 
     def __init__(self, subnet, path):
@@ -40,7 +40,7 @@ class Kernel:
 
     @property
     def name(self):
-        """The name of the layer, or the path of the one around it."""
+        """Name of the layer, or path of the wrapper around it."""
         return self.layer.name if self.path.endswith(self.layer.name) else self.path
 
     @functools.cached_property
@@ -49,7 +49,7 @@ class Kernel:
 
     @property
     def parts(self):
-        """The arrays that Keras' layer makes of it before it multiplies: gates may have their own."""
+        """The arrays into which the Keras layer splits the kernel before it multiplies: gates may have their own."""
         cell, gates = self.layer, {MPTLSTMCell: 4, MPTGRUCell: 3}.get(type(self.layer), 1)
         if gates > 1 and cell.implementation == 1:
             return np.split(self.array, gates, axis=1)
@@ -68,41 +68,43 @@ class Kernel:
 
 
 class Format:
-    """How a file stores a kernel and computes with it; a subclass for each way.
+    """Base class of the ways to store a kernel in a file and to compute with it: as float32.
 
     Attributes:
-        name: As the report shows it.
-        int8: Whether the file has the weights as int8.
+        name: Name in reports.
+        int8: Whether the weights are int8 in the file.
         binary: Whether the multiply-accumulates are between bits.
+        lossy: Whether outputs may differ from those of the model.
     """
 
     name = "float32"
     int8 = False
     binary = False
+    lossy = False
 
     def unfit(self, kernel):
-        """Return why a `Kernel` cannot have this format ("" without a reason worth telling), None if it can."""
+        """Return the reason why a `Kernel` cannot have this format, "" to give none; None if it can."""
         return None
 
     def call(self, kernel, x):
-        """Return the outputs of the kernel's layer on `x`, in plain Keras operations.
+        """Return the outputs of the layer on `x`, computed by plain Keras operations.
 
         Args:
             kernel: A `Kernel`.
-            x: What the layer is called on, a symbolic float32 tensor, not quantized yet.
+            x: Input of the layer, a symbolic float32 tensor, not quantized.
         """
         return call_plain(kernel, x)
 
     def size(self, kernel):
-        """Return how many bytes a kernel takes in the file."""
+        """Return the size of a kernel in the file, in bytes."""
         return 4 * kernel.array.size
 
     def store(self, file, kernels):
-        """Bring the kernels of this format into their form in a file, after an engine's converter has written it."""
+        """Rewrite the kernels of this format in a file from an engine's converter."""
 
 
 class Quantize(keras.layers.Layer):
-    """An activation quantizer in a graph of plain layers: one operation to be found again."""
+    """An activation quantizer in a graph of plain layers, as a single operation."""
 
     def __init__(self, quantizer, **kwargs):
         super().__init__(dtype="float32", **kwargs)
@@ -114,24 +116,24 @@ class Quantize(keras.layers.Layer):
 
 
 def prepared(kernel, x):
-    """Return what the plain layer in the place of an MPT layer is called on: quantized and padded."""
+    """Return the input of the plain layer that replaces an MPT layer: quantized and padded."""
     quantizer = kernel.layer.input_quantizer
     return kernel.layer._prepare(x, None if quantizer is None else Quantize(quantizer))
 
 
 def call_plain(kernel, x):
-    """Return the outputs of an MPT layer as a plain Keras layer with its effective kernel: float, exact.
+    """Return the outputs of the plain Keras layer with the effective kernel: exact, in floats.
 
-    The plain layer has the `Kernel` as its attribute `mpt`.
+    The attribute `mpt` of the plain layer is the `Kernel`.
     """
     inputs = prepared(kernel, x)
     if isinstance(kernel.layer, MPTDense) and _is_normalized(inputs):
-        inputs = unmerged(inputs)  # merged with a scale, the kernel would have one magnitude no more
+        inputs = unmerged(inputs)  # merged with a scale, the kernel would have several magnitudes
     return call_twin(kernel, inputs)
 
 
 def call_twin(kernel, inputs):
-    """Return the outputs of the plain Keras layer on inputs that `prepared` made."""
+    """Return the outputs of the plain Keras layer on inputs from `prepared`."""
     twin = kernel.layer.plain(dtype="float32", name=kernel.path.replace("/", "_"))
     twin.mpt = kernel
     outputs = twin(inputs)
@@ -140,7 +142,7 @@ def call_twin(kernel, inputs):
 
 
 def finished(kernel, y):
-    """Return the outputs of a layer from what its kernel gave: with bias and activation."""
+    """Apply bias and activation of a layer to the product with its kernel."""
     layer = kernel.layer
     activation = layer.activation
     if layer.bias is not None:
@@ -155,12 +157,12 @@ def finished(kernel, y):
 
 
 def unmerged(x):
-    """Return `x`, between which and what is behind a converter merges nothing."""
+    """Return `x` behind an operation that keeps converters from merging what is before and after."""
     return ops.maximum(x, np.finfo(np.float32).min)
 
 
 def _is_normalized(x):
-    """Return whether a symbolic tensor comes from batch normalization, at most through what does nothing here."""
+    """Return whether a symbolic tensor is the output of batch normalization, except for layers idle in inference."""
     operation, inputs = _keras.call_of(x)
     while isinstance(operation, _IDLE):
         operation, inputs = _keras.call_of(inputs[0])
@@ -168,7 +170,7 @@ def _is_normalized(x):
 
 
 def why_no_signs(kernel):
-    """Return why a layer is not a convolution or dense layer that takes signs with a ternary kernel, None if it is."""
+    """Return why a kernel is not ternary, or its layer not a convolution or dense layer of signs; None if all is so."""
     layer = kernel.layer
     if not isinstance(layer, (MPTConv2D, MPTDense)):
         return f"{type(layer).__name__} has no binary form"
@@ -186,14 +188,14 @@ def why_no_signs(kernel):
 
 
 def ternary(kernel):
-    """Return `(signs, scales)` of a kernel whose output channels (the last axis) hold -scale, 0 and +scale only.
+    """Split a kernel whose output channels (the last axis) hold only -scale, 0 and +scale.
 
     Args:
         kernel: float32 array `(..., outputs)`.
 
     Returns:
-        int8 array of -1, 0 and 1, and float32 array of the outputs; None if the kernel is not of this kind. A channel
-        of zeros has scale 1.
+        `(signs, scales)`: an int8 array of -1, 0 and 1, and a float32 array with a scale for each channel, 1 for
+        channels of zeros; None for other kernels.
     """
     magnitudes = np.abs(kernel).reshape(-1, kernel.shape[-1])
     scales = magnitudes.max(axis=0)
@@ -203,14 +205,14 @@ def ternary(kernel):
 
 
 def border_excess(x, widths, excess, kernel, **how):
-    """Return what a convolution has too much if its input is padded with a value that is too large by `excess`.
+    """Return how much too large a convolution is if the padding of its input is too large by `excess`.
 
-    It does not depend on `x`, but is made of it, lest a converter store one value for each output. All input channels
-    have the same border: one stands for all.
+    The result does not depend on the values of `x`. It is computed from `x` to keep converters from storing a constant
+    for each output. The border is the same in all input channels, so one of them is enough.
 
     Args:
-        x: Symbolic tensor `(batch, height, width, channels)` in the place of the input.
-        widths: (before, after) for every axis.
+        x: Symbolic input `(batch, height, width, channels)`.
+        widths: Padding `(before, after)` of every axis.
         excess: A number.
         kernel: Array `(height, width, channels, filters)`.
         **how: Further arguments of `keras.ops.conv`.

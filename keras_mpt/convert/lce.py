@@ -1,4 +1,4 @@
-"""Conversion for larq-compute-engine: binary convolutions that stay binary."""
+"""Convert models for larq-compute-engine, with binary convolutions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.rewrite import rewrite
+from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
 
@@ -43,36 +44,36 @@ def to_lce(
 ) -> Report:
     """Convert a model for larq-compute-engine: MPT-1/1 layers become binary convolutions, exactly.
 
-    The engine's own converter takes a convolution for binary only if each weight is ±scale, so that a ticket's removed
-    weights would silently make it a float one. Here a ternary kernel T becomes two kernels of ±1 over doubled input
-    channels: `scale * T = scale / 2 * P + scale / 2 * N`, P with +1 and N with -1 where T is 0. Zero padding, which the
-    engine has on ARM only, becomes padding with ones and a correction at the border. Dense layers become 1x1
-    convolutions. Other layers stay float; their kernels are stored in int8 where that is exact.
+    The engine's own converter treats a convolution as binary only if each weight is ±scale. The removed weights of a
+    ticket would silently turn it into a float convolution. Here a ternary kernel T becomes two kernels of ±1 over
+    doubled input channels: `scale * T = scale / 2 * P + scale / 2 * N`, where P has +1 and N has -1 for zeros of T.
+    Zero padding, which the engine supports on ARM only, becomes padding with ones and a correction at the border. Dense
+    layers become 1x1 convolutions. Other layers stay float; their kernels are stored in int8 where that is exact.
 
-    The file is run beside the Keras model before it is written: its pieces from signs to signs on the model's own
-    signs, and the whole on `samples`, where only samples may differ by more than rounding that have an activation so
-    close to zero that rounding, as measured in the pieces, can flip its sign. The engine works on batches of one. A
-    quantizer that depends on the whole batch, such as `magnitude_aware_sign`, gives other values there than on more:
-    check such a model with one sample.
+    Before the file is written, its outputs are compared with those of the Keras model: first of the pieces from signs
+    to signs, given the model's own signs, then of the whole on `samples`. There, a sample may differ by more than
+    rounding only if it has an activation so close to zero that rounding, as measured in the pieces, can flip its sign.
+    The engine runs batches of one. A quantizer that depends on the whole batch, such as `magnitude_aware_sign`, gives
+    other values on larger batches: check such a model with one sample.
 
     Args:
         model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
-        path: Where the file goes; `.tflite` is the usual ending.
+        path: Path of the new file, usually with the ending `.tflite`.
         preprocess, labels: See `to_tflite`.
-        samples: Inputs to check with, see `to_tflite`; default: 16 of standard normal numbers.
-        require_binary: Whether to refuse a model in which a layer with an input quantizer would not be binary.
+        samples: Inputs for the comparison, see `to_tflite`; default: 16 of standard normal numbers.
+        require_binary: Whether to refuse a model if a layer with an input quantizer cannot be binary.
 
     Returns:
         A `Report`.
 
     Raises:
-        ConversionError: A layer is not binary, though required, the engine cannot convert or run the model, or the file
-            does not compute what the model does. There is no new file then. It is a ValueError.
+        ConversionError: A layer cannot be binary although `require_binary` is set, the engine cannot convert or run the
+            model, or the outputs of file and model differ. No file is written. It is a ValueError.
         ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or `samples` do not
             fit.
-        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
+        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         ImportError: larq-compute-engine is not installed.
-        RuntimeError: Keras does not run on TensorFlow.
+        RuntimeError: The backend of Keras is not TensorFlow.
 
     Examples:
         >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
@@ -87,11 +88,9 @@ class LarqComputeEngine(Target):
     batch = 1
 
     def __init__(self, require_binary=False):
-        try:
+        with extra("lce", "Conversion for larq-compute-engine"):
             import larq_compute_engine
             from larq_compute_engine.tflite.python import interpreter
-        except ImportError as error:
-            raise ImportError("larq-compute-engine is missing: install keras_mpt with the extra `lce`.") from error
         self._engine, self._interpreter = larq_compute_engine, interpreter
         self.formats = (Binary(require_binary), Int8(), Float())
 
@@ -135,14 +134,14 @@ class _Interpreted(Session):
     def __init__(self, content, interpreter):
         file = File(content)
         self.inputs, self.outputs = file.inputs(), file.outputs()
-        self._predict = interpreter.interpreter.predict  # of one batch; its own `predict` makes batches of a list
+        self._predict = interpreter.interpreter.predict  # of one batch, not of a list
 
     def __call__(self, arrays):
         return self._predict(arrays)
 
 
 class _Readable(Format):
-    """A form whose padding the engine's converter reads as it is meant."""
+    """Base of the float formats, with padding that the engine's converter cannot misread."""
 
     def call(self, kernel, x):
         if isinstance(kernel.layer, (MPTConv2D, MPTDepthwiseConv2D)):
@@ -153,11 +152,11 @@ class _Readable(Format):
 
 
 class Float(_Readable):
-    """Kernels as floats."""
+    """Float kernels."""
 
 
 class Int8(_Readable):
-    """Ternary kernels as one byte for each weight and a scale for each output channel."""
+    """Ternary kernels with one byte for each weight and a scale for each output channel."""
 
     name = "int8"
     int8 = True
@@ -170,7 +169,7 @@ class Int8(_Readable):
 
 
 class Binary(Format):
-    """Layers that take signs as binary convolutions, a ternary kernel as two of them."""
+    """Layers of signs as binary convolutions; a ternary kernel becomes two of them."""
 
     name = "binary"
     binary = True
@@ -202,10 +201,10 @@ def _check_size(shape, what):
 
 
 def binary(kernel, x):
-    """Return the outputs of an MPT layer on the signs of `x`, of operations that become one binary convolution.
+    """Return the outputs of an MPT layer on the signs of `x`, by operations that become one binary convolution.
 
-    A ternary kernel T splits into two kernels of ±1, P with +1 and N with -1 where T is 0:
-    `scale * T = scale / 2 * P + scale / 2 * N`. They become one kernel over doubled input channels.
+    A ternary kernel T is split into two kernels of ±1, where P has +1 and N has -1 for zeros of T:
+    `scale * T = scale / 2 * P + scale / 2 * N`. They form one kernel over doubled input channels.
     """
     layer, (signs, scales) = kernel.layer, kernel.split
     if isinstance(layer, MPTDense):
@@ -221,9 +220,9 @@ def binary(kernel, x):
 
 
 def _misread(layer, shape):
-    """Return whether the engine's converter would take a layer's padding for TensorFlow's "SAME", though it is not.
+    """Return whether the engine's converter would mistake the padding of a layer for TensorFlow's "SAME".
 
-    Version 0.16 merges explicit padding into a convolution with strides as if it were.
+    Version 0.16 merges any explicit padding into a convolution with strides.
     """
     if not isinstance(layer, (MPTConv2D, MPTDepthwiseConv2D)) or layer.data_format != "channels_last":
         return False
@@ -232,7 +231,7 @@ def _misread(layer, shape):
 
 
 def _zero_padding_apart(model):
-    """Return a model that computes the same, in which `ZeroPadding2D` cannot be merged with what is behind."""
+    """Return the same model, except that no `ZeroPadding2D` can be merged with the next layer."""
 
     def step(path, operation, args, kwargs):
         outputs = operation(*args, **kwargs)
@@ -252,7 +251,7 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
         return ops.conv(sign(wide), doubled, **how)
     filling = -1.0 if value == -1 else 1.0
     if filling == 1 and widths == same_widths(x.shape, kernel.shape, strides, dilation):
-        padded = ops.pad(sign(wide), widths, constant_values=filling)  # the engine pads so by itself
+        padded = ops.pad(sign(wide), widths, constant_values=filling)  # the engine's own padding
     else:
         padded = sign(ops.pad(wide, widths, constant_values=filling))
     y = ops.conv(padded, doubled, **how)
@@ -260,7 +259,7 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
 
 
 def same_widths(shape, kernel_shape, strides, dilation):
-    """Return what TensorFlow's padding "SAME" pads an input `(batch, height, width, channels)` with."""
+    """Return the widths of TensorFlow's padding "SAME" for an input `(batch, height, width, channels)`."""
     widths = [(0, 0)]
     for size, kernel, stride, rate in zip(shape[1:3], kernel_shape, strides, dilation, strict=False):
         total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)

@@ -1,4 +1,4 @@
-"""Images of bytes as inputs of files: their normalization is part of the file."""
+"""Normalization of uint8 images as a part of converted files."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_mpt.arguments import did_you_mean, received
 
-# As in Keras: `keras.applications.imagenet_utils.preprocess_input(x, mode=...)`.
+# The modes of `keras.applications.imagenet_utils.preprocess_input`.
 MODES = {
     "tf": ((0.5,), (0.5,)),
     "torch": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -19,7 +19,7 @@ class Normalization:
     """`(pixels / 255 - mean) / std`, in float32.
 
     Attributes:
-        mean, std: Tuples of a number for each channel, or of one for all.
+        mean, std: Tuples with a number for each channel, or one for all.
     """
 
     mean: tuple
@@ -30,7 +30,7 @@ class Normalization:
         return f"(pixels / 255 - [{mean}]) / [{std}], in the file"
 
     def __call__(self, pixels):
-        """Return images as the model takes them.
+        """Return normalized images.
 
         Args:
             pixels: uint8 images `(batch, ..., channels)`, an array or a symbolic tensor.
@@ -60,7 +60,7 @@ def normalization(value):
     """Return the argument `preprocess` of a conversion as a `Normalization`, None if it is None.
 
     Raises:
-        ValueError: It is none of what `to_tflite` takes.
+        ValueError: `preprocess` is not as `to_tflite` describes.
     """
     if value is None or isinstance(value, Normalization):
         return value

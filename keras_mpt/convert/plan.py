@@ -1,4 +1,4 @@
-"""What a conversion starts from: a model as a plain float32 graph, with cuts where signs are taken."""
+"""Rewrite a model as a plain float32 graph with cuts at the signs, the start of every conversion."""
 
 import dataclasses
 import re
@@ -21,11 +21,11 @@ from keras_mpt.models.summaries import call_shapes
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A place where signs are taken: `after` is a symbolic tensor equal to `before`, of which they are taken.
+    """A place where a model takes signs, with an Identity in front.
 
     Attributes:
-        name: Path of the layer that takes them.
-        before, after: Symbolic tensors.
+        name: Path of the layer that takes the signs.
+        before, after: Symbolic input and output of the Identity.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A model of plain float32 layers and operations, nested models dissolved.
+    """A model of plain float32 layers and operations, without nested models.
 
     Attributes:
-        model: A functional `keras.Model`. Its float inputs are float32, others have the dtype that they had.
-        kernels: A `Kernel` for each kernel of the MPT layers, in the order of the model.
-        inputs, outputs: Names of the inputs and outputs, each its own, of letters, digits and underscores.
-        cuts: A `Cut` for each tensor whose signs are taken.
+        model: A functional `keras.Model`. Its float inputs are float32, others keep their dtype.
+        kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
+        inputs, outputs: Unique names of the inputs and outputs, of letters, digits and underscores.
+        cuts: List of a `Cut` for each tensor whose signs are taken.
     """
 
     model: keras.Model
@@ -51,13 +51,13 @@ class Graph:
     cuts: list
 
     def whole(self):
-        """Return the graph with what signs are taken of as further outputs."""
+        """Return the graph with the tensors before all cuts as further outputs."""
         befores = [cut.before for cut in self.cuts]
         model = keras.Model(self.model.inputs, [*self.model.outputs, *befores], name=self.model.name)
         return dataclasses.replace(self, model=model, outputs=_with(self.outputs, "before", befores), cuts=[])
 
     def pieces(self):
-        """Return the graph of the pieces between cuts: what signs are taken of are further outputs and inputs."""
+        """Return the graph of the pieces between cuts: tensors before are outputs, those after are inputs."""
         befores, afters = [cut.before for cut in self.cuts], [cut.after for cut in self.cuts]
         model = keras.Model(
             [*self.model.inputs, *afters], [*self.model.outputs, *befores], name=f"{self.model.name}_pieces"
@@ -67,22 +67,22 @@ class Graph:
 
 
 class Plan:
-    """A model that is to be converted, and the format of each of its kernels.
+    """A model to convert, and the format of each of its kernels.
 
     Args:
-        model: The built functional or Sequential model.
-        preprocess: A `Normalization` of pixels that graphs begin with; None: they take what the model takes.
+        model: A built functional or Sequential model.
+        preprocess: A `Normalization` of pixels at the start of the graphs, or None.
 
     Attributes:
-        model, preprocess: As above.
-        batch: The model's own batch size, or None if it takes any.
-        kernels: A `Kernel` for each kernel of the MPT layers, in the order of the model.
-        layers: A `(layer, calls)` for each layer with matrices, likewise; calls are shapes, see `call_shapes`.
-        reference: The whole `Graph` in floats, to compare with.
+        model, preprocess: See above.
+        batch: Batch size of the model; None if it takes any.
+        kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
+        layers: List of `(layer, calls)` for each layer with matrices, in the same order; for calls see `call_shapes`.
+        reference: The whole `Graph` in floats, for comparison.
 
     Raises:
-        ValueError: `model` is not a built functional or Sequential model of numbers, Keras has quantized a layer, or an
-            MPT layer hides in a layer of another class; `preprocess` does not fit it.
+        ValueError: `model` is not a built functional or Sequential model of numbers, Keras has quantized a layer, an
+            MPT layer is inside a custom layer, or `preprocess` does not fit.
     """
 
     def __init__(self, model, preprocess=None):
@@ -104,14 +104,14 @@ class Plan:
         """Return the model as a `Graph`.
 
         Args:
-            batch: Batch size, where the model has none; None: any.
-            plain: Whether MPT layers become plain float layers, whatever their format.
+            batch: Batch size for a model that has none; None: any.
+            plain: Whether to ignore formats and use plain float layers.
         """
         cuts, copies, done, layers = {}, {}, {}, {}
 
         def cut(path, x):
             if id(x) not in cuts:
-                before = keras.layers.Identity(dtype="float32")(x)  # no input of the model, which cannot be an output
+                before = keras.layers.Identity(dtype="float32")(x)  # an input of the model cannot be an output
                 cuts[id(x)] = Cut(path, before, keras.layers.Identity(dtype="float32")(before))
             return cuts[id(x)].after
 
@@ -120,7 +120,7 @@ class Plan:
 
         def mpt(path, layer, x):
             (kernel,) = self._kernels_of(path, layer)
-            if (id(layer), id(x)) not in done:  # of one tensor, a layer makes one
+            if (id(layer), id(x)) not in done:  # a layer has one output for a tensor
                 floats = x if x.dtype == "float32" else _cast(x)
                 floats = cut(path, floats) if kernel.takes_signs else floats
                 done[id(layer), id(x)] = (call_plain if plain else kernel.format.call)(kernel, floats)
@@ -132,7 +132,7 @@ class Plan:
             return lambda x: Quantize(quantizer)(cut(x.name, x) if quantizers.is_sign(quantizer) else x)
 
         def other(path, layer, args, kwargs):
-            """Call a layer that is no MPT layer of one kernel: what it holds has no form of its own in a file."""
+            """Call any layer except MPT layers with a single kernel; kernels inside it have no format of their own."""
             kernels = self._kernels_of(path, layer)
             if id(layer) not in copies:
                 copies[id(layer)] = plain_twin(layer, lambda inner: inner.plain(dtype="float32"), dtype="float32")
@@ -169,7 +169,7 @@ class Plan:
         return Graph(model, self.kernels, *names, list(cuts.values()))
 
     def _kernels_of(self, path, layer):
-        """Return the kernels of a layer, or of those in a wrapper of Keras."""
+        """Return the kernels of a layer, or of the layers in a wrapper of Keras."""
         if not isinstance(layer, PlainTwin):
             return [kernel for inner in held(layer) for kernel in self._kernels_of(path, inner)]
         return [self._kernels.setdefault(subnet.number, Kernel(subnet, path)) for subnet in layer.subnets]
@@ -192,7 +192,7 @@ def _check_inputs(model):
 
 
 def _cast(x):
-    """Return a symbolic tensor as float32; TensorFlow Lite cannot compare what is a cast of booleans."""
+    """Cast a symbolic tensor to float32; TensorFlow Lite cannot compare a direct cast of booleans."""
     return ops.cast(ops.cast(x, "int32") if x.dtype == "bool" else x, "float32")
 
 
@@ -203,7 +203,7 @@ def _output_names(model):
 
 
 def _names(names):
-    """Return names of letters, digits and underscores, each its own."""
+    """Return unique names of letters, digits and underscores."""
     found = []
     for name in names:
         name = plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"

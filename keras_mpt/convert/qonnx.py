@@ -1,4 +1,4 @@
-"""Conversion to QONNX, which FINN and hls4ml bring to FPGAs."""
+"""Convert models to QONNX, which FINN and hls4ml compile for FPGAs."""
 
 import collections
 import dataclasses
@@ -34,40 +34,39 @@ def to_qonnx(
     activation_precision: tuple[int, int] | None = None,
     samples: Any = None,
 ) -> "QonnxReport":
-    """Convert a model to QONNX, ONNX with quantizers, which FINN and hls4ml bring to FPGAs.
+    """Convert a model to QONNX (ONNX with quantizers), which FINN and hls4ml compile for FPGAs.
 
-    Signs become `BipolarQuant`, +1 of 0 as everywhere here, and ternary kernels `Quant` of 2 bits, narrow, with scale
-    1: alpha goes into what follows. Where that meets a sign, alpha, bias and batch normalization become one threshold
-    for each channel, half-way between two of the integers that are possible there, so that no runtime can decide
-    otherwise than Keras' float32 does. A threshold is a `BatchNormalization` of scale 1 or -1, mean 0 and variance 1.
-    Elsewhere batch normalization stays one of floats.
+    Signs become `BipolarQuant` (the sign of 0 is +1), and ternary kernels become a narrow `Quant` of 2 bits with scale
+    1: alpha moves to the next operation. Before a sign, alpha, bias and batch normalization become a threshold for each
+    channel, half-way between two possible integers, so that every runtime decides as Keras does in float32. A threshold
+    is a `BatchNormalization` with scale 1 or -1, mean 0 and variance 1. Any other batch normalization keeps its floats.
 
-    The file is run beside the Keras model before it is written, as `to_lce` does, here by qonnx, and its data types
-    are checked to be FINN's BIPOLAR and TERNARY.
+    Before the file is written, qonnx runs it to compare its outputs with those of the Keras model, see `to_lce`. Its
+    data types are checked to be BIPOLAR and TERNARY of FINN.
 
     Args:
         model: A built functional or Sequential model of images or features, a `Ticket`, or a ticket's path.
-        path: Where the file goes; `.onnx` is the usual ending.
-        data_format: `"channels_first"`, what FINN takes, or `"channels_last"`, what hls4ml takes without a further
-            step. The flattened order of features follows.
-        input_precision: `(bits, integer_bits)` that inputs are rounded to, with a sign, as `ap_fixed<bits,
-            integer_bits>`; None: floats. The file is compared with the model on inputs that were rounded. Signs of the
-            first layer's outputs are thresholds of integers then, too.
-        activation_precision: The same of what comes out of ReLU, without a sign. The report says how far that is from
-            the model; nothing is refused for it.
-        samples: Inputs to check with, see `to_tflite`; default: 16 of standard normal numbers.
+        path: Path of the new file, usually with the ending `.onnx`.
+        data_format: `"channels_first"` for FINN, or `"channels_last"`, which hls4ml takes without a further step. It
+            determines the order of flattened features.
+        input_precision: `(bits, integer_bits)`: inputs are rounded like `ap_fixed<bits, integer_bits>`; None: floats.
+            File and model are compared on rounded inputs. Then the signs of the first layer's outputs are thresholds
+            of integers as well.
+        activation_precision: The same for outputs of ReLU, without a sign. The report has the error, which may have
+            any size.
+        samples: Inputs for the comparison, see `to_tflite`; default: 16 of standard normal numbers.
 
     Returns:
         A `QonnxReport`.
 
     Raises:
-        ConversionError: A layer has no form in QONNX here, or, with channels last, in hls4ml; or the file does not
-            compute what the model does. There is no new file then. It is a ValueError.
-        ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or an argument is
-            none of these; or `samples` do not fit.
-        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
+        ConversionError: A layer cannot be exported to QONNX, or, with channels last, read by hls4ml; or the outputs of
+            file and model differ. No file is written. It is a ValueError.
+        ValueError: `model` is subclassed, not built, or takes strings or inputs of unknown size; an argument is not as
+            described; or `samples` do not fit.
+        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         ImportError: qonnx is not installed.
-        RuntimeError: Keras does not run on TensorFlow.
+        RuntimeError: The backend of Keras is not TensorFlow.
 
     Examples:
         >>> report = keras_mpt.convert.to_qonnx("conv2.mpt", "conv2.onnx", input_precision=(8, 3), samples=images[:100])
@@ -87,10 +86,10 @@ def to_qonnx(
 
 
 def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
-    """Return an array rounded to `(bits, integer_bits)`, to even at half, within range, as the file's first node does.
+    """Round an array to `(bits, integer_bits)`, half to even, and clip it, as the first node of a file does.
 
     Raises:
-        ValueError: `precision` is not of this kind.
+        ValueError: `precision` is not a pair of such integers.
     """
     _check_precision("precision", precision)
     bits, integers = precision
@@ -109,11 +108,11 @@ def _check_precision(name, value):
 
 @dataclasses.dataclass
 class QonnxReport(Report):
-    """A `Report` with what the file costs on an FPGA.
+    """A `Report` with the cost on an FPGA.
 
     Attributes:
-        cost: What `qonnx.util.inference_cost` counts: `total_bops`, bit operations, kept weights only; `total_macs`,
-            `total_mem_w_bits`, and more.
+        cost: Dict from `qonnx.util.inference_cost`: `total_bops`, the bit operations of kept weights; `total_macs`;
+            `total_mem_w_bits`; and more.
     """
 
     cost: dict = dataclasses.field(default_factory=dict)
@@ -125,7 +124,7 @@ class QonnxReport(Report):
 
 
 class _Exported(Format):
-    """A kernel in QONNX; qonnx keeps ternary ones as float32, too, in front of what quantizes them."""
+    """A kernel in QONNX: float32 numbers, with a quantizer behind ternary ones."""
 
     def call(self, kernel, x):
         layer = kernel.layer
@@ -176,19 +175,19 @@ class Qonnx(Target):
         with extra("qonnx", "Conversion to QONNX"):
             import onnxruntime
             import qonnx.core.modelwrapper  # noqa: F401
-        onnxruntime.set_default_logger_severity(3)  # qonnx runs each node alone, of an old operation set
+        onnxruntime.set_default_logger_severity(3)  # qonnx runs each node separately, with an old operation set
         self._channels_last = data_format == "channels_last"
         self._input_precision, self._activation_precision = input_precision, activation_precision
         self.lossy = activation_precision is not None
         self.sizes, self.cost = {}, None
 
     def compile(self, graph):
-        whole = self.cost is None  # it is compiled before its pieces
+        whole = self.cost is None  # compiled before the pieces
         model = self._model(graph, self._channels_last, whole)
         content = model.SerializeToString()
         if whole:
             _check_types(content)
-            self.cost = _cost(self._model(graph, False).SerializeToString())  # which counts channels first
+            self.cost = _cost(self._model(graph, False).SerializeToString())  # the cost is counted with channels first
             self.sizes = {kind: [_tensor(x) for x in getattr(model.graph, kind[:-1])] for kind in ("inputs", "outputs")}
         return content
 
@@ -221,7 +220,7 @@ def _wrapped(content):
 
 
 def _check_types(content):
-    """Raise ConversionError unless qonnx infers FINN's types: signs of 1 bit, ternary kernels that 2 bits hold."""
+    """Raise ConversionError unless qonnx infers FINN's types: 1 bit for signs, 2 bits for ternary kernels."""
     from qonnx.transformation.infer_datatypes import InferDataTypes
 
     model = _wrapped(content).transform(InferDataTypes())
@@ -247,7 +246,7 @@ def _tensor(info):
 
 
 class _Session(Session):
-    """A QONNX file that qonnx runs, on batches of any size; images are as Keras has them, their channels last."""
+    """A QONNX file in qonnx, for batches of any size. Images have their channels last, as in Keras."""
 
     def __init__(self, content):
         self._model = _wrapped(content)

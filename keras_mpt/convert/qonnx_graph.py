@@ -1,4 +1,4 @@
-"""The nodes of a QONNX graph, and the tensors between them, which know what integers they are made of."""
+"""Nodes of a QONNX graph, and tensors between them with the integers that they consist of."""
 
 import dataclasses
 import re
@@ -12,26 +12,26 @@ from keras_mpt.convert.report import ConversionError
 OPSET = 13
 GENERAL = "qonnx.custom_op.general"
 CHANNELS_LAST = "qonnx.custom_op.channels_last"
-_LAID_OUT = ("Conv", "MaxPool", "BatchNormalization")  # operations that QONNX has for channels last
-_EXACT = 2**24  # up to which float32 holds all integers
+_LAID_OUT = ("Conv", "MaxPool", "BatchNormalization")  # operations with a channels-last form in QONNX
+_EXACT = 2**24  # float32 holds all integers up to here
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All values of a tensor are `step` times an integer of at most `bound` in magnitude."""
+    """The values of a tensor are `step` times integers of magnitude `bound` at most."""
 
     step: float
     bound: int
 
     def times(self, count):
-        """Return the grid of sums of `count` values; None if float32 does not hold them exactly."""
+        """Return the grid of sums of `count` values; None if float32 cannot hold them exactly."""
         grid = Grid(self.step, self.bound * int(count))
         return grid if grid.bound < _EXACT else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """`scale * x + offset` for each channel; `evaluate` computes it in float32 as Keras does."""
+    """`scale * x + offset` for each channel. `evaluate` computes it in float32 as Keras does."""
 
     scale: np.ndarray
     offset: np.ndarray
@@ -45,17 +45,17 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a graph, and what is still to be done with it: that may become a threshold.
+    """A tensor of a graph and the operations still to apply to it, which may become a threshold.
 
     Attributes:
-        name: In the graph.
-        shape: Keras' shape without the batch: channels last. That of `name`, before `after`.
-        grid: The `Grid` of its values, None if they are any floats.
-        chain: Of each channel's values are still to be made: `Affine` or None for ReLU, from first to last.
-        after: Functions from tensor to tensor, to be called behind the chain, such as of a pooling.
-        result: Shape behind all that; None if it is `shape`.
-        before: Of signs, the tensor that they were taken of, if its values are odd multiples of half a `grid` step.
-        order: If features are not in Keras' order: of each, its index there.
+        name: Name in the graph.
+        shape: Shape in Keras without the batch, channels last, before `chain` and `after`.
+        grid: The `Grid` of its values; None for any floats.
+        chain: Operations to apply to each channel, from first to last: an `Affine`, or None for ReLU.
+        after: Functions of a tensor to call after the chain, such as a pooling.
+        result: Shape after all these; None if it is `shape`.
+        before: For signs, the tensor from which they are taken, if its values are odd multiples of half a `grid` step.
+        order: Indices of the features in Keras' order, if it differs.
     """
 
     name: str
@@ -69,27 +69,27 @@ class Tensor:
 
     @property
     def seen(self):
-        """The shape that the next layer sees."""
+        """Shape for the next layer."""
         return self.shape if self.result is None else self.result
 
     @property
     def increasing(self):
-        """Whether a larger value never becomes a smaller one in the chain."""
+        """Whether the chain never decreases."""
         return all(link is None or (link.scale >= 0).all() for link in self.chain)
 
     @property
     def turns(self):
-        """-1 for each channel whose signs are turned, else 1, if nothing else is left to be done; None if it is."""
+        """-1 for each channel with inverted signs, else 1; None if other operations are left."""
         if len(self.chain) != 1 or self.after or self.chain[0] is None or not self.chain[0].turns:
             return None
         return self.chain[0].scale
 
     def linked(self, link):
-        """Return the tensor with one more link in its chain."""
+        """Return the tensor with another operation in its chain."""
         return dataclasses.replace(self, chain=(*self.chain, link))
 
     def followed(self, function, shape):
-        """Return the tensor with one more function behind its chain."""
+        """Return the tensor with another function after its chain."""
         return dataclasses.replace(self, after=(*self.after, function), result=tuple(shape))
 
 
@@ -104,7 +104,7 @@ def shifted(offset):
 
 
 def normalized(layer):
-    """Return what batch normalization does in inference."""
+    """Return batch normalization in inference as an `Affine`."""
     mean, variance = (ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance))
     gamma = ops.convert_to_numpy(layer.gamma) if layer.scale else None
     beta = ops.convert_to_numpy(layer.beta) if layer.center else None
@@ -115,11 +115,11 @@ def normalized(layer):
 
 
 def half_way(tensor):
-    """Return where the signs change that are taken of a tensor with a grid, once its chain is done.
+    """Return where the signs of a tensor with a grid change after its chain.
 
     Returns:
-        `(direction, threshold)`, for each channel: the sign is that of `direction * (n - threshold)`, n being the
-        integer. `direction` is 1 or -1, `threshold` lies half-way between integers, so no n is at zero.
+        `(direction, threshold)` for each channel: the sign for the integer n is that of `direction * (n - threshold)`.
+        `direction` is 1 or -1, and `threshold` is half-way between integers.
     """
     channels, functions = tensor.shape[-1], [_function(link) for link in tensor.chain]
     most, steps = np.full(channels, tensor.grid.bound), np.full(channels, tensor.grid.step, np.float32)
@@ -128,7 +128,7 @@ def half_way(tensor):
 
 
 def _function(link):
-    """Return what a link of a chain does, as Keras' float32 arithmetic does it, as a function of arrays."""
+    """Return an operation of a chain as a function of arrays, computed in float32 by Keras."""
     function = ops.relu if link is None else link.evaluate
     return lambda values: ops.convert_to_numpy(function(ops.convert_to_tensor(values)))
 
@@ -137,9 +137,9 @@ class Graph:
     """Nodes of one batch size and data format.
 
     Args:
-        batch: Size of the batch.
-        channels_last: Whether images have their channels last, as hls4ml wants them; else first, as FINN does.
-        for_hls4ml: Whether what hls4ml cannot do is refused.
+        batch: Batch size.
+        channels_last: Whether images have their channels last, for hls4ml, or first, for FINN.
+        for_hls4ml: Whether to refuse what hls4ml does not support.
     """
 
     def __init__(self, batch=1, channels_last=False, for_hls4ml=False):
@@ -148,13 +148,13 @@ class Graph:
         self._ternary = []
 
     def dims(self, shape):
-        """Return a Keras shape without batch as this graph has it, with batch."""
+        """Return the shape in this graph, with batch, for a Keras shape without."""
         if len(shape) < 2 or self.channels_last:
             return [self.batch, *shape]
         return [self.batch, shape[-1], *shape[:-1]]
 
     def unique(self, name):
-        """Return a name that is one in C++ and not taken yet."""
+        """Return a new name that is valid in C++."""
         name = re.sub(r"\W", "_", name, flags=re.ASCII)
         name = name if re.match("[A-Za-z]", name) else f"n{name}"
         number, found = 1, name
@@ -164,7 +164,7 @@ class Graph:
         return found
 
     def constant(self, name, array, dtype=np.float32):
-        """Add a constant and return its name."""
+        """Add a constant; return its name."""
         from onnx import numpy_helper
 
         name = self.unique(name)
@@ -173,7 +173,7 @@ class Graph:
         return name
 
     def node(self, operation, inputs, shape, name, domain="", dims=None, **attributes):
-        """Add a node that gives one tensor of a Keras shape, or of these `dims`, and return the name of the tensor."""
+        """Add a node with an output of a Keras shape, or of `dims`; return the name of the output."""
         from onnx import helper
 
         if self.channels_last and operation in _LAID_OUT and shape and len(shape) == 3:
@@ -185,7 +185,7 @@ class Graph:
         return output
 
     def quantized(self, source, shape, name, bits, step=1.0, signed=True, narrow=False, dims=None):
-        """Add a Quant node behind a tensor or constant and return the name of what it gives."""
+        """Add a Quant node for a tensor or constant; return the name of its output."""
         constants = [
             self.constant(f"{name}_{what}", value)
             for what, value in (("scale", step), ("zero", 0.0), ("bits", float(bits)))
@@ -194,25 +194,24 @@ class Graph:
         return self.node("Quant", [source, *constants], shape, name, GENERAL, dims, **how)
 
     def ternary(self, kernel, name):
-        """Add a kernel of -1, 0 and 1 and return the name of what quantizes it to 2 bits."""
+        """Add a kernel of -1, 0 and 1, quantized to 2 bits; return its name."""
         source = self.constant(f"{name}_kernel", kernel)
         self._ternary.append(source)
         return self.quantized(source, (), f"{name}_ternary", 2, narrow=True, dims=kernel.shape)
 
     def bipolar(self, x, name):
-        """Return the signs of a tensor without chain: 1 where it is not negative, else -1."""
+        """Return the signs of a tensor without a chain: -1 where it is negative, else 1."""
         inputs = [x.name, self.constant(f"{name}_one", 1.0)]
         output = self.node("BipolarQuant", inputs, x.shape, name, GENERAL)
         return dataclasses.replace(x, name=output, grid=Grid(1.0, 1))
 
     def with_zero(self, x, name):
-        """Return a tensor that can be padded with 0, signs in 2 bits.
+        """Return a tensor that can be padded with 0: signs with 2 bits.
 
-        hls4ml has 0 and 1 for the signs of 1 bit, and adds bits to them as if they were these. For it, 2 bits are what
-        an odd integer saturates to.
+        hls4ml stores 1-bit signs as 0 and 1, and would widen these. For it, odd integers are saturated to 2 bits.
 
         Raises:
-            ConversionError: That has no form in hls4ml.
+            ConversionError: hls4ml does not support it.
         """
         if x.grid != Grid(1.0, 1):
             return x
@@ -230,7 +229,7 @@ class Graph:
         return dataclasses.replace(x, name=output, before=None)
 
     def affine(self, x, scale, offset, name):
-        """Return `scale * x + offset` for each channel, as batch normalization of mean 0 and variance 1."""
+        """Return `scale * x + offset` for each channel, as batch normalization with mean 0 and variance 1."""
         if x.order is not None:
             scale, offset = scale[x.order], offset[x.order]
         values = {"scale": scale, "offset": offset, "mean": np.zeros(len(scale)), "variance": np.ones(len(scale))}
@@ -239,7 +238,7 @@ class Graph:
         return Tensor(output, x.shape, order=x.order)
 
     def settled(self, x, name):
-        """Return a tensor of which nothing is left to be done: floats, unless that was so before."""
+        """Return a tensor with its chain and functions applied."""
         if not x.chain and not x.after:
             return x
         if id(x) not in self._settled:
@@ -268,16 +267,16 @@ class Graph:
         return x
 
     def signs(self, x, name, widths=None, value=0.0):
-        """Return the signs of a tensor, padded.
+        """Return the padded signs of a tensor.
 
-        What is padded with ones is so before the sign: that of 0 is 1, and zeros are what runtimes can pad with. Where
-        more than the threshold is smaller than 1, the sign is turned: the next kernel turns it back.
+        Ones are padded before the sign, as zeros, which every runtime supports and whose sign is 1. A falling threshold
+        gives inverted signs, which the next kernel inverts again.
 
         Args:
             x: The `Tensor`.
-            name: Of the nodes.
-            widths: (before, after) for height and width, None for no padding.
-            value: What is padded with, but not 0.
+            name: Name of the nodes.
+            widths: `(before, after)` for height and width; None: no padding.
+            value: Value of the padding.
         """
         inside = widths is not None and value in (-1.0, 1.0)
         turned = not inside and all(getattr(function, "keeps_turns", False) for function in x.after)
@@ -288,7 +287,7 @@ class Graph:
             scale = np.abs(direction) if turned else direction
             done = self.affine(bare, scale, -scale * threshold * x.grid.step, f"{name}_threshold")
             before = dataclasses.replace(done, grid=x.grid)
-            if self.channels_last and not inside and (scale < 0).any():  # hls4ml would forget the scale in one step
+            if self.channels_last and not inside and (scale < 0).any():  # hls4ml would ignore the scale
                 done = self.padded(done, [(0, 0), (0, 0)], 0.0, f"{name}_apart")
             done = dataclasses.replace(done, before=before)
         else:
@@ -298,7 +297,7 @@ class Graph:
             if turned and (direction < 0).any():
                 done = done.linked(scaled(direction))
             done = self._behind(done, x.after)
-            if any(getattr(function, "pads", False) for function in x.after):  # with what is no sign
+            if any(getattr(function, "pads", False) for function in x.after):  # with other values than signs
                 done = self.bipolar(done, f"{name}_sign")
         if inside:
             done = self.bipolar(self.padded(done, widths, min(value, 0.0), f"{name}_pad"), f"{name}_sign")
@@ -307,7 +306,7 @@ class Graph:
         return done
 
     def padded(self, x, widths, value, name):
-        """Return a tensor without chain, padded with a value."""
+        """Return a tensor without a chain, padded with a value."""
         x = self.with_zero(x, name) if value == 0 else x
         height, width, channels = x.shape
         shape = height + sum(widths[0]), width + sum(widths[1]), channels
@@ -322,7 +321,7 @@ class Graph:
         return Tensor(self.node("Pad", inputs, shape, name, mode="constant"), shape, grid)
 
     def finished(self, x, name):
-        """Return a tensor of which nothing is left to be done, in Keras' order: fit to be an output."""
+        """Return a tensor as an output: settled, with features in Keras' order."""
         x = self.settled(x, name)
         if x.order is None:
             return x
@@ -330,12 +329,18 @@ class Graph:
         return Tensor(self.node("Gather", inputs, x.shape, f"{name}_in_order", axis=1), x.shape)
 
     def model(self, name, inputs, outputs):
-        """Return the ModelProto from tensors to tensors, a dict by the names that they get."""
+        """Return the ModelProto.
+
+        Args:
+            name: Name of the graph.
+            inputs: List of tensors.
+            outputs: Dict of tensors by the names of the outputs.
+        """
         from onnx import StringStringEntryProto, TensorAnnotation, helper
 
         names = {x.name: x.name for x in inputs}
         for output, x in outputs.items():
-            if x.name in names:  # of an input, or of another output
+            if x.name in names:  # an input, or another output as well
                 x = Tensor(self.node("Identity", [x.name], x.shape, f"{output}_same"), x.shape)
             names[x.name] = output
         self._drop_unused(set(names))
@@ -346,7 +351,7 @@ class Graph:
         values = [value for value in self._values if value.name not in names]
         count = len(inputs)
         graph = helper.make_graph(self._nodes, name, ends[:count], ends[count:], self._constants, value_info=values)
-        for kernel in self._ternary:  # qonnx infers 2 bits for it, not that -2 is none of its values
+        for kernel in self._ternary:  # qonnx infers 2 bits, which include -2
             kind = StringStringEntryProto(key="finn_datatype", value="TERNARY")
             graph.quantization_annotation.append(
                 TensorAnnotation(tensor_name=kernel, quant_parameter_tensor_names=[kind])
@@ -356,7 +361,7 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="keras_mpt")
 
     def _drop_unused(self, used):
-        """Drop the nodes, and their constants, that no tensor of these names depends on."""
+        """Drop nodes and constants that are not needed for the tensors with these names."""
         kept = []
         for node in reversed(self._nodes):
             if used & set(node.output):

@@ -1,4 +1,4 @@
-"""What each Keras layer becomes in a QONNX graph."""
+"""Nodes of a QONNX graph for each Keras layer."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from keras_mpt.ops import to_numpy
 
 
 class Signs(keras.Operation):
-    """Stands for the signs of its input, padded with a value."""
+    """Placeholder for the signs of its input, padded with a value."""
 
     def __init__(self, widths=None, value=0.0, name=None):
         super().__init__(name=name)
@@ -26,16 +26,16 @@ class Signs(keras.Operation):
 
 
 class Padding(Signs):
-    """Stands for its input, padded with a value."""
+    """Placeholder for its input, padded with a value."""
 
 
 class Emitter:
-    """Emits the nodes of a plain model's layers into a graph.
+    """Adds the layers of a plain model to a graph as nodes.
 
     Args:
         graph: A `qonnx_graph.Graph`.
-        input_precision: None, or `(bits, integer_bits)` that inputs are rounded to.
-        activation_precision: The same of what comes out of ReLU, without a sign.
+        input_precision: `(bits, integer_bits)` of inputs; None: floats.
+        activation_precision: The same for outputs of ReLU, without a sign.
     """
 
     def __init__(self, graph, input_precision=None, activation_precision=None):
@@ -43,7 +43,7 @@ class Emitter:
         self._input_precision, self._activation_precision = input_precision, activation_precision
 
     def run(self, model, inputs, outputs):
-        """Return the ModelProto of a plain model, with these names of inputs and outputs."""
+        """Return the ModelProto of a plain model with these names of inputs and outputs."""
         sources = []
         for name, x in zip(inputs, model.inputs, strict=True):
             if None in x.shape[1:]:
@@ -61,7 +61,7 @@ class Emitter:
         return self.graph.model(model.name, sources, ends)
 
     def emit(self, path, operation, args, kwargs):
-        """Return the tensor that an operation makes of tensors."""
+        """Return the output of an operation on tensors."""
         if type(operation) is Signs:
             return self.graph.signs(args[0], operation.name, _spatial(operation.widths), operation.value)
         if type(operation) is Padding:
@@ -121,7 +121,7 @@ class Emitter:
         return self._kernel_layer(layer, "Conv", x, kernel, shape, lambda k: k.transpose(axes), border, **how)
 
     def _lowered(self, x, value, name):
-        """Return `x - value`: padding it with zeros is padding `x` with the value, up to a constant of each filter."""
+        """Return `x - value`: padded with zeros, it is `x` padded with the value, up to a constant for each filter."""
         ones = np.ones(x.shape[-1])
         grid = None
         if x.grid is not None and (value / x.grid.step).is_integer():
@@ -141,8 +141,10 @@ class Emitter:
         )
 
     def _kernel_layer(self, layer, operation, x, kernel, shape, layout, border, **how):
-        """Return what a layer with a kernel makes of a settled tensor: integers where it can; of one that is too low by
-        `border`, see `_lowered`."""
+        """Return the output of a layer with a kernel on a settled tensor: integers if possible.
+
+        A tensor from `_lowered` is too low by `border`.
+        """
         name, found, grid = layer.name, ternary(kernel), None
         if found is None:
             source = self.graph.constant(f"{name}_kernel", layout(kernel))
@@ -214,7 +216,7 @@ class Emitter:
         return dataclasses.replace(y, name=output, shape=(channels,))
 
     def _average(self, x, name, shape, operation, how):
-        """Return averages of windows. There is no such operation for channels last: sums then, by a kernel of ones."""
+        """Return averages of windows. With channels last there is no such operation: use sums, by a kernel of ones."""
         count, channels = int(np.prod(how["kernel_shape"])), x.shape[-1]
         if not self.graph.channels_last:
             how = {} if operation == "GlobalAveragePool" else how
@@ -270,7 +272,7 @@ class Emitter:
 
 @dataclasses.dataclass(frozen=True)
 class _Pad:
-    """Padding that a convolution may take over."""
+    """Padding that can become part of the next convolution."""
 
     graph: object
     name: str
@@ -284,7 +286,7 @@ class _Pad:
 
 @dataclasses.dataclass(frozen=True)
 class _Flat:
-    """Flattening an image: of channels first, in another order than Keras'."""
+    """Flatten for images. With channels first, the order of features differs from Keras."""
 
     graph: object
     name: str
@@ -300,7 +302,7 @@ class _Flat:
 
 
 def _spatial(widths):
-    """Return the widths of height and width of those of all axes."""
+    """Return the widths of height and width from those of all axes."""
     return None if widths is None else [tuple(w) for w in widths[1:3]]
 
 

@@ -1,4 +1,4 @@
-"""What a conversion did, layer by layer, and how its result was checked."""
+"""Reports of conversions: formats and sizes by layer, and the comparison with the model."""
 
 import contextlib
 import dataclasses
@@ -8,23 +8,23 @@ from keras_mpt.models.tables import Table, Tabular, short
 
 
 class ConversionError(ValueError):
-    """A model cannot be converted as asked, or the file does not compute what the model does. No file is left."""
+    """A model cannot be converted as asked, or the outputs of file and model differ. No file is written."""
 
 
 @contextlib.contextmanager
 def errors_of(engine, what):
-    """Turn an error of an engine, which is about its own insides, into one that says what the engine cannot do.
+    """Convert an error inside an engine to one that names what the engine cannot do.
 
     Raises:
-        ConversionError: There was one.
+        ConversionError: An error was raised in the context.
     """
     try:
         yield
     except ConversionError:
         raise
-    except Exception as error:  # the engines have no class of their own for them
+    except Exception as error:  # of any class, depending on the engine
         message, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        message = message.rpartition("): ")[2]  # behind the operations that led there
+        message = message.rpartition("): ")[2]  # without the trace of operations in front
         raise ConversionError(f"{engine} cannot {what} this model: {message}") from error
 
 
@@ -33,13 +33,13 @@ class Layer:
     """A layer with a kernel in the converted file.
 
     Attributes:
-        name, type: Of the layer.
-        form: How its kernel is stored and used: `"binary"`, `"exact int8"`, `"int8"`, `"sparse int8"`, ...
-        why: The reason why not in a smaller or faster form; empty if there is none.
-        weights: Of the kernel.
-        bytes: Of the kernel in the file.
-        macs: Multiply-accumulates for one sample, of the dense kernel.
-        macs_1bit: Those of them that are between bits.
+        name, type: Name and class of the layer.
+        form: Format of the kernel: `"binary"`, `"exact int8"`, `"int8"`, `"sparse int8"`, ...
+        why: Reason against a smaller or faster format; empty if there is none.
+        weights: Number of weights of the kernel.
+        bytes: Size of the kernel in the file.
+        macs: Multiply-accumulates of the dense kernel for one sample.
+        macs_1bit: Those of them between bits.
     """
 
     name: str
@@ -54,30 +54,30 @@ class Layer:
 
 @dataclasses.dataclass
 class Report(Tabular):
-    """What a conversion did; `str()` gives a table, a notebook shows it, too.
+    """Report of a conversion. `str()` gives a table; a notebook shows it as HTML.
 
     Attributes:
-        path: Of the file.
-        target: `"lce"` or `"tflite"`, as `run` and `latency` take it.
-        engine: Its name in words.
-        layers: A list with an entry for each layer with a kernel: `name` and `type` of the layer; `form`, how its
-            kernel is stored and used, and `why` not in a smaller or faster form; its number of `weights`, their
-            `bytes` in the file; `macs`, multiply-accumulates for one sample, and `macs_1bit`, those between bits.
-        operations: How often each kind of operation is in the file.
+        path: Path of the file.
+        target: Name of the target for `run` and `latency`, such as `"tflite"`.
+        engine: Name of the engine in words.
+        layers: List of a `Layer` for each kernel: `name` and `type` of the layer; `form`, the format, and `why`, the
+            reason against a smaller or faster one; number of `weights` and their `bytes` in the file; `macs`, the
+            multiply-accumulates for one sample, and `macs_1bit`, those between bits.
+        operations: Number of operations of each kind, a dict by name.
         bytes: Size of the file.
-        gzip: Its size compressed.
-        inputs, outputs: Of the file, in the order of the model: objects with `name`, `shape` and `dtype`.
-        runtimes: Names of what the file was run in: those that are installed.
-        random: Whether the samples that it was run on were random numbers.
-        samples: How many there were.
+        gzip: Size of the compressed file.
+        inputs, outputs: Lists of objects with `name`, `shape` and `dtype`, in the order of the model.
+        runtimes: Names of the installed runtimes, which all ran the file.
+        random: Whether the samples were random numbers.
+        samples: Number of samples.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
         agreement: Fraction of the samples with the same largest output, up to rounding.
-        flips: How many samples differ by more than rounding because an activation took the other sign: one closer to
-            zero than twice the largest error of such a piece (see below).
+        flips: Number of samples that differ by more than rounding because an activation took the other sign: one closer
+            to zero than twice the largest error of its piece (see below).
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
             largest output; None without signs.
-        notes: What else there is to know, a list of `(heading, text)`.
+        notes: Further facts, a list of `(heading, text)`.
     """
 
     path: pathlib.Path

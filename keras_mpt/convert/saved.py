@@ -1,4 +1,4 @@
-"""Graphs as TensorFlow SavedModels, what the converters of TensorFlow Lite and larq-compute-engine take."""
+"""Graphs as SavedModels, for the converters of TensorFlow Lite and larq-compute-engine."""
 
 import contextlib
 import tempfile
@@ -12,7 +12,7 @@ SIGNATURE = "serving_default"
 
 @contextlib.contextmanager
 def saved_model(graph):
-    """Yield the path of a folder with a `Graph` as a SavedModel, its variables constants, while in the context."""
+    """Yield the path of a temporary SavedModel of a `Graph`, with constants in place of variables."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -26,7 +26,7 @@ def saved_model(graph):
     frozen = convert_variables_to_constants_v2(traced)
 
     def named(*inputs):
-        # a value that is an input or another output needs an operation of its own to have a name
+        # an output that is also an input or another output needs an operation of its own for its name
         return {name: tf.identity(y) for name, y in zip(graph.outputs, frozen(*inputs), strict=True)}
 
     module = tf.Module()

@@ -1,29 +1,29 @@
-"""What a model is converted to: the interface of targets."""
+"""The interface of targets of conversion."""
 
 from keras_mpt.convert.kernels import Format
 from keras_mpt.convert.report import ConversionError
 
 
 class Target:
-    """A kind of file. A new one is a subclass in a file of its own, in `engines.TARGETS` if `run` shall know it.
+    """Base class of the kinds of files. `run` and `latency` accept the targets in `engines.TARGETS`.
 
     Attributes:
-        name: As an argument of `run` and in the report.
-        engine: The name in words of what runs the file.
-        lossy: Whether differences to the model are reported only.
-        formats: Instances of `Format`: each kernel gets the first that fits it.
+        name: Name in arguments of `run` and in reports.
+        engine: Name of the runtime in words.
+        formats: Instances of `Format`: each kernel gets the first that fits.
+        lossy: Whether differences to the model are only reported, not refused.
     """
 
     name = ""
     engine = ""
-    lossy = False
     formats = (Format(),)
+    lossy = False
 
     def choose(self, kernel):
-        """Set the format of a `Kernel`, and why it is none of those before.
+        """Set the format of a `Kernel`, and the reason against the formats before it.
 
         Raises:
-            ConversionError: None fits.
+            ConversionError: No format fits.
         """
         for kernel.format in self.formats:
             reason = kernel.format.unfit(kernel)
@@ -33,26 +33,37 @@ class Target:
         raise ConversionError(f"Layer {kernel.name!r} cannot be stored as {self.formats[0].name}: {kernel.why}.")
 
     def compile(self, graph):
-        """Return the bytes of a file that computes what `graph.model` does.
+        """Return the bytes of a file that computes the outputs of `graph.model`.
 
-        It is called for the whole model, and for the pieces between signs, to check these: see `Graph`. Inputs and
-        outputs keep their order, and where the file has names, `graph.inputs` and `graph.outputs`.
+        It is called for the whole model, and for the pieces between signs to check them: see `Graph`. Inputs and
+        outputs keep their order, and have the names `graph.inputs` and `graph.outputs` if the file stores names.
 
         Raises:
-            ConversionError: The engine cannot do that, or the file has not the forms that the kernels' formats say.
+            ConversionError: The engine cannot convert the graph, or the file does not have the formats of the kernels.
         """
         raise NotImplementedError
 
+    def decided(self, signs):
+        """Return the signs at cuts that the last file of a whole graph decides without floats, from those before them.
+
+        Args:
+            signs: List of an int8 array for each cut of the graph.
+
+        Returns:
+            A dict of int8 arrays by the index of the cut.
+        """
+        return {}
+
     def annotated(self, content, facts):
-        """Return a file that says of itself what is in a dict, see `annotations.metadata`, if files can do so."""
+        """Return a file with a dict as metadata, see `annotations.metadata`; by default, files have none."""
         return content
 
     def operations(self, content):
-        """Return how often each kind of operation is in a file, as a dict by name."""
+        """Return the number of operations of each kind in a file, a dict by name."""
         raise NotImplementedError
 
     def runtimes(self):
-        """Return the names of the runtimes that are installed, the first one being the default of `session`."""
+        """Return the names of the installed runtimes. The first is the default of `session`."""
         return [self.engine]
 
     def session(self, content, runtime=None, threads=2):
@@ -68,15 +79,15 @@ class Session:
     """A file that is ready to run.
 
     Attributes:
-        inputs, outputs: A `Tensor` for each, in the order of the graph that was compiled.
+        inputs, outputs: Lists of `Tensor`, in the order of the compiled graph.
     """
 
     inputs = outputs = ()
 
     def __call__(self, arrays):
-        """Return the outputs on one batch, a list of arrays.
+        """Return the outputs on a batch, a list of arrays.
 
         Args:
-            arrays: List of arrays, one for each input, of the size that the file takes.
+            arrays: List of arrays, one for each input, with the batch size of the file.
         """
         raise NotImplementedError

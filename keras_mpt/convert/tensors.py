@@ -1,4 +1,4 @@
-"""Inputs and outputs of models and files: their names, sizes and types, and arrays for them."""
+"""Inputs and outputs of models and files: names, shapes, dtypes, and samples."""
 
 import dataclasses
 import os
@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 
-BATCH = 100  # samples at a time: all activations of a batch are in memory at once
+BATCH = 100  # samples; memory holds all activations of a batch
 _GENERATED = 16
 _TAKEN = 100  # samples of a data set
 
@@ -17,9 +17,9 @@ class Tensor:
     """An input or output of a model or file.
 
     Attributes:
-        name: Its name.
-        shape: Tuple, the batch first; None is any size.
-        dtype: Name of the type of its entries, such as "float32".
+        name: Name.
+        shape: Tuple with the batch size first; None is any size.
+        dtype: Name of the dtype, such as "float32".
     """
 
     name: str
@@ -31,9 +31,9 @@ class Tensor:
 
 
 def generated(inputs):
-    """Return samples for inputs: standard normal numbers, and integers where these are taken.
+    """Return random samples: standard normal numbers, or integers for inputs of integers.
 
-    Integers are pixels for uint8, else 0 and 1, which are valid indices. Axes of any size have 32 entries.
+    Integers are pixels for uint8, else 0 and 1, which are valid indices. Axes of any size get 32 entries.
     """
     random, samples = np.random.default_rng(0), []
     for tensor in inputs:
@@ -47,16 +47,16 @@ def generated(inputs):
 
 
 def arrays_for(inputs, samples):
-    """Return samples as a list of arrays, one for each input, of the input's type.
+    """Return samples as a list of arrays, one for each input, with the dtype of the input.
 
     Args:
-        inputs: A `Tensor` for each input.
-        samples: An array, where there is one input; a list of arrays in the order of the inputs; a dict by name; or an
-            iterable of batches of such (a tf.data set, a generator), or a function that returns one, of which the first
-            100 samples are taken. Tuples in a data set are inputs and labels.
+        inputs: List of a `Tensor` for each input.
+        samples: An array for one input; a list of arrays in the order of the inputs; a dict by name; or an iterable of
+            batches of these (a tf.data set, a generator), or a function that returns one, of which the first 100
+            samples are used. Tuples in a data set are inputs and labels.
 
     Raises:
-        ValueError: They do not fit.
+        ValueError: The samples do not fit.
     """
     samples = samples() if callable(samples) else samples
     if isinstance(samples, (str, bytes, os.PathLike)):
@@ -77,10 +77,10 @@ def arrays_for(inputs, samples):
 
 
 def from_file(path):
-    """Return the samples in a file of numpy: an array, or a dict by the inputs' names of an archive.
+    """Return the samples in a numpy file: an array, or a dict by the names of the inputs from an archive.
 
     Raises:
-        ValueError: The file is of another kind.
+        ValueError: The file is not a numpy file.
     """
     try:
         samples = np.load(path, allow_pickle=False)
@@ -92,7 +92,7 @@ def from_file(path):
 
 
 def check_finite(arrays):
-    """Raise ValueError unless all numbers in some samples are finite."""
+    """Raise ValueError unless all samples are finite."""
     for array in arrays:
         if not np.isfinite(array).all():
             first = int(np.argmax(~np.isfinite(array).reshape(len(array), -1).all(axis=1)))
@@ -102,7 +102,7 @@ def check_finite(arrays):
 
 
 def batches(arrays, batch=None):
-    """Yield `(number, arrays)` of batches, of `BATCH` samples or, repeating the last one to fill it, of `batch`."""
+    """Yield `(number, arrays)` of batches: of up to `BATCH` samples, or of `batch`, filled with the last one."""
     size = batch or BATCH
     for begin in range(0, len(arrays[0]), size):
         parts = [array[begin : begin + size] for array in arrays]

@@ -1,4 +1,4 @@
-"""Conversion for stock TensorFlow Lite (LiteRT): no custom operations, kernels small, results exact."""
+"""Convert models for TensorFlow Lite (LiteRT): exact, with small kernels and without custom operations."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_count
+from keras_mpt.arguments import check_choice, check_count
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
@@ -36,66 +36,65 @@ def to_tflite(
 ) -> Report:
     """Convert a model for TensorFlow Lite (LiteRT), without custom operations.
 
-    `weights` says how the kernels of MPT layers are stored and used:
+    `weights` is the name of a format for the kernels of MPT layers:
 
-    - `"int8"`: one byte for each weight and a float for each output channel, from which the runtime makes the float
-      kernel when the model is loaded: -1, 0 or 1 times a float, so the outputs have the same bits as with float32.
-    - `"sparse_int8"`: the same, but of a kernel where that is smaller only what was kept is stored, and where. The file
-      is smaller as it is, and larger than with `"int8"` once compressed.
-    - `"integer"`: a layer that takes signs, with its normalization, pooling and the next sign, is one operation of
-      integers; what the model decides for a sum that is exactly on the threshold is decided at conversion. Layers whose
-      sums are added or put out compute with integers, too, and give floats, as with `"exact_int8"`; the report says
-      which and why. Needs a fixed batch.
-    - `"integer2_dense"`: the same with two bits a weight in dense layers, where that is not slower.
-    - `"integer2"`: with two bits in convolutions as well, a quarter of the size: of layers that hold at least a
-      fiftieth of the weights. These convolutions are as fast where processors have no dot products of 8-bit integers,
-      else two to four times slower.
-    - `"exact_int8"`: layers that take signs compute with integers, several times as fast as with floats, and exactly.
-      The runtime rounds float inputs to 8 bits, which 0 and 1 survive: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
-      where x < 0. Other layers as with `"int8"`.
-    - `"float32"`, `"float16"`: as floats; float16 rounds alpha.
-    - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. Fast, but inputs are rounded to 8 bits: the
-      report says how lossy that is; nothing is refused for it.
-    - `"auto"`: for each layer the first of exact_int8, int8 and float32 that is exact; of those that stay float32, only
-      what was kept is stored, where that is smaller. Not integer: an emulated ARM processor with SME computed such
-      convolutions wrongly in LiteRT 2.3, one without SME rightly.
+    - `"int8"`: One byte for each weight and a float for each output channel. When it loads the file, the runtime
+      computes float kernels: -1, 0 or 1 times a float. So the outputs have the same bits as with float32.
+    - `"sparse_int8"`: The same, with only the kept weights of a kernel and their positions if that is smaller. Such a
+      file is smaller than with `"int8"`, but larger once compressed.
+    - `"integer"`: A layer of signs, its normalization, pooling and the next sign are one integer operation. Conversion
+      decides the sign of a sum that is exactly at the threshold, as the model does. Layers whose sums are added or are
+      outputs compute with integers and return floats, as with `"exact_int8"`; the report lists them with the reason.
+      The batch size must be fixed.
+    - `"integer2_dense"`: The same with two bits for each weight if that is not slower: in dense layers that use each
+      weight once for a batch, and have at least 2 % of the weights.
+    - `"integer2"`: The same with two bits in convolutions as well, a quarter of the size, for layers with at least 2 %
+      of the weights. On processors with dot products of 8-bit integers, these convolutions are two to four times
+      slower, on others as fast.
+    - `"exact_int8"`: Layers of signs compute with integers, exactly, and several times as fast as with floats. The
+      runtime rounds float inputs to 8 bits, which keeps 0 and 1 exact: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
+      where x < 0. Other layers are as with `"int8"`.
+    - `"float32"`, `"float16"`: Floats; float16 rounds alpha.
+    - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. It is fast, but rounds inputs to 8 bits. The
+      report has the error, which may have any size.
+    - `"auto"`: For each layer, the first exact format of integer, exact_int8, int8 and float32; float32 kernels are
+      sparse if that is smaller.
 
-    The file is run beside the Keras model before it is written, see `to_lce`.
+    Before the file is written, its outputs are compared with those of the Keras model, see `to_lce`.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or a ticket's path. Inputs of integers or booleans
+        model: A built functional or Sequential model, a `Ticket`, or the path of one. Inputs of integers or booleans
             keep their type, others are float32.
-        path: Where the file goes; `.tflite` is the usual ending.
+        path: Path of the new file, usually with the ending `.tflite`.
         weights: See above.
-        batch: How many samples the file takes at a time, where the model does not say so itself; None: any number,
-            which some runtimes (LiteRT.js, delegates for GPUs) refuse.
-        preprocess: How the file makes inputs of the model of uint8 images of 0 .. 255, which it takes then: a pair
-            `(mean, std)` for `(images / 255 - mean) / std`, each a number or one for each channel, the last axis; a
-            preset of `keras_mpt.zoo`, for its own; `"tf"` (-1 .. 1) or `"torch"` (ImageNet's), as
-            `keras.applications` calls them. None: the file takes what the model takes.
-        labels: Names of the classes, which the file keeps, see `metadata`.
-        samples: Inputs of the file to check with: an array `(number, ...)`, where there is one input; a list of arrays
-            in the order of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a
-            function that returns one), of which 100 samples are taken. Default: 16 of standard normal numbers, of
-            random pixels for uint8.
+        batch: Batch size of the file if the model has none; None: any, which some runtimes (LiteRT.js, GPU delegates)
+            refuse.
+        preprocess: Normalization in the file, which then takes uint8 images of 0 .. 255: a pair `(mean, std)` for
+            `(images / 255 - mean) / std`, each a number or one for each channel (the last axis); a preset of
+            `keras_mpt.zoo`; or, with the names of `keras.applications`, `"tf"` (-1 .. 1) or `"torch"` (that of
+            ImageNet). None: the inputs of the file are those of the model.
+        labels: Names of the classes, stored in the file, see `metadata`.
+        samples: Inputs of the file for the comparison: an array `(number, ...)` for one input; a list of arrays in the
+            order of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a function
+            that returns one), of which the first 100 samples are used. Default: 16 samples of standard normal numbers,
+            or of random pixels for uint8.
 
     Returns:
         A `Report`.
 
     Raises:
-        ConversionError: The kernels of a layer differ in magnitude, so that int8 is not exact, TensorFlow Lite cannot
-            convert or run the model, or the file does not compute what the model does. There is no new file then. It
-            is a ValueError.
-        ValueError: `weights`, `batch` or `preprocess` is none of these; `model` is subclassed or not built, or takes
+        ConversionError: The weights of a layer differ in magnitude, so that int8 is not exact; `weights` requires
+            integers and no layer can have them; TensorFlow Lite cannot convert or run the model; or the outputs of file
+            and model differ. No file is written. It is a ValueError.
+        ValueError: `weights`, `batch` or `preprocess` is not as described; `model` is subclassed, not built or takes
             strings; or `preprocess`, `labels` or `samples` do not fit it.
-        FileNotFoundError, IsADirectoryError: There is no folder for `path`, or `path` is one.
-        RuntimeError: Keras does not run on TensorFlow.
+        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
+        RuntimeError: The backend of Keras is not TensorFlow.
 
     Examples:
         >>> print(keras_mpt.convert.to_tflite("conv4.mpt", "conv4.tflite", samples=images[:100]))
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"`weights` must be one of {', '.join(WEIGHTS)}. Received: weights={weights!r}")
+    check_choice("weights", weights, WEIGHTS)
     if batch is not None:
         check_count("batch", batch)
     report = convert(model, path, TensorFlowLite(weights, batch), samples, preprocess, labels)
@@ -104,18 +103,20 @@ def to_tflite(
     return report
 
 
-class Float(Format):
-    """Kernels as floats, or in a type of the engine's own."""
+class Rounded(Format):
+    """Float kernels that TensorFlow Lite's converter rounds, to the types `types`."""
 
-    def __init__(self, name="float32", itemsize=4):
-        self.name, self._itemsize = name, itemsize
+    lossy = True
+
+    def __init__(self, name, itemsize, types=()):
+        self.name, self._itemsize, self.types = name, itemsize, types
 
     def size(self, kernel):
         return self._itemsize * kernel.array.size
 
 
 class SparseFloat(Format):
-    """Kernels as floats; only what was kept is stored, where that is smaller."""
+    """Float kernels, sparse if that is smaller."""
 
     def size(self, kernel):
         return min(sparse_size(_rows(kernel), 4), 4 * kernel.array.size)
@@ -125,7 +126,7 @@ class SparseFloat(Format):
 
 
 class Int8(Format):
-    """Ternary kernels as one byte for each weight and a scale for each output channel."""
+    """Ternary kernels with one byte for each weight and a scale for each output channel."""
 
     name = "int8"
     int8 = True
@@ -141,7 +142,7 @@ class Int8(Format):
 
 
 class Int2(Int8):
-    """Ternary kernels of small dense layers as two bits for each weight, of which each run makes floats anew."""
+    """Ternary kernels of small dense layers with two bits for each weight, converted to floats in each run."""
 
     name = "2 bits"
     int8 = False
@@ -160,7 +161,7 @@ class Int2(Int8):
 
 
 class SparseInt8(Int8):
-    """The same, of which only what was kept is stored, where that is smaller."""
+    """The same with sparse kernels, if they are smaller."""
 
     name = "sparse int8"
 
@@ -177,7 +178,7 @@ class SparseInt8(Int8):
 
 
 class ExactInt8(Int8):
-    """Layers that take signs compute with integers: `T * sign(x) = sum(T) - 2 * T * n` with n = 1 where x < 0."""
+    """Layers of signs that compute with integers: `T * sign(x) = sum(T) - 2 * T * n` with n = 1 where x < 0."""
 
     name = "exact int8"
 
@@ -191,20 +192,20 @@ class ExactInt8(Int8):
         found = file.integer_kernels([kernel.split[0] for kernel in kernels])
         expected, names = sum(kernel.calls for kernel in kernels), [kernel.layer.name for kernel in kernels]
         if found != expected:
-            raise ConversionError(f"{found} layers compute with integers, not {expected}: {names}.")
+            raise ConversionError(f"The file must compute {expected} layers with integers: {names}. Received: {found}")
 
 
 WEIGHTS = {
     "integer": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "integer2_dense": (Integer("dense"), ExactInt8(), Int2(), Int8(), SparseFloat()),
     "integer2": (Integer("all"), ExactInt8(), Int2(), Int8(), SparseFloat()),
-    "auto": (ExactInt8(), Int8(), SparseFloat()),
+    "auto": (Integer(), ExactInt8(), Int8(), SparseFloat()),
     "int8": (Int8(),),
     "sparse_int8": (SparseInt8(), Int8()),
     "exact_int8": (ExactInt8(), Int8()),
-    "float32": (Float(),),
-    "float16": (Float("float16", 2),),
-    "dynamic_int8": (Float("dynamic int8", 1),),
+    "float32": (Format(),),
+    "float16": (Rounded("float16", 2, ["float16"]),),
+    "dynamic_int8": (Rounded("dynamic int8", 1),),
 }
 
 
@@ -212,22 +213,34 @@ class TensorFlowLite(Target):
     """See `to_tflite`."""
 
     name, engine = "tflite", "TensorFlow Lite"
+    _otherwise = "auto"
 
     def __init__(self, weights="auto", batch=1):
-        self._weights, self.batch = weights, batch
-        self.formats, self.lossy = WEIGHTS[weights], weights in ("float16", "dynamic_int8")
+        self.formats, self.batch = WEIGHTS[weights], batch
+        self.lossy = self.formats[0].lossy
+        self._wanted, self._found = weights.startswith("integer"), False  # integers
+        self._program = None  # of the last whole graph
+
+    def choose(self, kernel):
+        super().choose(kernel)
+        self._found = self._found or isinstance(kernel.format, Integer)
 
     def compile(self, graph):
+        if self._wanted and not self._found:
+            reasons = "; ".join(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels) or "it has no MPT layer"
+            raise ConversionError(f"No layer can be integers; `weights` may be {self._otherwise!r} instead. {reasons}.")
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
-            return compile_integers(self, graph)
+            content, program = compile_integers(self, graph)
+            if graph.cuts:
+                self._program = program
+            return content
         import tensorflow as tf
 
         with errors_of(self.engine, "convert"), saved_model(graph) as folder:
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             if self.lossy:
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if self._weights == "float16":
-                converter.target_spec.supported_types = [tf.float16]
+                converter.target_spec.supported_types = [getattr(tf, name) for name in self.formats[0].types]
             content = converter.convert()
         file = File(content)
         file.order(graph.inputs, graph.outputs)
@@ -235,6 +248,9 @@ class TensorFlowLite(Target):
             form.store(file, [kernel for kernel in graph.kernels if kernel.format is form])
         check_int8(file, graph.kernels)
         return file.content()
+
+    def decided(self, signs):
+        return {} if self._program is None else self._program.decided(signs)
 
     def annotated(self, content, facts):
         return annotated(content, facts)
@@ -257,7 +273,7 @@ class Interpreted(Session):
         if any(name.startswith("Lce") for name in file.operations()):
             raise ValueError("`target` must be 'lce': the file has its operations. Received: target='tflite'")
         self.inputs, self.outputs = file.inputs(), file.outputs()
-        with warnings.catch_warnings():  # TensorFlow's says that LiteRT will replace it
+        with warnings.catch_warnings():  # that LiteRT will replace it
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
             self._interpreter = interpreter(model_content=content, num_threads=threads)
         self._shapes = None
@@ -277,7 +293,7 @@ class Interpreted(Session):
 
 
 def _interpreters():
-    """Return the interpreters that are installed, by name."""
+    """Return the installed interpreters by name."""
     import tensorflow as tf
 
     found = {"tf.lite": tf.lite.Interpreter}
@@ -289,9 +305,9 @@ def _interpreters():
 
 
 def _rows(kernel):
-    """Return a kernel as rows like those in a file: of inputs for each output, of channels if depthwise.
+    """Return a kernel with the rows that it has in a file: inputs of an output; for depthwise layers, channels.
 
-    That of a three-dimensional convolution has five axes there. Rows of an embedding are those of its table.
+    The kernel of a three-dimensional convolution keeps five axes. The rows of an embedding are those of its table.
     """
     layer, array = kernel.layer, kernel.array
     if array.ndim == 5 or isinstance(layer, MPTEmbedding):
@@ -310,7 +326,7 @@ def _rows(kernel):
 
 
 def _outputs(kernel):
-    """Return how many output channels a kernel has in a file, each with a scale."""
+    """Return the number of output channels of a kernel in a file, each with a scale."""
     if kernel.array.ndim == 5:
         return kernel.array.shape[-2 if isinstance(kernel.layer, MPTTransposedConv) else -1]
     return _rows(kernel).shape[1 if _is_depthwise(kernel) else 0]
@@ -322,7 +338,7 @@ def _is_depthwise(kernel):
 
 
 def exact(kernel, x):
-    """Return the outputs of an MPT layer on the signs of `x`, computed from n = 1 where x < 0, else 0."""
+    """Return the outputs of an MPT layer on the signs of `x`, computed from n: 1 where x < 0, else 0."""
     layer, (signs, scales) = kernel.layer, kernel.split
     negative = ops.cast(x < 0, "float32")
     weights, total = -2 * scales * signs, scales * signs.sum(axis=tuple(range(signs.ndim - 1)))

@@ -1,4 +1,4 @@
-"""Conversion for TensorFlow Lite Micro, which runs on microcontrollers: integers, or floats."""
+"""Convert models for TensorFlow Lite Micro, the runtime for microcontrollers, to integers or floats."""
 
 import os
 import pathlib
@@ -27,6 +27,18 @@ from keras_mpt.tickets import Ticket
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
 _MOST = 32767  # of int16
+_IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
+_KEYWORDS = frozenset(  # of C++, which a file may well be named
+    "alignas asm auto bool break case catch char class const continue default delete do double else enum explicit "
+    "export extern false float for friend goto if inline int long mutable namespace new operator private protected "
+    "public register return short signed sizeof static struct switch template this throw true try typedef union "
+    "unsigned using virtual void volatile while main".split()
+)
 
 
 def to_tflm(
@@ -39,36 +51,37 @@ def to_tflm(
     labels: Sequence[str] | None = None,
     samples: Any = None,
 ) -> Report:
-    """Convert a model for TensorFlow Lite Micro, which runs on microcontrollers.
+    """Convert a model for TensorFlow Lite Micro, the runtime for microcontrollers.
 
-    The files of `to_tflite` must not go there: its operations of floats by int8 are refused, and what stores int8 with
-    a scale for each channel is silently wrong. Here
+    Do not use files from `to_tflite` there: the runtime refuses operations on floats and int8 together, and int8
+    kernels with a scale for each channel silently give wrong outputs. `weights` names a format for the kernels:
 
-    - `"integer"`, for MPT-1/1: layers that take signs are operations of integers, see `to_tflite`; those whose sums are
-      added or put out give them as 16-bit integers. The other kernels, such as the stem's, are float32.
+    - `"integer"`, for MPT-1/1: Layers of signs are integer operations, see `to_tflite`. Sums that are outputs or are
+      added are 16-bit integers. Other kernels, such as that of the stem, are float32.
     - `"float32"`, for any model.
-    - `"int8"`, for ternary kernels: one byte a weight and one scale a layer, from which floats are made in the arena
-      each time. Takes flash from the file and gives it to the arena.
+    - `"int8"`, for ternary kernels: One byte for each weight and one scale for each layer, converted to floats in the
+      arena in each run. The file needs less flash, and the arena more RAM.
 
-    The file is run in TensorFlow Lite Micro's own interpreter beside the Keras model before it is written. The report
-    says how large the arena must be on this machine, where pointers are larger than on a microcontroller, and which
-    operations to register.
+    Before the file is written, its outputs in TensorFlow Lite Micro's own interpreter are compared with those of the
+    Keras model. The report has the size of the arena on this machine, where pointers are larger than on a
+    microcontroller, and the operations to register.
 
     Args:
         model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
-        path: Where the file goes. Of an ending `.cc`, it is a C array to compile in; else a file as for `to_tflite`.
+        path: Path of the new file. With the ending `.cc`, it is a C array to compile in, named like the file
+            (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.
-        compress: Whether to store integer kernels as look-up tables of two bits, which needs a TensorFlow Lite Micro
-            that was built with compression.
+        compress: Whether to store integer kernels as look-up tables of two bits. It needs `"integer"`, and a TensorFlow
+            Lite Micro that is built with compression.
         preprocess, labels, samples: See `to_tflite`.
 
     Returns:
         A `Report`.
 
     Raises:
-        ConversionError: A layer cannot be stored so, the runtime lacks an operation, or the file does not compute what
-            the model does. There is no new file then. It is a ValueError.
-        ValueError: `weights` is none of these, or see `to_tflite`.
+        ConversionError: A layer does not fit the format, the runtime lacks an operation, or the outputs of file and
+            model differ. No file is written. It is a ValueError.
+        ValueError: `weights` is unknown, or `compress` does not fit it; or see `to_tflite`.
         ImportError: tflite-micro is not installed.
 
     Examples:
@@ -76,6 +89,8 @@ def to_tflm(
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)
+    if compress and weights != "integer":
+        raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
     path = pathlib.Path(path)
     target = Micro(weights, compress)
     report = convert(model, path, target, samples, preprocess, labels)
@@ -88,7 +103,7 @@ def to_tflm(
 
 
 class OneScale(Format):
-    """Ternary kernels as one byte for each weight and one scale; batch normalization stays an operation of its own."""
+    """Ternary kernels with one byte for each weight and one scale; batch normalization stays separate."""
 
     name = "int8"
     int8 = True
@@ -113,27 +128,21 @@ class Micro(TensorFlowLite):
     """See `to_tflm`."""
 
     name, engine = "tflm", "TensorFlow Lite Micro"
+    _otherwise = "float32"
 
     def __init__(self, weights="integer", compress=False):
         with extra("tflm", "Conversion for TensorFlow Lite Micro"):
             import tflite_micro
         self._micro = tflite_micro
         super().__init__("float32", 1)
-        self._compress, self._wanted, self._found = compress, weights == "integer", False
+        self._compress, self._wanted = compress, weights == "integer"
         self.formats = {
             "integer": (Integer(sums=int16_sums, sums_name="exact int16"), Format()),
             "float32": (Format(),),
             "int8": (OneScale(),),
         }[weights]
 
-    def choose(self, kernel):
-        super().choose(kernel)
-        self._found = self._found or isinstance(kernel.format, Integer)
-
     def compile(self, graph):
-        if self._wanted and not self._found:
-            reasons = "; ".join(f"{kernel.layer.name!r}: {kernel.why}" for kernel in graph.kernels) or "no MPT layer"
-            raise ConversionError(f"No layer can be integers, for weights='float32' all can be floats. {reasons}.")
         integers = any(isinstance(kernel.format, Integer) for kernel in graph.kernels)
         content = _without_casts(super().compile(graph))
         if integers and self._compress:
@@ -148,7 +157,7 @@ class Micro(TensorFlowLite):
             return MicroSession(content, self._micro)
 
     def _compressed(self, content):
-        """Return a file with the int8 kernels as look-up tables, one a channel: a common one gives other values."""
+        """Return a file with int8 kernels as look-up tables, one for each channel, as a common one is wrong."""
         spec, file, tensors, int8 = (
             self._micro.compression.spec,
             File(content),
@@ -181,20 +190,22 @@ class MicroSession(Session):
 
 
 def _without_casts(content):
-    """Return a file in which floats are made of bytes by an operation that TensorFlow Lite Micro has for them."""
+    """Return a file without casts from bytes to floats, which TensorFlow Lite Micro lacks."""
     file = File(content)
     return file.content() if file.byte_casts_to_dequantize() else content
 
 
 def _arena(file, content):
-    """Return bytes that are more than enough."""
+    """Return a number of bytes that is more than enough."""
     tensors = sum(4 * int(np.prod(tensor.shape)) for tensor in file.graph.tensors if tensor.shape is not None)
     return 2 * (tensors + len(content)) + (1 << 20)
 
 
 def int16_sums(writer, call, x, key, result):
-    """Append what computes a call's scaled sums with 16-bit integers: `T * s = 2 * T * v + key * sum(T)`, v being 0 or
-    -1 where signs are padded with +1, 0 or 1 where they are with -1, and `T * s` where they are with 0.
+    """Append the operations for a call's scaled sums in 16-bit integers.
+
+    `T * s = 2 * T * v + key * sum(T)`, where v is 0 or -1 if signs are padded with +1, and 0 or 1 if with -1. With a
+    padding of 0, it is `T * s` itself.
     """
     layer, file = call.layer, writer.file
     most = int((layer.rows != 0).sum(axis=0).max(initial=0))
@@ -225,7 +236,7 @@ def int16_sums(writer, call, x, key, result):
 
 
 def c_array(content, name):
-    """Return C++ source with a file's bytes as an array."""
+    """Return C++ source with the bytes of a file as an array."""
     rows = [content[begin : begin + 12] for begin in range(0, len(content), 12)]
     lines = ",\n    ".join(", ".join(f"0x{byte:02x}" for byte in row) for row in rows)
     return (
@@ -235,15 +246,15 @@ def c_array(content, name):
 
 
 def resolver(operations):
-    """Return the C++ lines that register a file's operations, and no others."""
-    names = ["".join(part.capitalize() for part in name.split("_")) for name in sorted(operations)]
+    """Return C++ that registers exactly the operations of a file."""
+    names = [_IRREGULAR.get(name) or "".join(map(str.capitalize, name.split("_"))) for name in sorted(operations)]
     names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
     adds = " ".join(f"resolver.Add{name}();" for name in names)
     return f"tflite::MicroMutableOpResolver<{len(names)}> resolver; {adds}"
 
 
 def arena_bytes(content):
-    """Return how many bytes of arena a file uses on this machine."""
+    """Return the size of a file's arena on this machine, in bytes."""
     import tflite_micro
 
     session = MicroSession(content, tflite_micro)
@@ -267,4 +278,5 @@ def _notes(content):
 
 
 def _identifier(stem):
-    return re.sub(r"\W", "_", stem, flags=re.ASCII)
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return f"model_{name}" if name[:1].isdigit() or name in _KEYWORDS else name

@@ -1,4 +1,4 @@
-"""A converted file beside the Keras model that it came from."""
+"""Compare a converted file with its Keras model."""
 
 import warnings
 
@@ -11,26 +11,26 @@ from keras_mpt.convert.report import ConversionError, errors_of
 from keras_mpt.convert.tensors import batches, outputs_of
 from keras_mpt.models.rewrite import packed
 
-ROUNDING = 1e-4  # of a sample's largest output: what sums in another order may differ by
-AT_ZERO = 2  # times the largest error that was measured: closer to zero, rounding may flip a sign
-LEAST_SCALE = 0.01  # of the largest output of a batch: a sample of smaller ones is the difference of large numbers
-LEAST_ERROR = 5e-7  # of the largest pre-activation: where none was measured, as much is possible
-FLIPS = 0.05  # of the samples: where more flip, it is not rounding alone
-PIECES = 8  # samples to check pieces on
+ROUNDING = 1e-4  # of a sample's largest output: possible if sums are in another order
+AT_ZERO = 2  # times the largest measured error: closer to zero, rounding may flip a sign
+LEAST_SCALE = 0.01  # of the largest output of a batch: smaller outputs are differences of large numbers
+LEAST_ERROR = 5e-7  # of the largest pre-activation: possible even if no error was measured
+FLIPS = 0.05  # of the samples: if more flip, the cause is not rounding alone
+PIECES = 8  # samples for the pieces
 
 
 def check(report, target, plan, content, samples):
-    """Run a file in each runtime and write into the report how its outputs agree with the model's.
+    """Run a file in each runtime, compare its outputs with those of the model, and complete the report.
 
     Args:
-        report: The `Report`.
+        report: The `Report` to complete.
         target: The `Target`.
         plan: The `Plan`.
-        content: The bytes of the file.
+        content: Bytes of the file.
         samples: List of arrays, one for each input.
 
     Raises:
-        ConversionError: They do not agree.
+        ConversionError: The outputs differ.
     """
     batch = _batch(plan)
     margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
@@ -64,19 +64,19 @@ def check(report, target, plan, content, samples):
 
 
 def reference_outputs(plan, samples, batch=None):
-    """Return the outputs of a plan's float graph on samples, and what it takes signs of: two lists of arrays."""
+    """Return the outputs of a plan's float graph on samples, and the tensors before its cuts: two lists of arrays."""
     found = outputs_of(_caller(plan.reference.model), samples, batch)
     count = len(plan.model.outputs)
     return found[:count], found[count:]
 
 
 def _check_pieces(report, target, plan, samples, batch):
-    """Check what a target makes of the pieces between signs, each on the model's own signs.
+    """Compare the pieces between signs, given the model's own signs.
 
-    No rounding changes a sign there, so pieces of a file can be told from wrong ones, whatever the activations.
+    No rounding can change a sign there, so an error in a piece is found whatever the activations are.
 
     Returns:
-        For each cut, how close to zero rounding may flip a sign.
+        List of a margin for each cut: closer to zero, rounding may flip a sign.
     """
     graph = plan.graph(target.batch)
     if not graph.cuts or target.lossy:
@@ -98,17 +98,25 @@ def _check_pieces(report, target, plan, samples, batch):
             )
         report.piece_error = max(report.piece_error, error / scale)
         margins.append(AT_ZERO * max(error, LEAST_ERROR * scale))
-    return margins[len(outputs) :]
+    margins = margins[len(outputs) :]
+    for index, decided in target.decided([each.astype(np.int8) for each in signs]).items():
+        wrong = (decided != signs[index]) & (np.abs(taps[index]) > margins[index])
+        if wrong.any():
+            raise ConversionError(
+                f"{wrong.sum()} of {wrong.size} signs of {graph.cuts[index].name!r} are decided otherwise in integers, "
+                "given the signs before."
+            )
+    return margins
 
 
 def _batch(plan):
-    """Return the batch size that the model must have: its own, or that of files where its outputs depend on it."""
+    """Return the batch size for the model: its own; 1, as in files, if its outputs depend on it; None: any."""
     depends = any(quantizers.is_per_channel(kernel.layer.input_quantizer) for kernel in plan.kernels)
     return plan.batch or (1 if depends else None)
 
 
 def _caller(model):
-    """Return a function of a list of arrays that calls a model and returns a list of arrays."""
+    """Return a function that calls a model on a list of arrays, and returns a list of arrays."""
 
     def call(arrays):
         inputs = [keras.ops.convert_to_tensor(array) for array in arrays]
@@ -119,7 +127,7 @@ def _caller(model):
 
 
 def _own_outputs(plan):
-    """Return a function like `_caller` for the Keras model itself; None if it rounds to fewer bits than float32."""
+    """Return such a function for the Keras model itself; None if it computes with fewer bits than float32."""
     if any(layer.compute_dtype != "float32" for layer in layers_inside(plan.model)):
         return None
     own = _caller(plan.model)
@@ -127,15 +135,15 @@ def _own_outputs(plan):
 
 
 class Agreement:
-    """How a file's outputs agree with the model's, over batches of samples.
+    """Agreement of a file's outputs with those of the model, over batches of samples.
 
     Args:
-        margins: For each time that signs are taken, how close to zero an activation must be that rounding may flip it.
+        margins: For each cut, the margin around zero in which rounding may flip a sign.
 
     Attributes:
-        same: How many samples have the same largest output, up to rounding.
-        flips: How many differ by more than rounding because an activation is at zero.
-        max_error: Largest difference, over the others.
+        same: Number of samples with the same largest output, up to rounding.
+        flips: Number of samples that differ by more than rounding, with an activation within a margin.
+        max_error: Largest difference over the other samples.
         scale: Largest magnitude of the model's outputs.
     """
 
@@ -147,13 +155,13 @@ class Agreement:
         """Count a batch.
 
         Args:
-            expected: The model's outputs: an array, or a list of one for each output.
-            taps: What the model takes signs of, a list of arrays.
-            found: The file's outputs.
-            lossy: Whether differences are expected.
+            expected: Outputs of the model: an array, or a list of one for each output.
+            taps: Tensors before the cuts, a list of arrays.
+            found: Outputs of the file.
+            lossy: Whether differences are allowed.
 
         Raises:
-            ConversionError: They differ by more than rounding where no activation is at zero.
+            ConversionError: Outputs differ by more than rounding in a sample without an activation at zero.
         """
         taps_at_zero = [
             np.abs(tap).reshape(len(tap), -1).min(axis=1) <= margin
@@ -173,7 +181,7 @@ class Agreement:
                 )
             differs = np.zeros_like(differs) if lossy else differs
             rows, chosen = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1).argmax(axis=1)
-            # outputs of integers are often equal
+            # integer outputs are often equal
             same = same & (rows.max(axis=1) - rows[np.arange(len(rows)), chosen] <= rounding)
             flipped = flipped | differs
             self.max_error = max(self.max_error, float(errors[~differs].max(initial=0.0)))
@@ -181,7 +189,7 @@ class Agreement:
         self.flips += int(np.sum(flipped))
 
     def _compared(self, expected, found):
-        """Return the largest error of each sample of one output, and what may be rounding."""
+        """Return the largest error of each sample of an output, and the largest that may be rounding."""
         if found.shape != expected.shape:
             raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
         if np.isfinite(expected).all() and not np.isfinite(found).all():

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_mpt import _keras
 from keras_mpt.initializers import layer_seeds
 from keras_mpt.layers.composite import MPTComposite
 from keras_mpt.layers.einsum import MPTEinsumDense
@@ -32,7 +33,7 @@ class MPTAttention(MPTComposite):
             initializer = plain.kernel_initializer
             layer = MPTEinsumDense.from_plain(plain, initializer, **self._settings(seed))
             layer.build(plain.get_build_config()["input_shape"])
-            self._replace(name, layer)
+            _keras.replace_layer(self, name, layer)
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

@@ -289,14 +289,6 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """
         raise NotImplementedError(f"{type(self).__name__} has a frozen kernel: low-rank adaptation has no meaning.")
 
-    def quantize(self, *args, **kwargs):
-        """Refuse Keras' quantization: see `kernel_quantizer`.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
-
     def _check_built(self, attribute, error=ValueError):
         if not self.built:
             raise error(

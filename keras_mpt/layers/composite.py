@@ -1,6 +1,5 @@
-"""Layers made of MPT layers."""
+"""Layers that consist of MPT layers."""
 
-from keras_mpt import _keras
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -50,14 +49,3 @@ class MPTComposite(PlainTwin):
                 "first. Received: built=False"
             )
         return tuple(subnet for layer in self._inside().values() for subnet in layer.subnets)
-
-    def _replace(self, name, layer):
-        _keras.replace_layer(self, name, layer)
-
-    def quantize(self, *args, **kwargs):
-        """Refuse Keras' quantization: see `kernel_quantizer`.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")

@@ -112,7 +112,7 @@ class MPTRecurrent(MPTComposite):
             config[f"{argument}_initializer"] = getattr(self.cell, f"{argument}_initializer")
         cell = self._cell_class(**config, **self._settings(seed))
         cell.implementation = getattr(self.cell, "implementation", None)
-        self._replace("cell", cell)
+        _keras.replace_layer(self, "cell", cell)
         if self.input_quantizer is not None and hasattr(self, "use_cudnn"):
             self.use_cudnn = False  # it would not call the cell, which quantizes
 

@@ -48,7 +48,7 @@ class Subnet:
 
     @property
     def sources(self):
-        """The variables that the kernel is made of."""
+        """The variables that determine the kernel."""
         return [self.frozen_kernel, *self.state.values(), self.scores]
 
     @property
@@ -292,7 +292,7 @@ class Subnet:
         self._store(changes)
 
     def _made(self, scores, changes):
-        """Return the mask that the rule makes of other scores and another state, an array of booleans."""
+        """Return the mask for other scores and another state, an array of booleans."""
         return to_numpy(self.layer.mask(as_tensor(scores), {**self._values(), **_tensors(changes)})[0]) != 0
 
     def mask_of(self, scores):

@@ -149,20 +149,27 @@ class PlainTwin:
         return [(getattr(layer, name), getattr(layer, f"{argument}_initializer")) for name, argument in arguments]
 
     @classmethod
-    def from_plain(cls, layer, kernel_initializer=None, *, own_initializers=False, **settings):
+    def from_plain(cls, layer, kernel_initializer=None, **settings):
         """Return an unbuilt MPT layer with the config of a plain one; `take_weights` takes over its weights.
 
         Args:
             layer: A layer of the Keras class that this class derives from.
-            kernel_initializer: Initializer of the frozen kernels; None: `"signed_constant"`.
-            own_initializers: Whether to use the initializers of `layer` instead.
+            kernel_initializer: Initializer of the frozen kernels; None: those of `layer`.
             **settings: Arguments of `MPTLayer`.
         """
         left_out = (*cls._meaningless_arguments(), "seed")
         config = {name: value for name, value in layer.get_config().items() if name not in left_out}
-        for argument in () if own_initializers else cls._kernels.values():
-            config[f"{argument}_initializer"] = kernel_initializer
+        if kernel_initializer is not None:
+            config.update({f"{argument}_initializer": kernel_initializer for argument in cls._kernels.values()})
         return cls(**{**config, **settings})
+
+    def quantize(self, *args, **kwargs):
+        """Refuse Keras' quantization: see `kernel_quantizer`.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is quantized already; see `kernel_quantizer`.")
 
     def _settings(self, seed):
         """Return the arguments of an inner MPT layer with this seed."""

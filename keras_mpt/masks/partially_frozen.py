@@ -12,8 +12,10 @@ from keras_mpt.arguments import check_fraction, received
 from keras_mpt.initializers import partition
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, top_k_mask
+from keras_mpt.ops.selection import ALL_BITS
 
-PRUNED, LOCKED = -1, -2  # in the state `frozen`; 0 is searched. Their bits, added to a key, make it negative
+# In the state `frozen`: which bits of a score make the key by which it is searched. Keys of frozen ones are 0 or less.
+SEARCHED, PRUNED, LOCKED = ALL_BITS, 0, -(2**31)
 _STREAM = 5  # from a kernel's first stream: 0 to 3 are its weights and scores, 4 gives a model's layers their seeds
 
 
@@ -68,11 +70,12 @@ class PartiallyFrozen(MaskRule):
     def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the initial state of a kernel, see `MaskRule`.
 
-        `frozen` (int8) is 0 where a weight is searched, -1 where it is pruned, -2 where it is locked.
+        `frozen` (int32) is > 0 where a weight is searched, 0 where it is pruned, < 0 where it is locked.
         """
         size = math.prod(shape)
         pruned, locked = partition(size, self.frozen_counts(size), seed, stream + _STREAM)
-        frozen = PRUNED * pruned.astype(np.int8) + LOCKED * locked.astype(np.int8)
+        frozen = np.full(size, SEARCHED, np.int32)
+        frozen[pruned], frozen[locked] = PRUNED, LOCKED
         return {**super().init(shape, seed, stream, inputs), "frozen": frozen.reshape(shape)}
 
     def __call__(
@@ -80,9 +83,9 @@ class PartiallyFrozen(MaskRule):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         kept, frozen = state["quota"], state["frozen"]
         pruned, locked = self.frozen_counts(math.prod(scores.shape))
-        keys = ops.bitwise_or(magnitude_bits(scores), ops.cast(frozen, "int32"))
-        among = math.prod(scores.shape) - pruned - locked, ops.equal(frozen, LOCKED) if locked else None
-        mask, threshold, invalid = top_k_mask(keys, kept - locked, state["threshold"], SELECTORS[self.selector], *among)
+        searched = math.prod(scores.shape) - pruned - locked
+        keys, select = magnitude_bits(scores, frozen), SELECTORS[self.selector]
+        mask, threshold, invalid = top_k_mask(keys, kept - locked, state["threshold"], select, frozen, searched)
         return mask, kept, {"threshold": threshold, "nan_steps": invalid}
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
@@ -101,7 +104,7 @@ class PartiallyFrozen(MaskRule):
         return super().resized(scores, state, kept)
 
     def searched(self, state: dict[str, Tensor]) -> Tensor:
-        return ops.equal(state["frozen"], 0)
+        return ops.greater(state["frozen"], 0)
 
     def mask_bits(self, size: int, kept: int) -> float:
         pruned, locked = self.frozen_counts(size)

@@ -1,4 +1,4 @@
-"""Statistics of batch normalization, estimated again for a network whose kernels are not those it was trained with."""
+"""Estimate the statistics of batch normalization again, for a network whose kernels have changed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,31 +15,32 @@ from keras_mpt.ops import to_numpy
 
 
 def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256) -> None:
-    """Give each batch normalization of a model the mean and variance that its inputs have over data.
+    """Set the moving mean and variance of each batch normalization to those of its inputs over data.
 
-    The moving averages of a network are wrong once its kernels are others: where weights were pruned or became
-    ±alpha, where masks or scores were averaged. This takes one pass over the data, without gradients. As in training,
-    each batch is normalized by its own statistics; all else (dropout, masks) is as in inference. With `n_b` entries of
-    a channel in batch b, of mean `m_b` and variance `v_b`:
+    The moving averages are wrong after kernels have changed: weights were pruned or became ±alpha, or masks or scores
+    were averaged. This takes one pass over the data, without gradients. As in training, each batch is normalized by its
+    own statistics; all other layers act as in inference. With `n_b` entries of a channel in batch b, with mean `m_b`
+    and variance `v_b`:
 
     `moving_mean = sum(n_b m_b) / sum(n_b)`, `moving_variance = sum(n_b (v_b + m_b^2)) / sum(n_b) - moving_mean^2`,
 
-    the mean and variance of all entries together. Entries behind a Keras mask, such as `Masking` makes, do not count.
+    the mean and variance of all entries together. Entries that a Keras mask excludes (see `Masking`) do not count.
 
     Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3, arXiv:2105.07576 (precise statistics).
 
     Args:
-        model: A built Keras model of any kind; its `BatchNormalization` layers are changed, also nested and frozen
-            ones and those in wrappers.
-        data: What the model is called on, about a thousand samples: an array, for several inputs a list or dict of
-            arrays; or batches of these, a `keras.utils.PyDataset`, `tf.data.Dataset` or other iterable, where a tuple
-            is `(x, y)` or `(x, y, sample_weight)`.
-        batch_size: At most so many samples of arrays at a time. Large batches have statistics like those of all data.
+        model: A built Keras model of any kind. All of its `BatchNormalization` layers change, including nested and
+            frozen ones and those in wrappers.
+        data: Inputs, about a thousand samples: an array, or a list or dict of arrays for several inputs; or batches of
+            these, a `keras.utils.PyDataset`, `tf.data.Dataset` or other iterable, where a tuple is `(x, y)` or
+            `(x, y, sample_weight)`.
+        batch_size: Largest number of samples in a batch of arrays. The statistics of large batches are closer to those
+            of all data.
 
     Raises:
-        ValueError: `model` is not built or has no batch normalization, `data` has no samples or others than the model
-            takes, or statistics are not finite; the model is as it was.
-        TypeError: `model` is no Keras model.
+        ValueError: `model` is not built or has no batch normalization, `data` has no samples or does not fit the model,
+            or statistics are not finite. The model does not change then.
+        TypeError: `model` is not a Keras model.
 
     Examples:
         >>> keras_mpt.models.recalibrate_batch_norm(model, images[:1000])
@@ -71,7 +72,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
 
 
 class _Statistics:
-    """Mean and variance of what a batch normalization is called on, over several calls."""
+    """Mean and variance of the inputs of a batch normalization over several calls."""
 
     def __init__(self, layer):
         self.layer, self.count, self.mean, self.squares = layer, 0, 0.0, 0.0  # squares: of deviations from the mean
@@ -79,7 +80,7 @@ class _Statistics:
 
     @contextlib.contextmanager
     def recorded(self):
-        """Let the layer, within this context, normalize each batch by its own statistics and note these."""
+        """Make the layer normalize each batch by its own statistics, and record these, within the context."""
         call = self.layer.call
 
         def noted(inputs, training=None, mask=None, **kwargs):
@@ -131,7 +132,7 @@ class _Statistics:
             )
 
     def finish(self, keep):
-        """Give the layer these statistics; or those from before, also if it was never called."""
+        """Assign these statistics; or restore those from before, also if the layer was never called."""
         if keep and self.count:
             self._assign(np.float32(self.mean), np.float32(self.squares / self.count))
         else:
@@ -140,7 +141,7 @@ class _Statistics:
 
 
 def _without_gradients():
-    """Let PyTorch keep nothing of a forward pass."""
+    """Disable gradients on PyTorch."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -149,7 +150,7 @@ def _without_gradients():
 
 
 def _batches(data, batch_size) -> Iterator[Any]:
-    """Yield what a model is called on."""
+    """Yield batches of inputs."""
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(len(data)))
     elif hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
@@ -162,7 +163,7 @@ def _batches(data, batch_size) -> Iterator[Any]:
 
 
 def _slices(arrays, batch_size):
-    """Yield structures of parts of arrays, whose sizes differ by one at most."""
+    """Yield structures of slices of arrays, whose sizes differ by one at most."""
     sizes = {len(array) if getattr(array, "shape", ()) else None for array in keras.tree.flatten(arrays)}
     if len(sizes) != 1 or None in sizes:
         raise ValueError(f"`data` must have arrays of as many samples. Received: {len(sizes)} different numbers")

@@ -11,36 +11,32 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt._types import Names
-from keras_mpt.arguments import check_choice, did_you_mean
+from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
-from keras_mpt.masks.rule import largest
 from keras_mpt.models.copies import held
 from keras_mpt.models.paths import check_is_model, walk
 from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.replacing import with_twins
 from keras_mpt.models.rewrite import check_model
-from keras_mpt.ops import kept_count, to_numpy
+from keras_mpt.ops import to_numpy
 
-_START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
 _METRICS = ("metrics", "weighted_metrics")
-_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
 def to_mpt(
     model: keras.Model,
     sparsity: float | dict[str, float] | Callable | None = None,
     *,
-    kernel: str = "random",
-    kernel_initializer: Any = None,
-    kernel_quantizer: Any = "auto",
+    kernel_initializer: Any = "signed_constant",
+    kernel_quantizer: Any = "scaled_sign",
     input_quantizer: Any = None,
     mask: MaskRule | Callable | None = None,
     only: Names | None = None,
     skip: Names = (),
     seed: int | None = None,
 ) -> keras.Model:
-    """Return a copy of an ordinary model whose layers select weights instead of training them.
+    """Return a copy of an ordinary model whose layers select weights of random kernels instead of training theirs.
 
     The layers of `keras_mpt.layers.TWINS` (dense layers, convolutions, attention, recurrent layers, embeddings) become
     the MPT layers of the same name, also inside `TimeDistributed`, `Bidirectional` and `RNN`. They keep their
@@ -49,7 +45,8 @@ def to_mpt(
     included: call `to_mpt` again to convert some layers with other arguments. Layers with matrices but without an MPT
     twin, such as `ConvLSTM2D`, are copied, and listed in a warning with their share of the weights unless `skip` names
     them. The copy of a compiled model is compiled likewise, with a fresh optimizer. Layers that are not `trainable`
-    stay so: their scores are not trained. `model` itself does not change.
+    stay so: their scores are not trained. `model` itself does not change. To select from the kernels of a trained
+    model, call `to_jackpot`.
 
     Binary inputs: the sign of a ReLU's output is always +1, and so is that of pixels from 0 to 255 (a warning names
     the layers with such inputs). For `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers,
@@ -60,22 +57,16 @@ def to_mpt(
         sparsity: Fraction of the weights removed in each layer; default 0.5. Or a dict from the paths of layers to
             fractions, 0.5 for layers that it leaves out. A path is the name of the layer, `"model/layer"` in a nested
             model, `"bidirectional/forward_lstm"` in a wrapper; attention has a single path. Or a function that returns
-            such a dict for a dict of kernels, such as `magnitude_sparsity(0.9)`; several kernels of a layer are passed
-            as one flat array.
-        kernel: `"random"`: new frozen kernels from seeds. `"pretrained"`: the model's kernels, frozen. Then scores are
-            1 for the largest magnitudes (of equal ones, those at the lower flat index) and 0.99 for the others: the
-            mask starts as magnitude pruning, as in Lottery Jackpots (Zhang et al. 2023, arXiv:2104.08700). A warning
-            tells if the model was never trained, as far as can be seen: a kernel is exactly as its initializer drew
-            it, or all biases and normalizations have their initial values.
-        kernel_initializer: Initializer of random kernels; default `"signed_constant"`. See `keras_mpt.initializers`.
-        kernel_quantizer: See `MPTLayer`. `"auto"`: `"scaled_sign"` for random kernels, None (the weights' own values)
-            for pretrained ones.
+            such a dict for a dict of the model's kernels, such as `magnitude_sparsity(0.9)`; several kernels of a layer
+            are passed as one flat array.
+        kernel_initializer: Initializer of the frozen kernels. See `keras_mpt.initializers`.
+        kernel_quantizer: See `MPTLayer`.
         input_quantizer: See `MPTLayer`. It is not applied to embeddings, whose inputs are integers; attention must be
             skipped.
         mask: Replaces `TopK(sparsity)`: a rule of `keras_mpt.masks` for all layers, such as a `GlobalTopK`, or a
             function that returns a layer's rule for its sparsity, such as `lambda s: TopK(s, selector="sort")`.
         only: Layers to convert: a list of paths (that of a nested model means all its layers) and classes of layers.
-        skip: Layers not to convert, likewise.
+        skip: Layers not to convert, in the same form.
         seed: Integer in `[0, 2**64)` from which the layers' seeds are derived, in the order of the model and
             independent of `only` and `skip`; None draws one.
 
@@ -83,47 +74,46 @@ def to_mpt(
         A new model of the same class, with the same names.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an argument is out of range or names no layer, no layer is left
-            to convert, or a pretrained weight is not finite.
+        ValueError: `model` is subclassed or not built, an argument is out of range or names no layer, or no layer is
+            left to convert.
         TypeError: `model` is not a Keras model.
 
     Examples:
         >>> model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
         >>> ticket = keras_mpt.models.to_mpt(model, sparsity=0.8, skip=["predictions"], seed=0)
     """
-    check_is_model(model)
-    check_model(model, "converted")
-    check_choice("kernel", kernel, ("random", "pretrained"))
-    if kernel == "pretrained" and kernel_initializer is not None:
-        raise ValueError(
-            f"`kernel_initializer` must be left out for pretrained kernels. Received: {kernel_initializer!r}"
-        )
-    if kernel_quantizer == "auto":
-        kernel_quantizer = "scaled_sign" if kernel == "random" else None
+    chosen = chosen_layers(model, only, skip)
+    rules, seeds = mask_rules(chosen, sparsity, mask), seeds_of(model, seed)
     settings = {
+        "kernel_initializer": kernel_initializer or "signed_constant",
         "kernel_quantizer": quantizers.get_kernel(kernel_quantizer),
         "input_quantizer": quantizers.get_activation(input_quantizer),
     }
-    leaves = _leaves(model)
-    chosen = _chosen(model, leaves, only, skip)
-    rules, seeds = _rules(chosen, sparsity, mask), _seeds(leaves, seed)
-    if only is None:
-        skipped = _named("skip", skip, leaves, model)
-        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped}, model)
-    _warn_of_constant_signs(model, chosen, settings["input_quantizer"])
-    _warn_of_losses(chosen)
-    if kernel == "pretrained":
-        _check_pretrained(chosen, leaves.values())
-    arguments = {id(layer): {**settings, **rules[path], "seed": seeds[path]} for path, layer in chosen.items()}
-    makers = {
-        id(layer): functools.partial(_mpt_layer, layer, kernel, kernel_initializer, arguments[id(layer)])
-        for layer in chosen.values()
-    }
-    result, twins = with_twins(model, makers, kernels=kernel == "pretrained")
-    if kernel == "pretrained":
-        _start_at_magnitudes([twins[id(layer)] for layer in chosen.values()])
-    _compile(result, model)
+    arguments = {path: {**settings, **rules[path], "seed": seeds[path]} for path in chosen}
+    result, _ = with_mpt_layers(model, chosen, arguments)
     return result
+
+
+def with_mpt_layers(model, chosen, arguments, pretrained=False):
+    """Return a copy of a model with MPT layers in the place of some layers, and these MPT layers.
+
+    Args:
+        model: The model.
+        chosen: Dict from paths to layers, see `chosen_layers`.
+        arguments: Dict from paths to dicts of arguments of `PlainTwin.from_plain`.
+        pretrained: Whether the frozen kernels are those of the model.
+    """
+    for path, layer in chosen.items():
+        if isinstance(layer, keras.layers.Embedding):  # its inputs are indices
+            arguments[path]["input_quantizer"] = None
+    _warn_of_constant_signs(model, arguments)
+    makers = {
+        id(layer): functools.partial(layers.TWINS[type(layer)].from_plain, layer, **arguments[path])
+        for path, layer in chosen.items()
+    }
+    result, twins = with_twins(model, makers, kernels=pretrained)
+    _compile(result, model)
+    return result, list(twins.values())
 
 
 def _has_leaves(layer):
@@ -143,28 +133,39 @@ def _leaves(model):
     return leaves
 
 
-def convertible_layers(model):
-    """Return the layers that `to_mpt` converts, by path."""
-    check_is_model(model)
-    check_model(model, "converted")
-    return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
-
-
 def _convertible(layer):
     parts = [layer, *layers_inside(layer)]
     quantized = any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts)
     return type(layer) in layers.TWINS and not quantized
 
 
-def _chosen(model, leaves, only, skip):
-    """Return the layers to convert, by path."""
-    convertible = {path: layer for path, layer in leaves.items() if _convertible(layer)}
+def convertible_layers(model):
+    """Return the layers that can be converted, by path."""
+    check_is_model(model)
+    check_model(model, "converted")
+    return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
+
+
+def chosen_layers(model, only, skip):
+    """Return the layers to convert, by path; warn of others, and of what the chosen ones lose.
+
+    Args:
+        model: The model.
+        only, skip: See `to_mpt`.
+
+    Raises:
+        ValueError, TypeError: See `to_mpt`.
+    """
+    convertible, leaves = convertible_layers(model), _leaves(model)
+    skipped = _named("skip", skip, leaves, model)
     wanted = convertible if only is None else _named("only", only, convertible, model)
-    unwanted = _named("skip", skip, leaves, model)
-    chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in unwanted}
+    chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in skipped}
     if not chosen:
         what = "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not."
         raise ValueError(f"{what} Received: {only=}, {skip=}, of {list(convertible)}")
+    if only is None:
+        _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped}, model)
+    _warn_of_losses(chosen)
     return chosen
 
 
@@ -199,8 +200,8 @@ def _unknown(argument, item, paths):
     return ValueError(f"`{argument}` must name {what}. Received: {item!r}.{hint}")
 
 
-def _rules(chosen, sparsity, mask):
-    """Return the arguments of each layer that determine its sparsity."""
+def mask_rules(chosen, sparsity, mask):
+    """Return the arguments of each layer that determine its mask, by path: see `to_mpt`."""
     if isinstance(mask, type) and getattr(mask, "shared", False):
         raise ValueError(f"`mask` must be an object, such as {mask.__name__}(0.9). Received: the class")
     if isinstance(mask, MaskRule):
@@ -210,7 +211,7 @@ def _rules(chosen, sparsity, mask):
     if mask is not None and not callable(mask):
         raise ValueError(f"`mask` must be a rule of keras_mpt.masks, or a function that makes one. Received: {mask=}")
     if callable(sparsity):
-        sparsity = sparsity({path: _kernel(layer) for path, layer in chosen.items()})
+        sparsity = sparsity({path: kernel_of(layer) for path, layer in chosen.items()})
     for path in sparsity if isinstance(sparsity, dict) else ():
         if path not in chosen:
             raise _unknown("sparsity", path, chosen)
@@ -222,67 +223,11 @@ def _rules(chosen, sparsity, mask):
     return rules
 
 
-def _seeds(leaves, seed):
+def seeds_of(model, seed):
     """Return a seed for each layer that is or could be an MPT layer, by path: two calls use different seeds."""
-    paths = [path for path, layer in leaves.items() if type(layer) in layers.TWINS or isinstance(layer, PlainTwin)]
+    leaves = _leaves(model).items()
+    paths = [path for path, layer in leaves if type(layer) in layers.TWINS or isinstance(layer, PlainTwin)]
     return dict(zip(paths, initializers.layer_seeds(seed), strict=False))
-
-
-def _mpt_layer(layer, kernel, kernel_initializer, settings):
-    if isinstance(layer, keras.layers.Embedding):  # its inputs are indices
-        settings = {**settings, "input_quantizer": None}
-    pretrained = kernel == "pretrained"  # the initializers have no effect then, but they are the layer's
-    return layers.TWINS[type(layer)].from_plain(layer, kernel_initializer, own_initializers=pretrained, **settings)
-
-
-def _start_at_magnitudes(twins):
-    """Assign scores that give the masks of magnitude pruning; layers with a `GlobalTopK` are pruned together."""
-    groups = {}
-    for twin in twins:
-        for subnet in twin.subnets:
-            group = subnet.group
-            groups[group[0].number] = group
-    for group in groups.values():
-        if not group[0].layer.mask.shared:
-            group[0].assign(group[0].mask_of(np.abs(to_numpy(group[0].frozen_kernel))))
-            continue
-        sizes = np.cumsum([np.prod(subnet.shape) for subnet in group])
-        magnitudes = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
-        mask = largest(magnitudes, kept_count(magnitudes.size, group[0].layer.sparsity))
-        for subnet, part in zip(group, np.split(mask, sizes[:-1]), strict=True):
-            subnet.assign(part.reshape(subnet.shape))
-
-
-def _check_pretrained(chosen, leaves):
-    """Raise ValueError if a kernel cannot be frozen; warn if it was never trained."""
-    for path, layer in chosen.items():
-        if not np.isfinite(_kernel(layer)).all():
-            raise ValueError(f"Pretrained kernels must be finite. Received: infinity or NaN in layer {path!r}")
-    as_drawn = [path for path, layer in chosen.items() if _is_as_drawn(layer)]
-    if as_drawn:
-        _warn(f"The kernels of these layers are what their initializers drew, not pretrained: {', '.join(as_drawn)}")
-        return
-    starts = [start for layer in leaves for start in _is_at_its_start(layer)]
-    if starts and all(starts):
-        _warn("All biases and normalizations of the model are as they were made: it seems never to have been trained")
-
-
-def _is_as_drawn(layer):
-    for kernel, initializer in layers.TWINS[type(layer)].kernels_of(layer):
-        if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
-            return False
-        drawn = initializer(kernel.shape, dtype=kernel.dtype)
-        if not np.array_equal(to_numpy(drawn, "float32"), to_numpy(kernel, "float32")):
-            return False
-    return True
-
-
-def _is_at_its_start(layer):
-    """Yield for each weight of a layer with a constant initial value whether it still has that value."""
-    for name in _START_CONSTANT:
-        weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
-        if weight is not None and isinstance(initializer, _CONSTANT):
-            yield np.array_equal(to_numpy(weight), to_numpy(initializer(weight.shape, dtype=weight.dtype)))
 
 
 def _warn_of_losses(chosen):
@@ -320,11 +265,10 @@ def _warn_of_others(leaves, model):
         )
 
 
-def _warn_of_constant_signs(model, chosen, quantizer):
-    if quantizer is None or not quantizers.is_activation_quantizer(quantizer) or not quantizers.is_sign(quantizer):
-        return
-    found = never_negative(model)
-    constant = [path for path in chosen if path in found]
+def _warn_of_constant_signs(model, arguments):
+    signs = [path for path, given in arguments.items() if quantizers.is_sign(given["input_quantizer"])]
+    found = never_negative(model) if signs else []
+    constant = [path for path in signs if path in found]
     if constant:
         _warn(
             "The inputs of these layers are never negative, so that all their signs are +1 and nothing can be learned "
@@ -359,10 +303,10 @@ def _unusable_metrics(config):
 
 
 def _warn(message):
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=5)
 
 
-def _kernel(layer):
+def kernel_of(layer):
     """Return the kernel of a plain layer as a float32 array; several kernels become one flat array."""
     kernels = [to_numpy(kernel, "float32") for kernel, _ in layers.TWINS[type(layer)].kernels_of(layer)]
     return kernels[0] if len(kernels) == 1 else np.concatenate([kernel.ravel() for kernel in kernels])

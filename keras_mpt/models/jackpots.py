@@ -1,36 +1,45 @@
 """Jackpots: sparse subnetworks of a pretrained network, whose weights, or their signs, stay as they are."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mpt import quantizers
+from keras_mpt import layers, quantizers
 from keras_mpt._types import Names
-from keras_mpt.arguments import check_choice, check_sparsity, is_number
-from keras_mpt.layers import MPTLayer
 from keras_mpt.masks import MaskRule, Restricted, TopK
 from keras_mpt.masks.rule import largest
 from keras_mpt.models.batch_norm import recalibrate_batch_norm
-from keras_mpt.models.from_keras import convertible_layers, to_mpt
+from keras_mpt.models.from_keras import (
+    chosen_layers,
+    convertible_layers,
+    kernel_of,
+    mask_rules,
+    seeds_of,
+    with_mpt_layers,
+)
 from keras_mpt.models.paths import walk
-from keras_mpt.ops import kept_count, sparsity_of, to_numpy
+from keras_mpt.models.sparsities import magnitude_sparsity
+from keras_mpt.ops import kept_count, to_numpy
 
 _SPARSITY = 0.9
-_RATES = ("global", "uniform")
-_LEAST = 0.1  # of the part under uniform rates: for jackpots as they were published
-_SMALL = 1000  # weights, of which a layer is not deprived unless it has more than twice as many
+_LEAST = 0.1  # of a layer's part, as published
+_SMALL = 1000  # weights, for other rules
+_START_CONSTANT = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 
 
 def to_jackpot(
     model: keras.Model,
-    sparsity: float | None = None,
+    sparsity: float | dict[str, float] | Callable | None = None,
     *,
     kernel_quantizer: Any = None,
+    input_quantizer: Any = None,
     mask: MaskRule | Callable | None = None,
-    rates: str = "global",
+    only: Names | None = None,
     skip: Names | None = None,
     data: Any = None,
     seed: int = 0,
@@ -43,15 +52,18 @@ def to_jackpot(
       `masks.Restricted`, with scores of 1.0 and 0.99; `fit` with `callbacks.ShortRestriction` searches on. Gradient:
       `dL/dS = dL/dkernel * W`. In a ticket a kept weight takes 32 bits, unless `model` is its `base`.
     - Binary jackpots: `kernel_quantizer="scaled_sign"`. Forward: `kernel = alpha * sign(W) * M`,
-      `alpha = sum(|W| * M) / sum(M)`. The rule is `masks.TopK`, and `S = c |W|`, with c such that the scores' mean
-      square is `1 / (3 fan_in)`, that of scores which are drawn: one rate of Adam suits all layers. Gradient:
+      `alpha = sum(|W| * M) / sum(M)`. The rule is `masks.TopK`, and `S = c |W|`, where c gives the scores the
+      mean square of drawn ones, `1 / (3 fan_in)`: one learning rate of Adam suits all layers. Gradient:
       `dL/dS = dL/dkernel * W * sign(S)`. In a ticket a kept weight takes one bit, its sign: with the mask, that is
       0.92 bits for each weight at a sparsity of 0.8.
 
-    Other rules than these two start at `c |W|` as well. The mask is that of magnitude pruning, as far as the rule can
-    make it. All that is not converted trains as usual: biases, batch normalization's gamma and beta, and the
-    classifier, which is not pruned. The published code freezes these, too: set `trainable = False` for their variables
-    to do so. Activations stay those of `model`. For MPT-1/1, train it with signs between its layers:
+    Other rules start at `c |W|` as well. The mask is that of magnitude pruning, as far as the rule allows it. A warning
+    tells if the model seems never to have been trained: a kernel is exactly as its initializer drew it, or all biases
+    and normalizations have their initial values.
+
+    All other variables are trained as usual: biases, gamma and beta of batch normalization, and the classifier, which
+    is not pruned. The published code freezes these as well: to do so, set `trainable = False` for them. Activations
+    are those of `model`. For MPT-1/1, train it with signs between its layers:
     `keras.layers.Activation(keras_mpt.quantizers.ApproxSign())`.
 
     Source: Zhang et al. 2023, "Lottery Jackpots Exist in Pre-trained Models", arXiv:2104.08700. (The published code
@@ -60,28 +72,29 @@ def to_jackpot(
 
     Args:
         model: A trained functional or Sequential model, see `to_mpt`.
-        sparsity: Fraction of the weights of the converted layers removed, in `[0, 1)`, default 0.9. To be left out
-            where `mask` is a rule.
+        sparsity: Fraction of the weights of the converted layers removed, in `[0, 1)`, default 0.9: the largest weights
+            of all layers together stay, so that layers differ in sparsity. Small layers, which take few bytes, are
+            spared: the number stands for `magnitude_sparsity(sparsity, least=1000)`. (With `Restricted`, as published,
+            `least=0.1`.) Or a dict or a function, see `to_mpt`: `uniform_sparsity(0.8)` removes as much in each layer.
+            To be left out where `mask` is a rule, which has a sparsity of its own.
         kernel_quantizer: What a kept weight is worth: None (itself), `"scaled_sign"`, or see `MPTLayer`.
+        input_quantizer: See `to_mpt`.
         mask: Another rule, or a function that makes one of a layer's sparsity, see `to_mpt`: `NofM(2, 4)`, or
             `lambda s: PartiallyFrozen(s, pruned=s / 2)`.
-        rates: `"global"`: the largest weights of all layers together, so that layers differ in sparsity; `"uniform"`:
-            those of each layer. Small layers, which take few bytes, are spared: each keeps 1,000 weights, or half of
-            its weights where it has fewer than 2,000. (With `Restricted`, as published, each layer keeps a tenth of
-            what it has under uniform rates.) A rule given as `mask` has a sparsity of its own.
+        only: Paths and classes of the layers that are pruned; None: all that can be.
         skip: Paths and classes of layers that are not pruned; None: the last layer that could be, which is the
-            classifier if `model` has one.
+            classifier if `model` has one, unless `only` is given.
         data: Inputs, such as a thousand training images, to start from right statistics of batch normalization, which
             are far off with other kernels: see `recalibrate_batch_norm`. None leaves them to `fit`; a model without
             batch normalization needs none.
-        seed: Integer in [0, 2**64), for rules that take something from the layers' seeds, such as `PartiallyFrozen`.
+        seed: Integer in `[0, 2**64)`, for rules that depend on the layers' seeds, such as `PartiallyFrozen`.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: As for `to_mpt` and `recalibrate_batch_norm`; or a layer would keep no weight, or `skip` is left out
-            with several outputs.
+        ValueError: As for `to_mpt` and `recalibrate_batch_norm`; or a weight is not finite, a layer would keep no
+            weight, or `skip` is left out with several outputs.
 
     Examples:
         >>> jackpot = keras_mpt.models.to_jackpot(model, 0.8, kernel_quantizer="scaled_sign", data=images[:1000])
@@ -89,27 +102,31 @@ def to_jackpot(
         >>> jackpot.fit(images, labels, epochs=10)
         >>> keras_mpt.save_ticket(jackpot, "jackpot.mpt")
     """
-    check_choice("rates", rates, _RATES)
     if mask is None:
         exact = isinstance(quantizers.get_kernel(kernel_quantizer), quantizers.Identity)
         mask = Restricted if exact else TopK
-    if not isinstance(mask, MaskRule):
-        sparsity = _SPARSITY if sparsity is None else sparsity
-        check_sparsity("sparsity", sparsity)
-        sparsity = _sparsities(sparsity, rates, _LEAST if mask is Restricted else None)
-    before = {path for path, layer in walk(model) if isinstance(layer, MPTLayer)}
-    skip = _but_the_classifier(model) if skip is None else skip
-    settings = {"kernel": "pretrained", "kernel_quantizer": kernel_quantizer, "mask": mask, "skip": skip, "seed": seed}
-    jackpot = to_mpt(model, sparsity, **settings)
-    found = [layer for path, layer in walk(jackpot) if isinstance(layer, MPTLayer) and path not in before]
-    _start_scores([subnet for layer in found for subnet in layer.subnets if not layer.mask.stores_mask])
+    if not isinstance(mask, MaskRule) and not callable(sparsity) and not isinstance(sparsity, dict):
+        least = _LEAST if mask is Restricted else _SMALL
+        sparsity = magnitude_sparsity(_SPARSITY if sparsity is None else sparsity, least)
+    if skip is None:
+        skip = _classifier(model) if only is None else []
+    chosen = chosen_layers(model, only, skip)
+    _check_pretrained(model, chosen)
+    rules, seeds = mask_rules(chosen, sparsity, mask), seeds_of(model, seed)
+    settings = {
+        "kernel_quantizer": quantizers.get_kernel(kernel_quantizer),
+        "input_quantizer": quantizers.get_activation(input_quantizer),
+    }
+    arguments = {path: {**settings, **rules[path], "seed": seeds[path]} for path in chosen}
+    jackpot, found = with_mpt_layers(model, chosen, arguments, pretrained=True)
+    _start_scores([subnet for layer in found for subnet in layer.subnets])
     if data is not None and any(isinstance(layer, keras.layers.BatchNormalization) for _, layer in walk(jackpot)):
         recalibrate_batch_norm(jackpot, data)
     return jackpot
 
 
-def _but_the_classifier(model):
-    """Return what is not pruned by default, in a list."""
+def _classifier(model):
+    """Return the last layer that can be pruned, in a list."""
     *others, classifier = [None, *convertible_layers(model)]
     if others == [None]:
         raise ValueError(
@@ -121,91 +138,55 @@ def _but_the_classifier(model):
     return [] if classifier is None else [classifier]
 
 
+def _check_pretrained(model, chosen):
+    """Raise ValueError if a kernel cannot be frozen; warn if it was never trained."""
+    for path, layer in chosen.items():
+        if not np.isfinite(kernel_of(layer)).all():
+            raise ValueError(f"Pretrained kernels must be finite. Received: infinity or NaN in layer {path!r}")
+    as_drawn = [path for path, layer in chosen.items() if _is_as_drawn(layer)]
+    starts = [start for _, layer in walk(model) for start in _is_at_its_start(layer)]
+    message = None
+    if as_drawn:
+        message = f"The kernels of these layers are what their initializers drew, not pretrained: {', '.join(as_drawn)}"
+    elif starts and all(starts):
+        message = "All biases and normalizations have their initial values: the model seems never to have been trained"
+    if message:
+        warnings.warn(message, stacklevel=3)
+
+
+def _is_as_drawn(layer):
+    for kernel, initializer in layers.TWINS[type(layer)].kernels_of(layer):
+        if not isinstance(getattr(initializer, "seed", None), int):  # Keras' draw the same again
+            return False
+        drawn = initializer(kernel.shape, dtype=kernel.dtype)
+        if not np.array_equal(to_numpy(drawn, "float32"), to_numpy(kernel, "float32")):
+            return False
+    return True
+
+
+def _is_at_its_start(layer):
+    """Yield for each weight of a layer with a constant initial value whether it still has that value."""
+    for name in _START_CONSTANT:
+        weight, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
+        if weight is not None and isinstance(initializer, _CONSTANT):
+            yield np.array_equal(to_numpy(weight), to_numpy(initializer(weight.shape, dtype=weight.dtype)))
+
+
 def _start_scores(subnets):
-    """Let scores be magnitudes of weights, with the mean square of scores that are drawn."""
-    groups = {subnet.group[0].number: subnet.group for subnet in subnets}
-    for group in groups.values():
-        sizes = [math.prod(subnet.shape) for subnet in group]
-        weights = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
-        drawn = [1 / (3 * subnet.layer._fan_in(subnet.shape, subnet.name)) for subnet in group]
-        mean_square = np.mean(weights.astype(np.float64) ** 2)
-        factor = math.sqrt(np.average(drawn, weights=sizes) / mean_square) if mean_square else 1.0
-        scores = weights * np.float32(factor)
-        parts = np.split(scores, np.cumsum(sizes)[:-1])
-        masks = [None]
-        if group[0].layer.mask.shared:
-            masks = np.split(largest(scores, kept_count(scores.size, group[0].layer.sparsity)), np.cumsum(sizes)[:-1])
-        for subnet, part, mask in zip(group, parts, masks, strict=True):
+    """Assign the masks of magnitude pruning, with scores that give them: 1 and 0.99, or magnitudes.
+
+    Magnitudes get the mean square of scores that are drawn. Kernels with a shared rule are pruned together.
+    """
+    for group in {subnet.group[0].number: subnet.group for subnet in subnets}.values():
+        rule, sizes = group[0].layer.mask, [math.prod(subnet.shape) for subnet in group]
+        scores = np.concatenate([np.abs(to_numpy(subnet.frozen_kernel)).ravel() for subnet in group])
+        if not rule.stores_mask:
+            drawn = [1 / (3 * subnet.layer._fan_in(subnet.shape, subnet.name)) for subnet in group]
+            mean_square = np.mean(scores.astype(np.float64) ** 2)
+            scores *= np.float32(math.sqrt(np.average(drawn, weights=sizes) / mean_square) if mean_square else 1.0)
+        mask = largest(scores, kept_count(scores.size, rule.sparsity)) if rule.shared else scores
+        ends = np.cumsum(sizes)[:-1]
+        for subnet, part, kept in zip(group, np.split(scores, ends), np.split(mask, ends), strict=True):
             part = part.reshape(subnet.shape)
-            subnet.assign(subnet.mask_of(part) if mask is None else mask.reshape(subnet.shape), part)
-
-
-def magnitude_sparsity(sparsity: float, least: float = 0.0) -> Callable:
-    """Return a function for `to_mpt` that gives each layer the sparsity that one threshold over all |W| leaves it.
-
-    The `n - floor(sparsity * n)` largest of all `n` weights stay; equal ones: those of earlier layers, then those with
-    the lower flat index.
-
-    Args:
-        sparsity: Fraction of all weights removed, in `[0, 1)`.
-        least: What each layer keeps at least, in `[0, 1)`, as a fraction of its part if all layers had this sparsity.
-
-    Returns:
-        A function from a dict of kernels by the layers' paths to one of sparsities. It raises ValueError if a layer
-        would keep no weight.
-
-    Raises:
-        ValueError: An argument is out of its range.
-
-    Examples:
-        >>> model = keras_mpt.models.to_mpt(trained, keras_mpt.models.magnitude_sparsity(0.9), kernel="pretrained")
-    """
-    check_sparsity("sparsity", sparsity)
-    if not is_number(least) or not 0 <= least < 1:
-        raise ValueError(f"`least` must be a number in [0, 1). Received: least={least!r}")
-
-    return _sparsities(sparsity, "global", least)
-
-
-def _sparsities(sparsity, rates, least=None):
-    """Return a function from a dict of kernels by the layers' paths to one of sparsities.
-
-    Args:
-        sparsity: Fraction of all weights removed.
-        rates: Of the layers, see `to_jackpot`.
-        least: What each layer keeps at least, a fraction of its part under uniform rates; None: so many weights as
-            spare small layers.
-    """
-
-    def of_layers(kernels):
-        sizes = {path: kernel.size for path, kernel in kernels.items()}
-        if least is None:
-            floors = {path: min(_SMALL, -(-size // 2)) for path, size in sizes.items()}
-        else:
-            floors = {path: math.ceil(least * (1 - sparsity) * size) for path, size in sizes.items()}
-        kept = {path: kept_count(size, sparsity) for path, size in sizes.items()}
-        if rates == "global":
-            kept = _kept_of_all(kernels, sparsity, floors)
-        kept = {path: max(count, floors[path]) for path, count in kept.items()}
-        empty = [path for path, count in kept.items() if not count]
-        if empty:
-            raise ValueError(
-                "`sparsity` must leave each layer a weight: `skip` these layers, or give each layer the same sparsity "
-                '(a number for `to_mpt`, `rates="uniform"` for `to_jackpot`). '
-                f"Received: {sparsity=}, which keeps none of {', '.join(empty)}"
-            )
-        alike = {path for path, size in sizes.items() if kept[path] == kept_count(size, sparsity)}
-        return {path: sparsity if path in alike else sparsity_of(kept[path], sizes[path]) for path in kept}
-
-    return of_layers
-
-
-def _kept_of_all(kernels, sparsity, floors):
-    """Return how many weights of each layer are among the largest of all layers, floors being kept."""
-    ends = np.cumsum([kernel.size for kernel in kernels.values()])
-    magnitudes = np.concatenate([np.abs(kernel).ravel() for kernel in kernels.values()])
-    for path, part in zip(kernels, np.split(magnitudes, ends[:-1]), strict=True):
-        part[largest(part, floors[path])] = np.inf
-    mask = largest(magnitudes, max(kept_count(magnitudes.size, sparsity), sum(floors.values())))
-    parts = zip(kernels, np.split(mask, ends[:-1]), strict=True)
-    return {path: int(np.count_nonzero(part)) for path, part in parts}
+            kept = kept.reshape(subnet.shape) if rule.shared else subnet.mask_of(part)
+            subnet.assign(kept, None if rule.stores_mask else part)

@@ -1,7 +1,7 @@
 """Pure tensor functions: exact selection of the largest magnitudes, straight-through gradients.
 
-Everything here works on every Keras backend, inside compiled steps (TensorFlow graph and XLA, JAX `jit`) and
-eagerly, and gives the same bits everywhere.
+All functions work on every Keras backend, eagerly and inside compiled steps (TensorFlow graphs and XLA, JAX `jit`), and
+give the same bits on all of them.
 """
 
 from keras_mpt.ops.backend import to_numpy

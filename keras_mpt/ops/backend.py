@@ -1,4 +1,4 @@
-"""What Keras has no operation for."""
+"""Operations that Keras lacks."""
 
 import keras
 import numpy as np
@@ -11,11 +11,11 @@ _NAN_BITS = 0x7FC00000
 
 
 def to_numpy(tensor: Tensor, dtype: str | None = None) -> np.ndarray:
-    """Return a tensor or variable as an array of its own: Keras' conversion shares PyTorch's memory, which may change.
+    """Copy a tensor or variable to a numpy array. (Keras' conversion shares memory with PyTorch tensors.)
 
     Args:
-        tensor: Of any shape.
-        dtype: Of the array; None: the tensor's own, but float32 for narrow floats, one of which numpy lacks.
+        tensor: Tensor or variable of any shape.
+        dtype: Dtype of the array; None: that of the tensor, except float32 for bfloat16 and float16.
     """
     if dtype is None and keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16"):
         dtype = "float32"
@@ -23,7 +23,7 @@ def to_numpy(tensor: Tensor, dtype: str | None = None) -> np.ndarray:
 
 
 def as_tensor(x):
-    """Return the present value of a variable, or of an array; Keras' conversion leaves TensorFlow's variables alone."""
+    """Convert a variable or array to a tensor. (Keras' conversion returns TensorFlow variables unchanged.)"""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -34,13 +34,13 @@ def as_tensor(x):
 def nan_where(condition):
     """Return NaN where a boolean scalar is true, else 0, as float32.
 
-    It is computed from bits: `tf.debugging.enable_check_numerics` and similar tools would find a constant NaN.
+    The NaN is computed from its bits, because tools such as `tf.debugging.enable_check_numerics` report constant ones.
     """
     return bitcast(ops.cast(ops.where(condition, _NAN_BITS, 0), "int32"), "float32")
 
 
 def bitcast(x, dtype):
-    """Return the bits of a float32 tensor as int32, or the other way round."""
+    """Reinterpret the bits of a float32 tensor as int32, or the reverse."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -58,40 +58,40 @@ def bitcast(x, dtype):
 
 
 def negated(x):
-    """Return `-x` of a float32 tensor by its sign bits: XLA may negate subnormal numbers to 0, in some places only."""
+    """Return `-x` of a float32 tensor by flipping its sign bits: XLA may flush negated subnormal numbers to 0."""
     return bitcast(ops.bitwise_xor(bitcast(x, "int32"), np.int32(-(2**31))), "float32")
 
 
 def count_true(conditions):
-    """Return how many entries of a boolean tensor are true, an int32 scalar; rows of a matrix up to LONGEST_ROW."""
+    """Count the true entries of a boolean tensor, as an int32 scalar; rows of a matrix have at most LONGEST_ROW."""
     if keras.backend.backend() == "torch":
         import torch
 
-        return torch.count_nonzero(conditions).to(torch.int32)  # without a copy of four times the size
-    if len(conditions.shape) == 2:  # float32 is summed faster
+        return torch.count_nonzero(conditions).to(torch.int32)  # avoids a copy of four times the size
+    if len(conditions.shape) == 2:  # sums of float32 are faster
         conditions = ops.sum(ops.cast(conditions, "float32"), axis=-1)
     return sum_int32(ops.cast(conditions, "int32"))
 
 
 def sum_int32(x, axis=None):
-    """Return a sum of int32 entries as int32, which JAX makes wider where `jax_enable_x64` is set."""
+    """Return the sum of int32 entries as int32. (JAX widens it if `jax_enable_x64` is set.)"""
     return ops.cast(ops.sum(x, axis=axis), "int32")
 
 
 def cumsum_int32(x):
-    """Return the sums of int32 entries up to each of them, likewise."""
+    """Return the cumulative sum of int32 entries as int32."""
     return ops.cast(ops.cumsum(x), "int32")
 
 
 def no_gradient(x):
-    """Return the gradient of a loss to a tensor on which it does not depend, as a custom gradient has to give it."""
-    return None if keras.backend.backend() == "torch" else ops.zeros_like(x)  # PyTorch would fill it for nothing
+    """Return what a custom gradient returns for a tensor that gets no gradient."""
+    return None if keras.backend.backend() == "torch" else ops.zeros_like(x)  # PyTorch takes None
 
 
 def traced_once(function):
-    """Let TensorFlow trace and optimize `function` once for all layers of a model, JAX once per shape.
+    """Wrap a function so that TensorFlow traces and optimizes it once for all layers of a model, JAX once per shape.
 
-    To do it anew for each of many layers takes minutes; in eager use, JAX would compile it at each call.
+    Tracing it again for each of many layers takes minutes, and eager JAX would compile it in every call.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -108,7 +108,7 @@ def traced_once(function):
 
 
 def current_trace():
-    """Return what identifies the graph or trace that is being made, for its tensors are of no use outside of it."""
+    """Return an object that identifies the current graph or trace. Its tensors are invalid in others; None: eager."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

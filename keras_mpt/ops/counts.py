@@ -1,4 +1,4 @@
-"""How many weights stay, and how many bits a mask of them is worth."""
+"""Number of kept weights, and entropy of a mask."""
 
 import math
 
@@ -6,14 +6,14 @@ from keras_mpt.arguments import check_integer, check_sparsity
 
 
 def kept_count(size: int, sparsity: float) -> int:
-    """Return how many of `size` weights stay at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
+    """Return how many of `size` weights are kept at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
 
     Args:
         size: Number of weights, an integer.
         sparsity: Fraction of the weights that is removed, in `[0, 1)`.
 
     Raises:
-        ValueError: If `sparsity` is outside `[0, 1)`, `size` is no integer, or nothing would be kept.
+        ValueError: `sparsity` is outside `[0, 1)`, `size` is not an integer, or no weight would be kept.
     """
     check_sparsity("sparsity", sparsity)
     check_integer("size", size, most=2**63 - 1)
@@ -26,12 +26,12 @@ def kept_count(size: int, sparsity: float) -> int:
 
 
 def sparsity_of(kept: int, size: int) -> float:
-    """Return a sparsity at which `kept` of `size` weights stay, the inverse of `kept_count`.
+    """Return a sparsity at which `kept` of `size` weights are kept: the inverse of `kept_count`.
 
-    It is that of half a weight less, so that no rounding of `sparsity * size` changes its floor.
+    It removes half a weight more, so that rounding cannot change the floor of `sparsity * size`.
 
     Args:
-        kept: Number of weights that stay, from 1 to `size`.
+        kept: Number of kept weights, from 1 to `size`.
         size: Number of weights.
 
     Returns:

@@ -12,13 +12,13 @@ def straight_through(value: Callable, slope: Callable, x: Tensor, *constants: Te
     """Return `value(x, *constants)` with the gradient of a straight-through estimator.
 
     Forward: `y = value(x, *constants)`.
-    Gradient: `dL/dx = dL/dy * slope(x, *constants)`; the constants receive none.
+    Gradient: `dL/dx = dL/dy * slope(x, *constants)`; the constants get none.
 
     Args:
-        value: Function of `x` and the constants; its result has the shape and dtype of `x`.
-        slope: Function of the same arguments that returns the estimated derivative, of the same shape.
-        x: Float tensor, the variable that is differentiated.
-        *constants: Further tensors that both functions need.
+        value: Function of `x` and the constants. Its result has the shape and dtype of `x`.
+        slope: Function of the same arguments that returns the estimated derivative, in the same shape.
+        x: Float tensor to differentiate with respect to.
+        *constants: Further tensors, passed to both functions.
 
     Returns:
         A tensor, exactly `value(x, *constants)`.
@@ -27,7 +27,7 @@ def straight_through(value: Callable, slope: Callable, x: Tensor, *constants: Te
     @ops.custom_gradient
     def estimator(x, *constants):
         def gradient(*args, upstream=None):
-            if upstream is None:  # PyTorch passes the upstream gradient by keyword, the others as only argument
+            if upstream is None:  # PyTorch passes it as a keyword, others as the only argument
                 (upstream,) = args
             return (upstream * slope(x, *constants), *(no_gradient(c) for c in constants))
 

@@ -11,18 +11,18 @@ from keras_mpt.ops.selection import has_nan
 
 
 def n_of_m_mask(keys: Tensor, n: int, m: int, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the 0/1 mask of the `n` largest keys of each group of `m`; of equal ones those with the lower index stay.
+    """Return the 0/1 mask of the `n` largest keys of each group of `m`; ties keep the lower index.
 
     Group g has the entries `(g // stride) * m * stride + g % stride + i * stride` for i < m, by the flat index.
 
     Args:
         keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`).
         n, m: Integers, `0 < n < m`.
-        stride: How far apart the entries of a group are; `m * stride` divides the number of keys.
+        stride: Distance between the entries of a group; `m * stride` divides the number of keys.
 
     Returns:
-        `(mask, invalid)`: float32 tensor of the shape of `keys`, and whether a key stands for a NaN score, a boolean
-        scalar. Then the mask is all NaN, see `top_k_mask`.
+        `(mask, invalid)`: a float32 tensor in the shape of `keys`, and a boolean scalar: whether a score is NaN. Then
+        the mask is all NaN, see `top_k_mask`.
     """
     groups = ops.reshape(keys, (math.prod(keys.shape) // (m * stride), m, stride))
     mask, invalid = _n_of_m(n, m)(groups)
@@ -34,7 +34,7 @@ def _n_of_m(n, m):
     @traced_once
     def n_of_m(groups):
         members = [groups[:, i] for i in range(m)]
-        # The rank of a member is how many others are before it: of lower members those that are as large or larger.
+        # The rank of a member counts the larger ones, and the equal ones with a lower index.
         ranks = list(range(m))
         for i in range(m):
             for j in range(i + 1, m):

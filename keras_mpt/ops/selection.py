@@ -12,25 +12,27 @@ from keras_mpt._types import Tensor
 from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
-_TOP = INFINITY_BITS + 1  # no number's magnitude reaches it
-_GUIDED_PASSES = 9  # interpolating passes of the search; from then on it bisects, which ends it within 40
+ALL_BITS = 0x7FFFFFFF  # without the sign
+_TOP = INFINITY_BITS + 1  # above the magnitudes of all numbers
+_GUIDED_PASSES = 9  # interpolating passes of the search; later ones bisect, 40 in all at most
 
 
-def magnitude_bits(scores: Tensor) -> Tensor:
-    """Return the bits of `|scores|` as int32: the same order as the magnitudes, exact down to subnormals.
+def magnitude_bits(scores: Tensor, bits: Tensor | int = ALL_BITS) -> Tensor:
+    """Return the bits of `|scores|` as int32, which are ordered like the magnitudes.
 
-    Comparing integers is immune to flushing of subnormals and gives NaN a place (above infinity).
+    Comparisons of integers are exact down to subnormals, which a backend may flush, and NaN comes after infinity.
 
     Args:
         scores: float32 tensor of any shape.
+        bits: int32 scalar or tensor in that shape: mask of the bits to return.
 
     Raises:
-        TypeError: If `scores` is not float32; a narrower type would make ties and change the mask.
+        TypeError: `scores` is not float32. (In a narrower type, ties would change the mask.)
     """
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if dtype != "float32":
         raise TypeError(f"`scores` must have dtype float32 for an exact selection. Received: dtype={dtype}")
-    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), 0x7FFFFFFF)
+    return ops.bitwise_and(bitcast(ops.convert_to_tensor(scores), "int32"), bits)
 
 
 def top_k_mask(
@@ -38,39 +40,37 @@ def top_k_mask(
     kept: Tensor,
     start: Tensor,
     select: Callable,
+    frozen: Tensor | None = None,
     size: int | None = None,
-    always: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the 0/1 mask of the `kept` largest keys; of equal keys at the cut those with the lower flat index stay.
+    """Return the 0/1 mask of the `kept` largest keys; ties keep the lower flat index.
 
-    One pass over the keys shows whether `start` is a right threshold still, as it is where scores stand still.
+    If `start` is still a right threshold, as with scores that do not change, one pass over the keys is enough.
 
     Args:
-        keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`), or less: then it is never chosen.
-        kept: int32 scalar, the number of ones, from 1 to all.
-        start: int32 scalar, the last step's threshold; it changes the work, never the result.
+        keys: int32 tensor of any shape, see `magnitude_bits`.
+        kept: int32 scalar, the number of ones among the searched keys, from 1 to all of these.
+        start: int32 scalar, the threshold of the last step. It affects the work, not the result.
         select: `search_threshold` or `sort_threshold`.
-        size: How many keys there are but for those < 0; None: all.
-        always: Boolean tensor of the shape of `keys`: where the mask is one besides, at keys < 0; None: nowhere.
+        frozen: int32 tensor in the shape of `keys`: > 0 for searched keys; 0 where the mask is 0, and < 0 where it is
+            1, with keys <= 0. None: all are searched.
+        size: Number of searched keys; None: all.
 
     Returns:
-        `(mask, threshold, invalid)`: float32 tensor of the shape of `keys` with exactly `kept` ones; the threshold, an
-        int32 scalar; and whether a key stands for a NaN score, a boolean scalar. Then the mask is all NaN: none would
-        be right, a compiled step cannot raise, and a NaN loss is seen at once.
+        `(mask, threshold, invalid)`: a float32 tensor in the shape of `keys` with exactly `kept` ones among the
+        searched keys; an int32 scalar; and a boolean scalar: whether a score is NaN. Then the mask is all NaN, because
+        a compiled step cannot raise an error, and a NaN loss is noticed at once.
     """
     size = math.prod(keys.shape) if size is None else size
-    more = () if always is None else (_rows(always),)
+    more = () if frozen is None else (_rows(frozen),)
     kept, start, size = _integers(kept, start, size)
-    size = ops.maximum(size, kept)  # a constant would let TensorFlow optimize the function anew for each call
-    mask, threshold, invalid = _top_k(select, always is not None)(_rows(keys), kept, start, size, *more)
+    size = ops.maximum(size, kept)  # for a constant, TensorFlow would optimize the function again in each call
+    mask, threshold, invalid = _top_k(select, frozen is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
 
 def _rows(x):
-    """Return a matrix, so that a trace for one serves for all shapes; in such a trace the shape is not known.
-
-    Rows are short enough for `count_true`.
-    """
+    """Return a matrix with rows short enough for `count_true`: one trace serves all shapes, which it does not know."""
     width = x.shape[-1]
     if width is not None and width > LONGEST_ROW:
         return ops.reshape(x, (-1, 1))
@@ -78,14 +78,14 @@ def _rows(x):
 
 
 @functools.cache
-def _top_k(select, has_more):
-    """Return what `top_k_mask` does with rows of keys: one function, whose memory TensorFlow frees at its end.
+def _top_k(select, has_frozen):
+    """Return the traced part of `top_k_mask`: a single function, after which TensorFlow frees its memory.
 
-    Another one if there are entries that are always chosen, for TensorFlow traces a function for a number of arguments.
+    With frozen keys it is another one, because a trace has a fixed number of arguments.
     """
 
     @traced_once
-    def top_k(rows, kept, start, size, *always):
+    def top_k(rows, kept, start, size, *frozen):
         start = _within_keys(start)
         count_at_start, invalid = count_true(ops.greater_equal(rows, start)), has_nan(rows)
         threshold, count = ops.cond(
@@ -93,7 +93,7 @@ def _top_k(select, has_more):
             lambda: (start, kept),
             lambda: select(rows, kept, start, size, count_at_start),
         )
-        return _masked_rows(rows, kept, threshold, count, invalid, *always), threshold, invalid
+        return _masked_rows(rows, kept, threshold, count, invalid, *frozen), threshold, invalid
 
     return top_k
 
@@ -107,21 +107,20 @@ def search_threshold(
 ) -> tuple[Tensor, Tensor]:
     """Find the threshold that keeps the `kept` largest keys, by counting passes guided by the last threshold.
 
-    The search encloses the wanted count between two thresholds, interpolates between them and stops as soon as a
-    count is right. A good `start` (the last step's threshold) makes that 3 to 7 passes over the keys, an unchanged
-    one 1 pass, the worst 41.
+    The search encloses the wanted count between two thresholds, interpolates between them and stops at the right
+    count. From the last step's threshold it takes 3 to 7 passes over the keys, 1 if that is still right, at most 41.
 
     Args:
-        keys: int32 tensor of any shape, or a list of such tensors to search as one, with less than 2**31 entries, each
-            at least 0 (see `magnitude_bits`).
-        kept: int32 scalar, how many keys shall be kept, from 1 to all.
-        start: int32 scalar, where to begin; it changes the number of passes, never the result.
-        size: int32 scalar, how many keys there are but for those < 0, which count for nothing; None: all.
-        count_at_start: int32 scalar, how many keys are >= `start`; None: they are counted.
+        keys: int32 tensor of any shape, or a list of such tensors to search together, with fewer than 2**31 entries,
+            see `magnitude_bits`.
+        kept: int32 scalar, the number of keys to keep, from 1 to all.
+        start: int32 scalar, the first threshold to try. It affects the number of passes, not the result.
+        size: int32 scalar, the number of keys >= 0, others being ignored; None: all.
+        count_at_start: int32 scalar, the number of keys >= `start`; None: they are counted.
 
     Returns:
-        `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. `count == kept`, or, where equal keys
-        straddle the cut, `threshold` is the smallest kept key and `count > kept`.
+        `(threshold, count)`, int32 scalars: `count` keys are >= `threshold`. Either `count == kept`, or keys at the cut
+        are equal: then `threshold` is the smallest kept key and `count > kept`.
     """
     keys, (start,) = _flat(keys), _integers(start)
     start = _within_keys(start)
@@ -131,7 +130,7 @@ def search_threshold(
 
 
 def _flat(keys):
-    """Return a list of flat tensors: a trace for one serves for all lengths."""
+    """Return a list of flat tensors: one trace serves all lengths."""
     return [ops.reshape(part, (-1,)) for part in (keys if isinstance(keys, (list, tuple)) else [keys])]
 
 
@@ -146,7 +145,7 @@ def _counted(parts, threshold):
 
 @traced_once
 def _search(parts, kept, start, count_at_start, size):
-    # PyTorch runs each operation by itself: on single numbers numpy's take a tenth of the time.
+    # PyTorch runs each operation separately. On scalars, numpy is ten times as fast.
     if keras.backend.backend() == "torch":
         xp, cast, number, while_loop = np, np.asarray, lambda n: np.int32(int(n)), _while_loop
     else:
@@ -176,8 +175,8 @@ def _search(parts, kept, start, count_at_start, size):
         surplus = cast(low_count - kept, "float32")
         interpolated = low + cast(width * surplus / cast(low_count - high_count, "float32"), "int32")
 
-        # While one end is unknown, step from the other as if the magnitudes below it were spread evenly, each time
-        # more boldly so that the wanted count is soon enclosed. The mantissa converts from magnitudes to bits.
+        # While one end is unknown, step from the other as if the magnitudes below it were spread evenly, with growing
+        # steps to enclose the wanted count soon. The mantissa converts from magnitudes to bits.
         lower_known = xp.greater(low, 0)
         known, count = xp.where(lower_known, low, high), xp.where(lower_known, low_count, high_count)
         mantissa = cast(xp.bitwise_or(xp.bitwise_and(known, 0x7FFFFF), 0x800000), "float32")
@@ -207,9 +206,9 @@ def _while_loop(unfinished, narrow, bracket):
 def sort_threshold(
     keys: Tensor, kept: Tensor, start: Tensor, size: Tensor | None = None, count_at_start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find the same threshold by a full sort of the keys: expected to win where launches dominate (GPUs).
+    """Find the same threshold by sorting all keys: meant for devices on which launches dominate (GPUs).
 
-    Arguments and result are those of `search_threshold`; those with defaults and `start` are not used.
+    Arguments and result are those of `search_threshold`; `start`, `size` and `count_at_start` have no effect.
     """
     return _sort(_flat(keys), *_integers(kept))
 
@@ -222,11 +221,11 @@ def _sort(parts, kept):
 
 
 def split_kept(keys: list[Tensor], kept: Tensor, threshold: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Split the number of kept keys over several tensors; of equal keys at the cut those of earlier tensors stay.
+    """Split the number of kept keys over several tensors; ties keep those of earlier tensors.
 
     Args:
         keys: List of int32 tensors.
-        kept, threshold, count: As for `mask_at`, of all tensors together.
+        kept, threshold, count: See `mask_at`, for all tensors together.
 
     Returns:
         `(kept, count)`, int32 vectors with an entry for each tensor, for its own `mask_at`.
@@ -244,14 +243,14 @@ def _split(keys, kept, threshold, count):
     def tied():
         above = ops.stack([count_true(ops.greater(part, threshold)) for part in keys])
         ties = counts - above
-        room = kept - sum_int32(above) - (cumsum_int32(ties) - ties)  # that earlier ties leave
+        room = kept - sum_int32(above) - (cumsum_int32(ties) - ties)  # left by earlier ties
         return above + ops.clip(room, 0, ties)
 
     return ops.cond(ops.equal(count, kept), clear_cut, tied), counts
 
 
 def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
-    """Return the mask of the `kept` largest keys where the threshold is known; see `top_k_mask`.
+    """Return the mask of the `kept` largest keys for a known threshold; see `top_k_mask`.
 
     Args:
         keys: int32 tensor of any shape.
@@ -260,46 +259,55 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
         count: int32 scalar, the number of keys >= `threshold`.
 
     Returns:
-        float32 tensor of the shape of `keys` with exactly `kept` ones, all NaN if a key stands for a NaN score.
+        A float32 tensor in the shape of `keys` with exactly `kept` ones; all NaN if a score is NaN.
     """
     rows = _rows(keys)
     return ops.reshape(_mask_of_rows(rows, *_integers(kept, threshold, count), has_nan(rows)), ops.shape(keys))
 
 
-def _masked_rows(rows, kept, threshold, count, invalid, *always):
-    """Return the mask by a comparison with the threshold, or with one more where ties go.
+def _masked_rows(rows, kept, threshold, count, invalid, frozen=None):
+    """Return the mask: keys >= the threshold, except for ties that do not fit, and for frozen keys.
 
-    Conditionals have nothing of the kernel's shape as results: XLA would give that a memory layout of its own, and
-    transpose it before each use.
+    Without frozen keys, no conditional returns a tensor in the shape of the kernel: XLA would give it another memory
+    layout, and transpose it before each use.
     """
     height, width = ops.shape(rows)
     clear = ops.logical_or(invalid, ops.equal(count, kept))
 
     def tied():
         needed = kept - count_true(ops.greater(rows, threshold))
-        # Rows of ties stay whole while they fit; of the row where they no longer do, only the first columns.
-        tie = ops.cast(ops.equal(rows, threshold), "int32")
+        # Keep whole rows of ties while they fit; of the next row, keep only the first columns.
+        tie = ops.equal(rows, threshold)
+        tie = ops.cast(tie if frozen is None else ops.logical_and(tie, ops.greater(frozen, 0)), "int32")
         ends = cumsum_int32(sum_int32(tie, axis=1))
         cut = count_true(ops.less_equal(ends, needed))
-        row = ops.take(tie, cut, axis=0)
-        room = needed - (ops.take(ends, cut) - sum_int32(row))
+        last = ops.minimum(cut, height - 1)
+        row = ops.take(tie, last, axis=0)
+        room = needed - (ops.take(ends, last) - sum_int32(row))
         return cut, count_true(ops.less_equal(cumsum_int32(row), room))
 
-    def stay():
-        cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
-        row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
+    cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
+    row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
+    # PyTorch knows the case, and skips passes over the keys that XLA fuses.
+    known = keras.backend.backend() == "torch"
+    least = threshold if known and clear else threshold + ops.cast(ops.greater(row, cut_row), "int32")
+    stay = ops.greater_equal(rows, least)
+
+    def falls():
         column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
         tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
-        falls = ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
-        up_to_cut_row = ops.greater_equal(rows, threshold + ops.cast(ops.greater(row, cut_row), "int32"))
-        return ops.not_equal(up_to_cut_row, falls)
+        return ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
 
-    # PyTorch knows which case it is, and saves the passes over the keys that XLA fuses.
-    known = keras.backend.backend() == "torch"
-    mask = ops.greater_equal(rows, threshold) if known and clear else stay()
-    for more in always:
-        mask = ops.logical_or(mask, more)
-    mask = ops.cast(mask, "float32")
+    def wrong():
+        chosen = ops.logical_and(ops.not_equal(stay, falls()), ops.greater(frozen, 0))
+        return ops.not_equal(stay, ops.logical_or(chosen, ops.less(frozen, 0)))
+
+    if frozen is not None:  # their keys are <= 0: unless the threshold is 0, only those of ones are wrong
+        usual = ops.logical_and(clear, ops.greater(threshold, 0))
+        stay = ops.not_equal(stay, ops.cond(usual, lambda: ops.less(frozen, 0), wrong))
+    elif not (known and clear):
+        stay = ops.not_equal(stay, falls())
+    mask = ops.cast(stay, "float32")
     return mask if known and not invalid else mask + nan_where(invalid)
 
 
@@ -307,18 +315,18 @@ _mask_of_rows = traced_once(_masked_rows)
 
 
 def mask_of_largest(x: Tensor, among: Tensor, kept: Tensor, select: Callable, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mask of the `kept` largest of some entries, by their values, not their magnitudes.
+    """Return the mask of the `kept` largest of some entries, by value, not by magnitude.
 
     Args:
         x: float32 tensor of any shape.
-        among: Boolean tensor of that shape: which entries may be chosen.
-        kept: int32 scalar, how many, from 0 to all that may be.
+        among: Boolean tensor in that shape: the entries to choose from.
+        kept: int32 scalar, the number of entries to choose, from 0 to all of these.
         select: `search_threshold` or `sort_threshold`.
-        start: int32 scalar, where a search begins.
+        start: int32 scalar, the first threshold of a search.
 
     Returns:
-        float32 tensor of zeros and ones (of equal entries at the cut those with the lower flat index are chosen; all
-        NaN if an entry is NaN), and the threshold, an int32 scalar to start from next time.
+        `(mask, threshold)`: a float32 tensor of zeros and ones (ties choose the lower flat index; all NaN if an entry
+        is NaN), and an int32 scalar, the next `start`.
     """
     mask, threshold = _largest(select)(_rows(x), _rows(among), *_integers(kept, start))
     return ops.reshape(mask, ops.shape(x)), threshold
@@ -326,14 +334,14 @@ def mask_of_largest(x: Tensor, among: Tensor, kept: Tensor, select: Callable, st
 
 @functools.cache
 def _largest(select):
-    """Return what `mask_of_largest` does with rows of entries."""
+    """Return the traced part of `mask_of_largest`."""
 
     @traced_once
     def largest(x, among, kept, start):
         magnitude = magnitude_bits(x)
         negative = ops.logical_and(ops.less(bitcast(x, "int32"), 0), ops.greater(magnitude, 0))
         positive = ops.logical_and(among, ops.logical_not(negative))
-        # All values in order need 32 bits; the keys of a selection have 31, with room for those on the cut's side.
+        # Ordering all values needs 32 bits, and keys have 31: use them for the values on the side of the cut.
         above_zero = ops.less_equal(kept, count_true(positive))
         above, below = ops.where(negative, -1, magnitude), ops.where(negative, INFINITY_BITS - magnitude, INFINITY_BITS)
         keys = ops.where(ops.greater(magnitude, INFINITY_BITS), magnitude, ops.where(above_zero, above, below))

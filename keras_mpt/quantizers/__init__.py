@@ -64,7 +64,7 @@ def get_activation(identifier):
         A callable of one tensor, or None.
 
     Raises:
-        ValueError: The identifier is none of these.
+        ValueError: The identifier is unknown.
 
     Examples:
         >>> get_activation("ste_sign")
@@ -91,7 +91,7 @@ def get_kernel(identifier):
         A callable of `(kernel, mask, kept)`.
 
     Raises:
-        ValueError: The identifier is none of these.
+        ValueError: The identifier is unknown.
 
     Examples:
         >>> get_kernel("scaled_sign")

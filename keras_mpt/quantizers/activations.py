@@ -33,7 +33,7 @@ class ActivationQuantizer(Quantizer):
     """
 
     def forward(self, x):
-        """Return the quantized `x`, in plain `keras.ops` without a gradient estimator; takes symbolic tensors too."""
+        """Return the quantized `x` by plain `keras.ops`, without a gradient estimator, also for symbolic tensors."""
         raise NotImplementedError
 
     def slope(self, x):
@@ -251,7 +251,7 @@ class MagnitudeAwareSign(ActivationQuantizer):
     Forward: `y = a * (1 where x >= 0, -1 where x < 0)`, `a = mean(abs(x))` over all axes but the last.
     Gradient: `dL/dx = dL/dy * a where abs(x) <= clip_value, else 0`; the scale `a` carries none of its own.
 
-    The scale depends on the other samples of the batch, in inference too.
+    The scale depends on the other samples of the batch, also in inference.
 
     Args:
         clip_value: Number >= 0 beyond which the gradient is zero; None passes every gradient.

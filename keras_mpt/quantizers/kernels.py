@@ -1,8 +1,8 @@
-"""Kernel quantizers: what the kept entries of a frozen kernel are worth.
+"""Kernel quantizers, which compute the effective kernel from a frozen kernel and a mask.
 
 A kernel quantizer is called as `quantizer(kernel, mask, kept)` with the frozen kernel W (float32), the subnet mask M
 (float32 of 0 and 1, in the shape of W) and the number of ones in M (an int32 scalar), and returns the effective kernel
-in the shape and dtype of W. The gradient to the scores is the layer's concern, so none is defined here.
+in the shape and dtype of W. The layer defines the gradient of the scores, and quantizers have none.
 """
 
 import keras
@@ -12,14 +12,14 @@ from keras_mpt.quantizers.base import Quantizer, positive_float
 
 
 class KernelQuantizer(Quantizer):
-    """Base of the kernel quantizers, to be subclassed for a new one.
+    """Base class of the kernel quantizers.
 
-    Forward: `quantizer(kernel, mask, kept)`, what the layer uses instead of the kernel W.
-    Gradient: none. That to the scores is the layer's, whatever the quantizer does; see `MPTLayer`.
+    Forward: `quantizer(kernel, mask, kept)`, the effective kernel of the layer.
+    Gradient: none. The layer defines that of the scores; see `MPTLayer`.
 
-    A quantizer with `scales` gives the same kernel from the signs of the kept weights alone, once it is `frozen` to
-    them; one that multiplies the signs by a single scale has it kept in tickets, beside the signs. Otherwise a ticket
-    keeps the values of the kept weights.
+    With `scales`, a quantizer computes the same kernel from the signs of the kept weights only, after `frozen(scales)`.
+    For a quantizer that multiplies the signs by a single scale, a ticket stores the scale and the signs. For others, it
+    stores the values of the kept weights.
 
     Attributes:
         scale_count: Number of scales; 0: the kernel needs the values of the kept weights. 1: it is
@@ -32,10 +32,10 @@ class KernelQuantizer(Quantizer):
     scale_count = 0
 
     def scales(self, kernel, mask, kept):
-        """Return what the kernel needs besides mask and signs: a tuple of `scale_count` scalar tensors.
+        """Return the scales of the kernel, a tuple of `scale_count` scalar tensors.
 
         Args:
-            kernel, mask, kept: What the quantizer is called on.
+            kernel, mask, kept: Arguments of a call.
         """
         return ()
 

@@ -254,21 +254,21 @@ def build(config, check_shapes, most, custom_objects=(), settings=None):
         Exception: Any exception of Keras for a meaningless config.
     """
     check(config, custom_objects)
-    config = _known(config)
+    config = _mapped(_known, config)
     settings = {key: (settings or {}).get(key, values[0]) for key, values in SETTINGS.items()}
     now, names = global_settings(), FREE_TENSORS + TENSORS_PER_OBJECT * _objects(config)
     with _global_settings(settings):
-        measured = _without_constants(config)
+        measured = _mapped(_without_constants, config)
         if measured != config:  # counted before any of them is made
             with without_memory(most, names):
-                keras.saving.deserialize_keras_object(_with_zeros(measured))
+                keras.saving.deserialize_keras_object(_mapped(_with_zeros, measured))
         with without_memory(most, names):
-            model = keras.saving.deserialize_keras_object(_with_zeros(config))
+            model = keras.saving.deserialize_keras_object(_mapped(_with_zeros, config))
             dtypes = _check_tensors(model)
             check_shapes(model)
     if settings["floatx"] != now["floatx"]:
         with _global_settings({**settings, "floatx": now["floatx"]}), without_memory(most, names):
-            if _check_tensors(keras.saving.deserialize_keras_object(_with_zeros(config))) != dtypes:
+            if _check_tensors(keras.saving.deserialize_keras_object(_mapped(_with_zeros, config))) != dtypes:
                 raise ValueError(
                     f"the model computes in {settings['floatx']}, as Keras did when it was saved; now Keras would "
                     f"compute in {now['floatx']}: call `keras.config.set_floatx({settings['floatx']!r})` first"
@@ -321,13 +321,15 @@ def _check_tensors(model):
     return [tensor.dtype for tensor in tensors]
 
 
+def _mapped(change, config):
+    """Return JSON data with each object replaced by `change(object)`, inner objects first."""
+    if isinstance(config, dict):
+        return change({key: _mapped(change, value) for key, value in config.items()})
+    return [_mapped(change, value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
 def _known(config):
-    """Return the config without neutral arguments that this version of Keras does not know."""
-    if isinstance(config, list):
-        return [_known(value) for value in config]
-    if not isinstance(config, dict):
-        return config
-    config = {key: _known(value) for key, value in config.items()}
+    """Return an object without neutral arguments that this version of Keras does not know."""
     added, module = _ADDED.get(config.get("class_name"), {}), config.get("module")
     if added and module in ("keras.layers", "keras.initializers"):
         cls = getattr(getattr(keras, module.split(".")[1]), config["class_name"])
@@ -368,30 +370,24 @@ def without_memory(most, names=math.inf):
 
 
 def _with_zeros(config):
-    """Return the config with zeros for all initializers, which need no computation."""
-    if isinstance(config, dict):
-        return {
-            key: "zeros" if key.endswith("_initializer") and value is not None else _with_zeros(value)
-            for key, value in config.items()
-        }
-    return [_with_zeros(value) for value in config] if isinstance(config, list) else config
+    """Return an object with zeros for all initializers, which need no computation."""
+    chosen = {key for key, value in config.items() if key.endswith("_initializer") and value is not None}
+    return {**config, **dict.fromkeys(chosen, "zeros")}
 
 
 def _without_constants(config):
-    """Return the config without numbers that a layer would broadcast to its input: variables, which are counted."""
-    if isinstance(config, dict):
-        config = {key: _without_constants(value) for key, value in config.items()}
-        if config.get("class_name") == "Normalization":
-            config["config"] = {**config["config"], "mean": None, "variance": None}
+    """Return an object without numbers that a layer would broadcast to its input: variables, which are counted."""
+    if config.get("class_name") != "Normalization":
         return config
-    return [_without_constants(value) for value in config] if isinstance(config, list) else config
+    return {**config, "config": {**config["config"], "mean": None, "variance": None}}
 
 
 def plain(config):
-    """Return the config as JSON data, without the optimizer and with our quantizers for larq's."""
-    if isinstance(config, dict):
-        if larq_objects.is_larq_config(config):
-            ours = larq_objects.to_ours(larq_objects.deserialize(config))
-            return plain(keras.saving.serialize_keras_object(ours))
-        return {key: plain(value) for key, value in config.items() if key != "compile_config"}
-    return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+    """Return the config as JSON data, without the optimizer and with our quantizers for those of larq."""
+    return _mapped(_plain, config)
+
+
+def _plain(config):
+    if larq_objects.is_larq_config(config):
+        return keras.saving.serialize_keras_object(larq_objects.to_ours(larq_objects.deserialize(config)))
+    return {key: value for key, value in config.items() if key != "compile_config"}

@@ -43,12 +43,6 @@ def check_rules(mpt, masks):
             raise ValueError(f"the rule {layer.mask!r} of layer {name!r} does not make its mask of the scores")
 
 
-def fill_kernel(layer, frozen, mask, scores, scale, trainable):
-    """Assign weights, mask and scores to the only kernel of a built MPT layer: see `fill_subnet`."""
-    (subnet,) = layer.subnets
-    fill_subnet(subnet, frozen, mask, scores, scale, trainable)
-
-
 def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
     """Assign weights, mask and scores to a kernel of a built MPT layer.
 

@@ -8,7 +8,11 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import own_variables, walk
 from keras_mpt.tickets.header import kernels_of
 from keras_mpt.tickets.kernels import has_scale
-from keras_mpt.tickets.subnets import subnets
+
+
+def subnets(layer):
+    """Return the kernels of an MPT layer, in its order; none for another layer."""
+    return layer.subnets if isinstance(layer, MPTLayer) else ()
 
 
 def owners(model):
@@ -38,9 +42,7 @@ def matched(model, ticket):
     for path, _ in owners(model):
         ours.setdefault(_outer(path, layers), []).append(path)
     for path in ticket.layers:
-        parts = path.split("/")
-        beginnings = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-        theirs.setdefault(next((outer for outer in beginnings if outer in ours), path), []).append(path)
+        theirs.setdefault(next((outer for outer in _beginnings(path) if outer in ours), path), []).append(path)
     names = {}
     for outer, paths in ours.items():
         found = theirs.get(outer, [])
@@ -51,9 +53,12 @@ def matched(model, ticket):
 
 def _outer(path, layers):
     """Return the part of a path that the config has: up to the first layer that is not a model."""
+    return next((outer for outer in _beginnings(path) if not isinstance(layers[outer], keras.Model)), path)
+
+
+def _beginnings(path):
     parts = path.split("/")
-    beginnings = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-    return next((outer for outer in beginnings if not isinstance(layers[outer], keras.Model)), path)
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def _unnumbered(path, outer):

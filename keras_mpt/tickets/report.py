@@ -3,6 +3,7 @@
 import json
 import math
 
+from keras_mpt.arguments import printable
 from keras_mpt.models.tables import BYTES, WIDTH, Table, short, shortened
 from keras_mpt.ops import entropy_bits
 
@@ -17,11 +18,12 @@ def table(ticket):
     rows = [_row(path, entry, sizes.get(path, {})) for path, entry in ticket.layers.items()]
     rows.append(("Total", *(sum(row[i] for row in rows) for i in range(1, 6))))
     total = rows[-1]
-    stored = sum(total[3:])
+    stored, float32 = sum(total[3:]), 4 * total[1]
+    times = f"{float32 / ticket.size:.3g} times as much"
     cells = [[label, *(short(n) if n else "-" for n in counts), _bits(counts)] for label, *counts in rows]
     facts = [
         ("Weights", f"{total[1]:,}, of which {total[2]:,} ({total[2] / max(total[1], 1):.1%}) are kept"),
-        ("File", f"{ticket.size:,} bytes (as float32: {short(4 * total[1], BYTES)}, {_factor(ticket, total[1])})"),
+        ("File", f"{ticket.size:,} bytes (as float32: {short(float32, BYTES)}, {times})"),
         ("Bytes", f"masks {total[3]:,} (entropy {_entropy(ticket):,}), header {ticket.size - stored:,}"),
         ("Saved", str(ticket.created)),
         ("With", ", ".join(f"{name} {version}" for name, version in ticket.software.items())),
@@ -29,18 +31,13 @@ def table(ticket):
     for key, value in ticket.provenance.items():
         facts.append((f"{key}: ", value if isinstance(value, str) else json.dumps(value)))
     facts = [_line(label, value) for label, value in facts]
-    cells = [[_printable(label), *more] for label, *more in cells]
-    return Table(_printable(f'Ticket "{ticket.path.name}"'), header, cells, facts)
+    cells = [[printable(label), *more] for label, *more in cells]
+    return Table(printable(f'Ticket "{ticket.path.name}"'), header, cells, facts)
 
 
 def _line(label, value):
-    label = shortened(_printable(label), WIDTH // 2)
-    return label, shortened(_printable(value), WIDTH - max(len(label), 11))  # as `Table` pads labels
-
-
-def _printable(text):
-    """Return the text without line breaks and other control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    label = shortened(printable(label), WIDTH // 2)
+    return label, shortened(printable(value), WIDTH - max(len(label), 11))  # as `Table` pads labels
 
 
 def _row(path, entry, sizes):
@@ -57,10 +54,6 @@ def _row(path, entry, sizes):
 def _bits(counts):
     weights, _, *sizes = counts
     return f"{8 * sum(sizes) / max(weights, 1):.2f}"
-
-
-def _factor(ticket, weights):
-    return f"{4 * weights / ticket.size:.3g} times as much"
 
 
 def _entropy(ticket):

@@ -22,8 +22,7 @@ from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, settings
 from keras_mpt.tickets.filling import fill_subnet, groups_that_differ
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
-from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, take_names, variables_of
-from keras_mpt.tickets.subnets import subnets
+from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
 from keras_mpt.tickets.ticket import Ticket, naming, pack
 
 

@@ -21,7 +21,7 @@ _LONGEST_CAUSE = 5000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ticket(Tabular):
-    """The content of a ticket file. `str()` gives a table of its layers and their sizes; a notebook shows it too.
+    """The content of a ticket file. `str()` gives a table of its layers and their sizes; a notebook shows it as HTML.
 
     Attributes:
         path: Path of the file.

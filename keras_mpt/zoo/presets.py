@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import json
 import warnings
@@ -11,9 +10,9 @@ import numpy as np
 
 from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
+from keras_mpt.files import sha256_of
 from keras_mpt.initializers import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
-from keras_mpt.zoo.wiring import check_wiring
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -166,24 +165,9 @@ class Preset:
                 there = ["keras", *(target for target, facts in self.converted.items() if "file" in facts)]
                 raise ValueError(f"`runtime` must be one of {there} for {self.name}. Received: {runtime=}")
             path, sha256 = folder() / self.converted[runtime]["file"], self.converted[runtime]["sha256"]
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if sha256_of(path) != sha256:
             raise tickets.TicketError(f"{path} is not the file that was published (its checksum differs).")
         return path
-
-    def load_into(self, model, part=False):
-        """Load the ticket into a network of this architecture, and freeze its MPT layers.
-
-        Args:
-            model: The network, built with the preset's `arguments`.
-            part: Whether the network may lack the last layers, as with `include_top=False`.
-
-        Raises:
-            TicketError: The file differs from the published one, or belongs to another network.
-            OSError: The file cannot be opened.
-        """
-        ticket = tickets.Ticket.read(self.published())
-        check_wiring(model, ticket, part)
-        tickets.restore(model, ticket, part=part)
 
 
 _COLUMNS = ("preset", "activations", "kept", "bytes", "1-bit MACs", "float MACs", "accuracy")

@@ -1,7 +1,6 @@
-"""What the functions of the zoo have in common: they load `weights`, and ignore Keras' global settings."""
+"""The decorator of the functions of the zoo: it loads `weights`, and ignores Keras' global settings."""
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import os
@@ -27,7 +26,7 @@ def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, k
     """Decorator of the functions of the zoo that handles `weights` and `dtype`.
 
     - `weights` names a ticket. Its arguments replace the defaults, and it is loaded into the network.
-    - The network is channels last and has the dtype policy `dtype`, whatever Keras' global settings are. With a global
+    - The network is channels last and has the dtype policy `dtype`, under any global settings of Keras. With a global
       policy other than float32, `dtype` is required.
 
     Args:
@@ -69,8 +68,8 @@ def _keras_settings(dtype):
 
 def _from_ticket(function, known, weights, **given):
     """Return the network of a ticket. Arguments that the ticket fixes may be given if they agree."""
-    source = resolve(function.__name__, weights)
-    for argument, value in source.arguments.items():
+    ticket, arguments, published = resolve(function.__name__, weights)
+    for argument, value in arguments.items():
         if argument not in known:
             raise ValueError(
                 f"`weights` must be a ticket of {function.__name__}(). Received: {weights!r}, made with "
@@ -81,13 +80,14 @@ def _from_ticket(function, known, weights, **given):
                 f"`{argument}` must be left out or that of the ticket: {value!r} in {weights!r}. "
                 f"Received: {argument}={given[argument]!r}"
             )
-    make = functools.partial(function, **{**source.arguments, **given})
-    if isinstance(source, File):  # which may be anybody's
-        check_size(source.ticket, make)
+    make = functools.partial(function, **{**arguments, **given})
+    if not published:  # the file may come from a stranger
+        check_size(ticket, make)
     model = make()
     part = make.keywords.get("include_top") is False
     try:
-        source.load_into(model, part=part)
+        check_wiring(model, ticket, part)
+        tickets.restore(model, ticket, part=part)
     except tickets.TicketError as error:
         others = {"classes", "input_shape"} & given.keys()
         if part or not others:
@@ -99,30 +99,16 @@ def _from_ticket(function, known, weights, **given):
     return model
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """A ticket file given by its path.
-
-    Attributes:
-        ticket: The content of the file.
-        arguments: Arguments of the architecture's function, as far as the ticket has them.
-    """
-
-    ticket: tickets.Ticket
-    arguments: dict
-
-    def load_into(self, model, part=False):
-        """Load the ticket into a network; see `Preset.load_into`."""
-        check_wiring(model, self.ticket, part)
-        tickets.restore(model, self.ticket, part=part)
-
-
 def resolve(architecture, weights):
-    """Return the `Preset` or `File` for the argument `weights`.
+    """Find the ticket of the argument `weights`.
 
     Args:
         architecture: Name of the function.
         weights: Name of a preset, dataset of a default preset, or path of a ticket file.
+
+    Returns:
+        `(ticket, arguments, published)`: the `Ticket`; the arguments of the function, as far as the ticket has them;
+        and whether it is a preset.
 
     Raises:
         ValueError: There is no such preset, or the ticket is of another architecture.
@@ -137,7 +123,7 @@ def resolve(architecture, weights):
     names = {preset.dataset: preset for preset in found if preset.default}
     names |= {preset.name: preset for preset in found}
     if weights in names:
-        return names[weights]
+        return tickets.Ticket.read(names[weights].published()), names[weights].arguments, True
     raise ValueError(
         f"`weights` must be None, a preset of {architecture} or the path of a {presets.ENDING} file."
         f"{presets.choices(weights, list(names))} Received: weights={weights!r}"
@@ -148,11 +134,11 @@ def _file(architecture, path):
     ticket = tickets.Ticket.read(path)
     made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
     if not isinstance(made_by, str) or not isinstance(arguments, dict):
-        return File(ticket, {})
+        return ticket, {}, False
     if made_by != architecture:
         raise ValueError(f"`weights` must be a ticket of {architecture}. Received: {str(path)!r}, one of {made_by}")
     try:
-        config.check(arguments)  # quantizers and initializers are made of them
+        config.check(arguments)  # quantizers and initializers are created from them
     except ValueError as error:
         raise tickets.TicketError(f"{path}: the arguments in its provenance cannot be used: {error}") from error
-    return File(ticket, arguments)
+    return ticket, arguments, False

@@ -102,15 +102,15 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
     """Return filters that whiten the patches of images: their outputs are uncorrelated and of variance 1.
 
     With `v_i`, `d_i` the eigenvectors and eigenvalues of the covariance of all patches, the largest first, the filters
-    are `v_i / sqrt(d_i + epsilon)`, and then the same with the other sign, for what comes next may cut off one half.
+    are `v_i / sqrt(d_i + epsilon)`, followed by their negatives, because a ReLU would remove half of the values.
 
     Source: Jordan 2024, section 3.2, arXiv:2404.00498.
 
     Args:
-        images: Float array `(number, height, width, channels)`, preprocessed as the network takes them. 5,000 are
+        images: Float array `(number, height, width, channels)`, preprocessed as for the network. 5,000 are
             enough.
         size: Height and width of a patch.
-        epsilon: What is added to the eigenvalues, so that directions without variance are not blown up.
+        epsilon: Added to the eigenvalues, to limit directions without variance.
 
     Returns:
         A float32 array `(size, size, channels, 2 * size * size * channels)`.

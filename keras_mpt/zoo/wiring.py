@@ -1,16 +1,16 @@
-"""Whether a ticket's network is the one that a function of the zoo makes, layers without weights included."""
+"""Compare the network of a ticket with that of a function of the zoo, including layers without weights."""
 
 from keras_mpt.tickets import TicketError
 
 
 def check_wiring(model, ticket, part=False):
-    """Raise TicketError unless the layers of a functional model take what the layers of the ticket's network take.
+    """Raise TicketError unless the layers of a functional model have the same inputs as those of the ticket.
 
-    `restore` compares layers that have weights. A function of the zoo may also have got other shortcuts since.
+    `restore` compares layers with weights, but a function of the zoo may have got other shortcuts since.
 
     Args:
         model: A network of the zoo.
-        ticket: A `Ticket`. One of a model that is not functional is not looked at.
+        ticket: A `Ticket`. One of a model that is not functional is not checked.
         part: Whether the model may lack the last layers.
     """
     if ticket.config["class_name"] != "Functional":
@@ -22,12 +22,12 @@ def check_wiring(model, ticket, part=False):
             here, there = (_described(found.get(name)) for found in (ours, theirs))
             raise TicketError(
                 f"{ticket.path}: layer {name!r} is {there} in the file, and {here} in {model.name}(). The ticket is of "
-                "another network, or of another version of it: `keras_mpt.load_ticket` makes that."
+                "another network, or of another version of it: `keras_mpt.load_ticket` loads that."
             )
 
 
 def _wiring(config):
-    """Return the class and the sources of each layer; operations, which Keras numbers anew, go by what they take."""
+    """Return class and inputs of each layer. Keras renumbers operations, so they are identified by their inputs."""
     entries = {layer["config"]["name"]: layer for layer in config["layers"]}
 
     def described(name):

@@ -3,9 +3,9 @@
     python files.py prepare FOLDER
     python files.py compare FOLDER
 
-Of the zoo, the phone files of networks with binary activations are taken as they are published, and their tickets are
-converted to integers; of MPT-1/32, one ticket. Of one there are also files that give each sign inside: integers, to be
-equal bit by bit to those of numpy. The samples are random numbers.
+Phone files of the zoo are taken as they are published, and tickets with binary activations are also converted to the
+other forms. Of one there are also files that give each sign inside: integers, to be equal bit by bit to those of numpy.
+The samples are random numbers.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ from keras_mpt.convert.tflite import TensorFlowLite
 ROOT = pathlib.Path(__file__).parents[2]
 TICKETS = ("conv4_mpt11_s50", "conv6_mpt11_s50_float_stem", "conv4_mpt32_s50")
 SIGNS = "conv4_mpt11_s50"  # of which each sign inside is compared, behind the first ones, which are made of floats
-FORMS = ("integer", "integer2")
+FORMS = ("integer", "integer2")  # of these files
 SAMPLES = 20
 
 
@@ -36,9 +36,8 @@ def prepare(folder):
     for name in TICKETS:
         ticket = ROOT / "zoo" / f"{name}.mpt"
         np.save(folder / f"{name}.keras.npy", keras_mpt.load_ticket(ticket).predict(samples, verbose=0))
-        if (published := ROOT / "zoo" / f"{name}.tflite").exists():
-            shutil.copy(published, folder / f"{name}--published.tflite")
-        for weights in FORMS if "mpt11" in name else ("int8",):
+        shutil.copy(ROOT / "zoo" / f"{name}.tflite", folder / f"{name}--published.tflite")
+        for weights in ("exact_int8", "integer2") if "mpt11" in name else ():
             convert.to_tflite(ticket, folder / f"{name}--{weights}.tflite", weights=weights, samples=samples)
     for weights in FORMS:
         (folder / f"{SIGNS}--{weights}-signs.tflite").write_bytes(sign_writer(weights).file.content())

@@ -3,25 +3,39 @@
 #
 #   bash tests/arm/run.sh [PYTHON [CPU ...]]      (make test-arm; PYTHON has the extras tensorflow and litert)
 #
-# Needs Debian's or Ubuntu's apt with Python 3.11, and root or user namespaces. Everything but qemu goes into .arm/: an
-# arm64 Python, unpacked from Debian's packages, and the aarch64 wheels of LiteRT and numpy. Emulation says nothing
-# about times. CPU is what QEMU calls a processor, by default one without SME and the newest with all but that. SME is left
-# out because of what `bash tests/arm/run.sh python max` shows with QEMU 7.2: LiteRT 2.3.0's int8 convolutions and dense
-# layers are other ones then, and other than its own plain kernels. Nobody has said yet whose fault that is.
+# Needs Debian's or Ubuntu's apt with Python 3.11, and root or user namespaces. Everything goes into .arm/: an arm64
+# Python, unpacked from Debian's packages, the aarch64 wheels of LiteRT and numpy, and QEMU, if none from 10 on is
+# installed. Emulation says nothing about times. CPU is what QEMU calls a processor: by default one of 2018, the newest
+# without SME (matrix instructions that LiteRT uses), and with them. QEMU 7.2 computes SME's products of 8-bit integers
+# wrongly: `QEMU=qemu-aarch64-static bash tests/arm/run.sh python max` shows it; QEMU 10.0 and 11.1 do not.
 set -euo pipefail
 
 python=${1:-python}
 cpus=("${@:2}")
-[ ${#cpus[@]} -gt 0 ] || cpus=(cortex-a76 max,sme=off)
+[ ${#cpus[@]} -gt 0 ] || cpus=(cortex-a76 max,sme=off max)
 root=$(cd "$(dirname "$0")/../.." && pwd)
 arm=$root/.arm
 rm -rf "$arm/io"
 mkdir -p "$arm"/{debian,site,io} "$arm"/apt/{state/lists/partial,cache/archives/partial}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} KERAS_BACKEND=tensorflow
 
-if ! command -v qemu-aarch64-static > /dev/null; then
-    apt-get install -y --no-install-recommends qemu-user-static || { echo "apt-get install qemu-user-static"; exit 1; }
+newer() { command -v "$1" > /dev/null && [ "$("$1" --version | sed -n 's/.*version \([0-9]*\)\..*/\1/p')" -ge 10 ]; }
+
+qemu=${QEMU:-qemu-aarch64}
+if [ -z "${QEMU:-}" ] && ! newer "$qemu"; then
+    qemu=$arm/qemu/usr/bin/qemu-aarch64
+    if [ ! -e "$qemu" ]; then
+        mkdir -p "$arm"/qemu/{state/lists/partial,cache/archives/partial}
+        touch "$arm/qemu/state/status"
+        echo "deb http://deb.debian.org/debian trixie main" > "$arm/qemu/sources.list"
+        apt=(apt-get -qq -o "Dir::State=$arm/qemu/state" -o "Dir::State::status=$arm/qemu/state/status"
+            -o "Dir::Cache=$arm/qemu/cache" -o "Dir::Etc::sourcelist=$arm/qemu/sources.list" -o Dir::Etc::sourceparts=-
+            -o APT::Sandbox::User=root)
+        "${apt[@]}" update
+        (cd "$arm/qemu" && "${apt[@]}" download qemu-user && dpkg-deb -x qemu-user_*.deb .)
+    fi
 fi
+"$qemu" --version | head -n 1
 
 if [ ! -e "$arm/debian/usr/bin/python3.11" ]; then
     touch "$arm/apt/state/status"
@@ -52,7 +66,7 @@ for cpu in "${cpus[@]}"; do
     as_root=$([ "$(id -u)" = 0 ] || echo "--map-root-user")
     # shellcheck disable=SC2086
     unshare --mount $as_root sh -c "mount --bind '$arm/cpuinfo' /proc/cpuinfo && env -u PYTHONPATH \
-        PYTHONHOME='$arm/debian/usr' PYTHONPATH='$arm/site' qemu-aarch64-static -cpu $cpu -L '$arm/debian' \
+        PYTHONHOME='$arm/debian/usr' PYTHONPATH='$arm/site' '$qemu' -cpu $cpu -L '$arm/debian' \
         '$arm/debian/usr/bin/python3.11' '$root/tests/arm/interpret.py' '$arm/io' aarch64"
     "$python" "$root/tests/arm/files.py" compare "$arm/io"
 done

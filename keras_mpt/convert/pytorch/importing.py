@@ -18,15 +18,16 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.filling import check_rules, fill_kernel, groups_that_differ
+from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ
 
 
 def from_pytorch(
     path_or_state_dict: Path | dict[str, Any],
     model: str | keras.Model | None = None,
-    sparsity: float | MaskRule | None = None,
+    sparsity: float | None = None,
     layout: str = "auto",
     *,
+    mask: MaskRule | None = None,
     mapping: dict[str, str] | None = None,
     trainable: bool = False,
     epsilon: float = pairing.EPSILON,
@@ -44,10 +45,11 @@ def from_pytorch(
             well. The prefix `module.` of all keys, and `_orig_mod.` anywhere in keys, are ignored.
         model: Name of a network of the zoo, such as `"resnet18_mpt"`, a built functional or Sequential model to load
             into, or None for the network that the checkpoint names.
-        sparsity: Fraction of the weights **removed**, if the checkpoint does not have it; a
-            `keras_mpt.masks.GlobalTopK` for one threshold over all layers.
+        sparsity: Fraction of the weights **removed**, if the checkpoint does not have it.
         layout: `"biprop"`, `"hidden_networks"` (Edge-Popup), `"lottery_jackpots"`, or `"auto"`, which raises an error
             if both of the first two are possible.
+        mask: A `keras_mpt.masks.GlobalTopK` in place of `sparsity`, for one threshold over all layers, if the
+            checkpoint does not say so.
         mapping: For a model that is not of the zoo: dict from the path of each layer with weights (its name, or
             `"block/conv1"` in a nested model) to its name in PyTorch. The operations between these layers cannot be
             checked: compare some outputs.
@@ -80,7 +82,7 @@ def from_pytorch(
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     checkpoint = reading.read(path_or_state_dict)
     form = layouts.find_layout(layout, checkpoint)
-    rule = layouts.find_rule(form, checkpoint, sparsity)
+    rule = layouts.find_rule(form, checkpoint, sparsity, mask)
     if model is None or isinstance(model, str):
         if mapping is not None:
             raise ValueError("`mapping` must be left out for a network of the zoo.")
@@ -101,7 +103,8 @@ def from_pytorch(
             for variable, array in vectors[path]:
                 variable.assign(array)
             if path in tickets:
-                fill_kernel(layer, *tickets[path], trainable=trainable)
+                (subnet,) = layer.subnets
+                fill_subnet(subnet, *tickets[path], trainable=trainable)
         forget_compiled(model)
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)
@@ -111,7 +114,7 @@ def from_pytorch(
 
 @contextlib.contextmanager
 def _untouched_on_error(model):
-    """Undo `fill_kernel` and assignments if an error follows."""
+    """Undo `fill_subnet` and assignments if an error follows."""
     arrays = [(variable, to_numpy(variable)) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:

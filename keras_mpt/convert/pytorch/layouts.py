@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mpt.arguments import check_sparsity
+from keras_mpt.arguments import check_sparsity, received
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.masks import GlobalTopK
 
@@ -128,34 +128,39 @@ def find_layout(name, checkpoint):
     )
 
 
-def find_rule(layout, checkpoint, sparsity):
+def find_rule(layout, checkpoint, sparsity, mask=None):
     """Return the rule that computes masks from scores, None if masks are stored.
 
     Args:
         layout: A `Layout`.
         checkpoint: A `Checkpoint`.
-        sparsity: Fraction removed, a `GlobalTopK` of it for one threshold over all layers, or None for the fraction in
-            the checkpoint.
+        sparsity: Fraction removed; None: that of the checkpoint.
+        mask: A `GlobalTopK` for one threshold over all layers, in place of `sparsity`; None: the checkpoint's rule.
 
     Raises:
         ValueError: The sparsity is missing or contradictory, or the masks follow another rule.
     """
+    if mask is not None:
+        if not getattr(mask, "shared", False) or isinstance(mask, type):
+            raise ValueError(f"`mask` must be a GlobalTopK or None. {received('mask', mask)}")
+        if sparsity is not None:
+            raise ValueError(f"`sparsity` must be left out where `mask` is a rule. Received: {sparsity=}, {mask=}")
+        sparsity = mask.sparsity
     if layout.stored is not None:
         if sparsity is not None:
-            raise ValueError(f"`sparsity` must be left out: the masks are in the file. Received: {sparsity=}")
+            given = "sparsity" if mask is None else "mask"
+            raise ValueError(f"`{given}` must be left out: the masks are in the file. Received: {sparsity=}")
         return None
     if checkpoint.conv_type not in (None, "SubnetConv", _GLOBAL):
         raise CheckpointError(
             f"{checkpoint.name} has convolutions of type {checkpoint.conv_type!r}: only the masks of 'SubnetConv' and "
             f"{_GLOBAL!r} follow from the scores."
         )
-    shared = getattr(sparsity, "shared", False)
-    if shared and checkpoint.conv_type not in (None, _GLOBAL):
-        raise ValueError(f"`sparsity` must not be a GlobalTopK: {checkpoint.name} says {checkpoint.conv_type!r}.")
-    fraction = sparsity.sparsity if shared else sparsity
-    if fraction is not None:
-        check_sparsity("sparsity", fraction)
-    kept = checkpoint.prune_rate if fraction is None else removed(fraction)
+    if mask is not None and checkpoint.conv_type not in (None, _GLOBAL):
+        raise ValueError(f"`mask` must not be a GlobalTopK: {checkpoint.name} says {checkpoint.conv_type!r}.")
+    if sparsity is not None:
+        check_sparsity("sparsity", sparsity)
+    kept = checkpoint.prune_rate if sparsity is None else removed(sparsity)
     if kept is None:
         raise ValueError(
             f"`sparsity` must be given: {checkpoint.name} does not say how many weights are kept. It is the fraction "
@@ -167,7 +172,7 @@ def find_rule(layout, checkpoint, sparsity):
             f"says. Received: {sparsity=}"
         )
     kept = kept if checkpoint.prune_rate is None else checkpoint.prune_rate
-    return Global(kept) if shared or checkpoint.conv_type == _GLOBAL else Layerwise(kept)
+    return Global(kept) if mask is not None or checkpoint.conv_type == _GLOBAL else Layerwise(kept)
 
 
 def alpha(weights, mask, divisor):

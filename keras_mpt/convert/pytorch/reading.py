@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_mpt.arguments import received, shown
 from keras_mpt.files import FileError
+from keras_mpt.requirements import extra
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _DTYPES = {f"torch.{n}" for n in "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64".split()}
@@ -86,13 +87,8 @@ def _load(path):
             f"{path} is not the checkpoint but a Git LFS pointer to a file{of}. Fetch that: `git lfs install`, then "
             "`git lfs pull` in the clone."
         )
-    try:
+    with extra("torch", "Reading a checkpoint, unlike a state dict of numpy arrays,"):
         import torch
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs PyTorch: install keras_mpt with the extra `torch`. A state dict of numpy arrays "
-            "does not need it."
-        ) from error
     _check_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
