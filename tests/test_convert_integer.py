@@ -327,6 +327,19 @@ def test_names_of_inputs_and_a_flattening_that_transposes(tmp_path):
     assert [tensor.name for tensor in report.inputs] == ["keras_mpt_1"]
 
 
+def test_outputs_whose_signs_are_taken_that_are_there_twice_or_are_the_input(tmp_path):
+    image = keras.Input((4, 4, 4))
+    y = norm()(MPTConv2D(8, 3, padding="same", seed=1, **SIGN)(norm()(image)))
+    z = norm()(MPTDense(3, seed=2, **SIGN)(y))
+    model, x = settled(keras.Model(image, [image, y, z, z])), samples((4, 4, 4))
+    _, found = outputs(model, tmp_path / "model.tflite", x)
+    for ours, theirs in zip(found, model.predict(x, verbose=0), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    sign = keras.layers.Activation(quantizers.ApproxSign())
+    with pytest.raises(convert.ConversionError, match="merges outputs that are always equal"):
+        convert.to_tflite(keras.Model(image, [sign(z), sign(z)]), tmp_path / "other.tflite")
+
+
 @pytest.mark.slow
 def test_dense_layers_of_several_rows_keep_eight_bits(tmp_path):
     image = keras.Input((6, 16))

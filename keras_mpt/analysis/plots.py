@@ -108,7 +108,9 @@ def plot_churn(path, title=None):
     if not layers:
         raise ValueError(f"`path` must be a file with rows of MaskStatistics. Received: {path} without one")
     figure, axes = _figure(7, 4)
-    colours = _colours(len(layers))
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
     for colour, (layer, (epochs, flips)) in zip(colours, layers.items(), strict=True):
         axes.plot(epochs, flips, "o-", markersize=3, color=colour, label=layer)
     axes.set_ylim(bottom=0)
@@ -132,13 +134,6 @@ def _figure(width, height):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _colours(number):
-    """Return a colour for each layer, from the first one's to the last one's."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](np.linspace(0, 0.9, number))
 
 
 def _finished(figure, axes, title):

@@ -104,6 +104,8 @@ class File:
         """Reorder inputs and outputs by these names: converters may sort them."""
         for kind, names in (("inputs", inputs), ("outputs", outputs)):
             places = {named.name: index for index, named in self._tensor_names(kind).items()}
+            if missing := [name for name in names if name.encode() not in places]:
+                raise ConversionError(f"TensorFlow Lite merges {kind} that are always equal: there is no {missing}.")
             setattr(self.graph, kind, np.array([places[name.encode()] for name in names], np.int32))
 
     def _tensors(self, indices, kind):
@@ -262,10 +264,7 @@ class File:
                 self._drop(index)
 
     def floats_to_sparse(self):
-        """Store only the non-zero weights of each float kernel, and their positions, if that is smaller.
-
-        A DENSIFY operation gives the same kernel.
-        """
+        """Store only non-zero weights of a float kernel and their positions, for a DENSIFY, if that is smaller."""
         for operator, kind, kernel, _ in self.kernels():
             if sparse_size(kernel, 4) < kernel.nbytes:
                 index = _kernel_of(operator, kind)

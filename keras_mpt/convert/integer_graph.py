@@ -10,7 +10,7 @@ from keras import ops
 from keras_mpt import quantizers
 from keras_mpt._keras import call_of
 from keras_mpt.convert import integer
-from keras_mpt.convert.kernels import _IDLE, NOT_TERNARY, Quantize, finished, ternary
+from keras_mpt.convert.kernels import _IDLE, NOT_TERNARY, Quantize, apart, finished, ternary
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.rewrite import run, set_names_apart
 from keras_mpt.ops import to_numpy
@@ -140,7 +140,7 @@ class Program:
         set_names_apart(list(ends.values()))  # the addition of a bias may have the name of a layer
         graph = dataclasses.replace(
             self.graph,
-            model=keras.Model(list(inputs.values()), list(ends.values()), name=self.graph.model.name),
+            model=keras.Model(list(inputs.values()), apart(list(ends.values())), name=self.graph.model.name),
             kernels=[kernel for kernel in self.graph.kernels if kernel not in self._taken(floats)],
             inputs=_names(inputs, self.graph.inputs),
             outputs=_names(ends, self.graph.outputs),

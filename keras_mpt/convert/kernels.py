@@ -161,12 +161,36 @@ def unmerged(x):
     return ops.maximum(x, np.finfo(np.float32).min)
 
 
-def _is_normalized(x):
-    """Return whether a symbolic tensor is the output of batch normalization, except for layers idle in inference."""
+def apart(outputs, inputs=()):
+    """Return the outputs of a graph as different tensors: a converter keeps one of equal ones.
+
+    Args:
+        outputs: Symbolic tensors, in any structure.
+        inputs: Symbolic inputs of the graph, from which outputs must differ as well.
+    """
+    found = {id(x) for x in inputs}
+
+    def different(x):
+        source = _awake(x)
+        again = id(source) in found and keras.backend.is_float_dtype(x.dtype)
+        found.add(id(source))
+        return unmerged(x) if again else x
+
+    return keras.tree.map_structure(different, outputs)
+
+
+def _awake(x):
+    """Return the symbolic tensor before the layers that are idle in inference, to which another is equal."""
     operation, inputs = _keras.call_of(x)
     while isinstance(operation, _IDLE):
-        operation, inputs = _keras.call_of(inputs[0])
-    return isinstance(operation, keras.layers.BatchNormalization)
+        x = inputs[0]
+        operation, inputs = _keras.call_of(x)
+    return x
+
+
+def _is_normalized(x):
+    """Return whether a symbolic tensor is the output of batch normalization, except for layers idle in inference."""
+    return isinstance(_keras.call_of(_awake(x))[0], keras.layers.BatchNormalization)
 
 
 def why_no_signs(kernel):

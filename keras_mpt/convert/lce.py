@@ -140,8 +140,8 @@ class _Interpreted(Session):
         return self._predict(arrays)
 
 
-class _Readable(Format):
-    """Base of the float formats, with padding that the engine's converter cannot misread."""
+class Float(Format):
+    """Float kernels, with padding that the engine's converter cannot misread."""
 
     def call(self, kernel, x):
         if isinstance(kernel.layer, (MPTConv2D, MPTDepthwiseConv2D)):
@@ -151,11 +151,7 @@ class _Readable(Format):
         return call_plain(kernel, x)
 
 
-class Float(_Readable):
-    """Float kernels."""
-
-
-class Int8(_Readable):
+class Int8(Float):
     """Ternary kernels with one byte for each weight and a scale for each output channel."""
 
     name = "int8"

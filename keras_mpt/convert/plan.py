@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph
-from keras_mpt.convert.kernels import Kernel, Quantize, call_plain
+from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, held
@@ -53,14 +53,14 @@ class Graph:
     def whole(self):
         """Return the graph with the tensors before all cuts as further outputs."""
         befores = [cut.before for cut in self.cuts]
-        model = keras.Model(self.model.inputs, [*self.model.outputs, *befores], name=self.model.name)
+        model = keras.Model(self.model.inputs, apart([*self.model.outputs, *befores]), name=self.model.name)
         return dataclasses.replace(self, model=model, outputs=_with(self.outputs, "before", befores), cuts=[])
 
     def pieces(self):
         """Return the graph of the pieces between cuts: tensors before are outputs, those after are inputs."""
         befores, afters = [cut.before for cut in self.cuts], [cut.after for cut in self.cuts]
         model = keras.Model(
-            [*self.model.inputs, *afters], [*self.model.outputs, *befores], name=f"{self.model.name}_pieces"
+            [*self.model.inputs, *afters], apart([*self.model.outputs, *befores]), name=f"{self.model.name}_pieces"
         )
         inputs, outputs = _with(self.inputs, "after", afters), _with(self.outputs, "before", befores)
         return dataclasses.replace(self, model=model, inputs=inputs, outputs=outputs, cuts=[])
@@ -162,7 +162,11 @@ class Plan:
         inputs = [self._input(x, batch) for x in self.model.inputs]
         values = inputs if self.preprocess is None else [self.preprocess(inputs[0])]
         model = rewrite(
-            self.model, step, inputs=values, dissolve=True, make=lambda model, _, ends: functional(model, inputs, ends)
+            self.model,
+            step,
+            inputs=values,
+            dissolve=True,
+            make=lambda model, _, ends: functional(model, inputs, apart(ends, inputs)),
         )
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))

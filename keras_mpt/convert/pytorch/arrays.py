@@ -68,17 +68,15 @@ def _order(layer):
 
 
 def _channels_last(rows, shape):
-    if shape is None:
-        return rows
-    *sides, channels = shape
-    return rows.reshape(-1, channels, math.prod(sides)).transpose(0, 2, 1).reshape(rows.shape)
+    return rows if shape is None else _swapped(rows, shape[-1], math.prod(shape[:-1]))
 
 
 def _channels_first(rows, shape):
-    if shape is None:
-        return rows
-    *sides, channels = shape
-    return rows.reshape(-1, math.prod(sides), channels).transpose(0, 2, 1).reshape(rows.shape)
+    return rows if shape is None else _swapped(rows, math.prod(shape[:-1]), shape[-1])
+
+
+def _swapped(rows, first, second):
+    return rows.reshape(-1, first, second).transpose(0, 2, 1).reshape(rows.shape)
 
 
 def flattened(layer):
