@@ -387,8 +387,10 @@ def test_all_but_the_stem_have_binary_inputs(name):
     model = ARCHITECTURES[name](**settings)
     assert model.name == name
     *found, classifier = mpt_layers(model)
-    assert classifier.name == "logits" and (classifier.input_quantizer is None) == ("conv" not in name)
-    stem = set() if name.startswith("whitened") else {"conv1"}
+    whitened = name.startswith("whitened")
+    assert classifier.name == "logits"
+    assert (classifier.input_quantizer is None) == ("conv" not in name or whitened)
+    stem = set() if whitened else {"conv1"}
     assert {layer.name for layer in found if layer.input_quantizer is None} == stem
     assert {layer.name for layer in found if getattr(layer, "pad_values", 1.0) != 1.0} == stem
     assert all(layer.bias is None for layer in found)
