@@ -1,5 +1,6 @@
 """A kernel of an MPT layer: frozen weights, their scores, and the state of the mask rule."""
 
+import functools
 import itertools
 import math
 
@@ -12,7 +13,7 @@ from keras_mpt.layers.groups import group_of, once
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
-from keras_mpt.ops.backend import as_tensor
+from keras_mpt.ops.backend import as_tensor, traced_in_graphs
 
 _KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
 _STREAMS = 8  # from those of a layer's kernel to those of its next one
@@ -189,9 +190,10 @@ class Subnet:
         return self._find(training)
 
     def _find(self, training):
-        mask, kept, changes = self.layer.mask(as_tensor(self.scores), self._values(), training)
+        state = self._values()
+        mask, kept, changes = self.layer.mask(as_tensor(self.scores), state, training)
         if training:
-            self._store(changes)
+            self._store(_counted(changes, state))
         return mask, kept
 
     def _values(self):
@@ -211,8 +213,7 @@ class Subnet:
 
     def _store(self, changes):
         for name, value in changes.items():
-            variable = self.state[name]
-            variable.assign(ops.where(value, variable + 1, 0) if name.endswith("_steps") else value)
+            self.state[name].assign(value)
 
     def settle(self):
         """Update the variables before they are saved, which makes loading cheap: it needs no search.
@@ -307,21 +308,47 @@ class Subnet:
         """Return the kernel that the layer computes with, in float32."""
         if self.held is not None and (kernel := self.layer._held_kernel(self)) is not None:
             return kernel
-        mask, kept = self.find(training)
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
-        quantized = ops.stop_gradient(self.kernel_quantizer(frozen, mask, kept))
-        return straight_through(
-            lambda scores, frozen, quantized: quantized,
-            lambda scores, frozen, quantized: frozen * self.layer.mask.slope(scores),
-            scores,
-            frozen,
-            quantized,
-        )
+        quantized = ops.stop_gradient(self._quantized(scores, frozen, training))
+        # As arguments, the other two tensors would be ten operations more in TensorFlow's graph.
+        return straight_through(lambda scores: quantized, lambda scores: frozen * self.layer.mask.slope(scores), scores)
+
+    def _quantized(self, scores, frozen, training):
+        rule, quantizer = self.layer.mask, self.kernel_quantizer
+        ours = all(type(each).__module__.startswith("keras_mpt.") for each in (rule, quantizer))
+        if rule.shared or rule.stores_mask or not ours:
+            return quantizer(frozen, *self.find(training))
+        find = _kernels_with(rule, type(quantizer), tuple(quantizer.get_config().items()), self.shape)
+        kernel, changes = find(ops.stop_gradient(scores), frozen, self._values())
+        if training:
+            self._store(changes)
+        return kernel
 
     @property
     def kernel(self):
         """The kernel that the layer computes with, in its compute dtype; during a call, the kernel of that call."""
         return self.layer._kernel_in_use(self)
+
+
+@functools.lru_cache(256)
+def _kernels_with(rule, quantizer_class, settings, shape):
+    """Return a function that makes kernels of one shape: to trace it for each layer anew takes seconds."""
+    quantizer = quantizer_class(**dict(settings))
+
+    @traced_in_graphs
+    def find(scores, frozen, state):
+        mask, kept, changes = rule(scores, state)
+        return quantizer(frozen, mask, kept), _counted(changes, state)
+
+    return find
+
+
+def _counted(changes, state):
+    """Return the new values of a state: where a rule says whether a step was such a step, the count of such steps."""
+    return {
+        name: ops.where(value, state[name] + 1, 0) if name.endswith("_steps") else value
+        for name, value in changes.items()
+    }
 
 
 def named_subnets(path, layer):

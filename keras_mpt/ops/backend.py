@@ -107,6 +107,23 @@ def traced_once(function):
     return function
 
 
+def traced_in_graphs(function):
+    """Let TensorFlow trace `function` at its first call within a graph, and use that trace in all graphs from then on.
+
+    Unlike `traced_once`, it may use the shapes of its tensors: all calls must have the same. Elsewhere it is called.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    traced = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+    def called(*tensors):
+        return function(*tensors) if tf.executing_eagerly() else traced(*tensors)
+
+    return called
+
+
 def current_trace():
     """Return an object that identifies the current graph or trace. Its tensors are invalid in others; None: eager."""
     backend = keras.backend.backend()
