@@ -311,7 +311,7 @@ def test_a_batch_of_two_and_of_any_size(tmp_path):
 
 
 def test_a_model_without_a_layer_of_integers_is_refused_by_name(tmp_path):
-    model = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1, name="floats")])
+    model = keras.Sequential([keras.Input((4, 4, 2)), MPTConv2D(3, 3, seed=1, name="floats")])
     with pytest.raises(convert.ConversionError, match="'auto'.*'floats': float input"):
         convert.to_tflite(model, tmp_path / "model.tflite", weights="integer2")
     assert not list(tmp_path.iterdir())

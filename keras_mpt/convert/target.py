@@ -29,7 +29,7 @@ class Target:
             reason = kernel.format.unfit(kernel)
             if reason is None:
                 return
-            kernel.why = reason
+            kernel.why = reason or kernel.why
         raise ConversionError(f"Layer {kernel.name!r} cannot be stored as {self.formats[0].name}: {kernel.why}.")
 
     def compile(self, graph):
