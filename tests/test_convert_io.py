@@ -306,5 +306,5 @@ def test_what_normalizes_and_what_is_said_of_it_must_fit(tmp_path):
             convert.to_tflite(which, path, **how)
     assert not path.exists()
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="no TensorFlow Lite file"):
+    with pytest.raises(ValueError, match="not a TensorFlow Lite file"):
         convert.metadata(path)

@@ -1,6 +1,7 @@
 """Rewrite a model as a plain float32 graph with cuts at the signs, the start of every conversion."""
 
 import dataclasses
+import functools
 import re
 
 import keras
@@ -108,15 +109,13 @@ class Plan:
             plain: Whether to ignore formats and use plain float layers.
         """
         cuts, copies, done, layers = {}, {}, {}, {}
+        cut = functools.partial(_cut, cuts)
 
-        def cut(path, x):
-            if id(x) not in cuts:
-                before = keras.layers.Identity(dtype="float32")(x)  # an input of the model cannot be an output
-                cuts[id(x)] = Cut(path, before, keras.layers.Identity(dtype="float32")(before))
-            return cuts[id(x)].after
-
-        def note(layer, args, kwargs, outputs):
-            layers.setdefault(id(layer), (layer, []))[1].append(call_shapes(layer, args, kwargs, outputs))
+        def note(layer, kernels, args, kwargs, outputs):
+            _, calls = layers.setdefault(id(layer), (layer, []))
+            calls.append(call_shapes(layer, args, kwargs, outputs))
+            for kernel in kernels:
+                kernel.calls = len(calls)
 
         def mpt(path, layer, x):
             (kernel,) = self._kernels_of(path, layer)
@@ -124,8 +123,7 @@ class Plan:
                 floats = x if x.dtype == "float32" else _cast(x)
                 floats = cut(path, floats) if kernel.takes_signs else floats
                 done[id(layer), id(x)] = (call_plain if plain else kernel.format.call)(kernel, floats)
-                note(layer, (x,), {}, done[id(layer), id(x)])
-                kernel.calls = len(layers[id(layer)][1])
+                note(layer, [kernel], (x,), {}, done[id(layer), id(x)])
             return done[id(layer), id(x)]
 
         def quantize(quantizer):
@@ -140,9 +138,7 @@ class Plan:
             outputs = copies[id(layer)](*args, **kwargs)
             bake(layer, copies[id(layer)])
             if any(len(weight.shape) > 1 for weight in layer.weights):
-                note(layer, args, kwargs, outputs)
-            for kernel in kernels:
-                kernel.calls = len(layers[id(layer)][1])
+                note(layer, kernels, args, kwargs, outputs)
             return outputs
 
         def step(path, operation, args, kwargs):
@@ -161,13 +157,11 @@ class Plan:
 
         inputs = [self._input(x, batch) for x in self.model.inputs]
         values = inputs if self.preprocess is None else [self.preprocess(inputs[0])]
-        model = rewrite(
-            self.model,
-            step,
-            inputs=values,
-            dissolve=True,
-            make=lambda model, _, ends: functional(model, inputs, apart(ends, inputs)),
-        )
+
+        def make(model, _, ends):
+            return functional(model, inputs, apart(ends, inputs))
+
+        model = rewrite(self.model, step, inputs=values, dissolve=True, make=make)
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
         return Graph(model, self.kernels, *names, list(cuts.values()))
@@ -204,6 +198,14 @@ def _output_names(model):
     graph = functional_graph(model)
     named = isinstance(graph.output, dict) and len(graph.output) == len(graph.outputs)
     return sorted(graph.output) if named else graph.output_names
+
+
+def _cut(cuts, path, x):
+    """Return what continues after a cut at `x`, of which there is one for each tensor."""
+    if id(x) not in cuts:
+        before = keras.layers.Identity(dtype="float32")(x)  # an input of the model cannot be an output
+        cuts[id(x)] = Cut(path, before, keras.layers.Identity(dtype="float32")(before))
+    return cuts[id(x)].after
 
 
 def _names(names):
