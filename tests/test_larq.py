@@ -214,7 +214,7 @@ from straight_through import BinaryConv2D, Clip
 
 images = np.random.default_rng(0).normal(size=(4, 7, 6, 5)).astype("float32")
 for size in (1, 2, 3):
-    ours = BinaryConv2D(8, size)
+    ours = BinaryConv2D.from_config(BinaryConv2D(8, size).get_config())  # as a checkpoint does
     ours.build(images.shape)
     theirs = larq.layers.QuantConv2D(
         8, size, padding="same", pad_values=1.0, use_bias=False, input_quantizer="approx_sign",

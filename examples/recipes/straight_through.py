@@ -26,8 +26,11 @@ class BinaryConv2D(keras.layers.Conv2D):
     """
 
     def __init__(self, filters, kernel_size, input_quantizer="approx_sign", **settings):
-        super().__init__(filters, kernel_size, use_bias=False, kernel_constraint=Clip(), **settings)
+        super().__init__(filters, kernel_size, **{"use_bias": False, "kernel_constraint": Clip(), **settings})
         self.input_quantizer = input_quantizer
+
+    def get_config(self):
+        return {**super().get_config(), "input_quantizer": self.input_quantizer}
 
     def call(self, inputs):
         signs = get_activation(self.input_quantizer)(inputs)

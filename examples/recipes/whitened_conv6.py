@@ -5,7 +5,7 @@
     python whitened_conv6.py --binary_activations --straight_through --output_dir runs/twin # its weights trained
     python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
         --label_smoothing 0.2 --sizes 20:6,24:5,32:5 --output_dir runs/dense                # all weights trained
-    python whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --sizes 24:1,32:2 --output_dir runs/jackpot
+    python whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --sizes 24:2,32:4 --output_dir runs/jackpot
     python whitened_conv6.py --scores_from runs/dense/model.keras --sizes 24:1,32:2 --output_dir runs/guided
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
@@ -45,7 +45,6 @@ flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 inst
 flags.DEFINE_bool("straight_through", False, "Of --binary_activations: train the weights.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
 flags.DEFINE_string("scores_from", None, "A trained network, whose magnitudes the scores start from.")
-flags.DEFINE_enum("rates", "uniform", ["uniform", "global"], "Of --jackpot: how much each layer keeps.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -136,12 +135,6 @@ def mask():
     return None
 
 
-def sparsity_of_jackpot():
-    """Return the sparsity of a jackpot for `to_jackpot`: small layers keep 1,000 weights or a half."""
-    rates = {"uniform": keras_mpt.models.uniform_sparsity, "global": keras_mpt.models.magnitude_sparsity}
-    return rates[FLAGS.rates](FLAGS.sparsity, least=1000)
-
-
 def arguments():
     """Return what the function of keras_mpt.zoo is called with, as JSON data."""
     rule = mask()
@@ -185,7 +178,7 @@ def start(images):
         return model
     return keras_mpt.models.to_jackpot(
         trained,
-        None if mask() else sparsity_of_jackpot(),
+        None if mask() else keras_mpt.models.uniform_sparsity(FLAGS.sparsity, least=1000),
         kernel_quantizer="scaled_sign",
         mask=mask(),
         skip=["stem"],
