@@ -7,6 +7,9 @@ The question of Gorbett & Whitley 2023 (arXiv:2303.15953) at a size for a laptop
 `runs.csv`; called again, the study does what is missing, so it can be stopped at any moment, and given more seeds or
 sparsities. It prints a table of test accuracies, mean and standard deviation over the seeds, and draws them and the
 churn of the masks. All methods see the same networks, images and numbers of steps.
+
+The rates are those in the authors' code: IteRand redraws 0.1 of the pruned weights after each epoch, recycling copies
+0.1 of the weights (Edge-Popup, every 3 of 250 epochs) or 0.2 (Biprop, every 10). Shorter trainings need shorter periods.
 """
 
 import os
@@ -25,34 +28,38 @@ from keras_mpt.callbacks import IteRand, IterativeWeightRecycling
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(studies)
 _KERNELS = {"Edge-Popup": "identity", "Biprop": "scaled_sign"}
+_RECYCLE_RATES = {"Edge-Popup": 0.1, "Biprop": 0.2}
 _METHODS = ["plain", "iterand", "recycling", "mixed", "ablation"]
 flags.DEFINE_list("algorithms", list(_KERNELS), "Of Edge-Popup and Biprop, which ones.")
 flags.DEFINE_list("methods", _METHODS, "Of plain, iterand, recycling, mixed (half of each) and ablation, which ones.")
 flags.DEFINE_list("sparsities", ["0.5", "0.8", "0.9"], "Fractions of the weights removed.")
-flags.DEFINE_float("recycle_rate", 0.2, "Fraction of the weights recycled at a time.")
+flags.DEFINE_float("recycle_rate", None, "Fraction of the weights recycled at a time. Default: the paper's.")
 flags.DEFINE_float("iterand_rate", 0.1, "Probability that a pruned weight is drawn again.")
-flags.DEFINE_integer("every", 1, "Number of epochs from one time to the next.", lower_bound=1)
+flags.DEFINE_integer("every", 1, "Number of epochs from one recycling to the next.", lower_bound=1)
+flags.DEFINE_integer("iterand_every", 1, "The same for IteRand.", lower_bound=1)
 
 
-def changes(method, seed):
+def changes(method, seed, recycle_rate, every, iterand_rate, iterand_every):
     """Return the callbacks that change the frozen kernels."""
-    recycle, redraw, every = FLAGS.recycle_rate, FLAGS.iterand_rate, FLAGS.every
     return {
         "plain": [],
-        "iterand": [IteRand(redraw, every, seed=seed)],
-        "recycling": [IterativeWeightRecycling(recycle, every)],
-        "mixed": [IteRand(redraw / 2, every, seed=seed), IterativeWeightRecycling(recycle / 2, every)],
-        "ablation": [IterativeWeightRecycling(recycle, every, ablation=True)],
+        "iterand": [IteRand(iterand_rate, iterand_every, seed=seed)],
+        "recycling": [IterativeWeightRecycling(recycle_rate, every)],
+        "mixed": [
+            IteRand(iterand_rate / 2, iterand_every, seed=seed),
+            IterativeWeightRecycling(recycle_rate / 2, every),
+        ],
+        "ablation": [IterativeWeightRecycling(recycle_rate, every, ablation=True)],
     }[method]
 
 
-def run(data, algorithm, method, sparsity, seed, folder, **_):
+def run(data, algorithm, method, sparsity, seed, folder, **rates):
     """Train one network; return its results."""
     keras.utils.set_random_seed(seed)
     model = studies.build(data, sparsity=float(sparsity), kernel_quantizer=_KERNELS[algorithm], seed=seed)
     name = f"{algorithm}_{method}_{sparsity}_{seed}"
     statistics = keras_mpt.callbacks.MaskStatistics(folder / "statistics" / f"{name}.csv")
-    accuracy = studies.train(model, data, seed, [statistics, *changes(method, seed)])
+    accuracy = studies.train(model, data, seed, [statistics, *changes(method, seed, **rates)])
     ticket = keras_mpt.save_ticket(model, folder / "unfinished.mpt")
     os.remove(ticket.path)
     return {"accuracy": accuracy, "ticket_bytes": ticket.size}
@@ -60,15 +67,13 @@ def run(data, algorithm, method, sparsity, seed, folder, **_):
 
 def settings():
     """Yield what tells the runs of this study from each other."""
-    rates = {"recycle_rate": [FLAGS.recycle_rate], "iterand_rate": [FLAGS.iterand_rate], "every": [FLAGS.every]}
     # a seed's runs come together, so that a study that is stopped has the whole table for fewer seeds
-    return studies.combinations(
-        seed=range(FLAGS.seeds),
-        sparsity=FLAGS.sparsities,
-        algorithm=FLAGS.algorithms,
-        method=FLAGS.methods,
-        **rates,
-    )
+    for setting in studies.combinations(
+        seed=range(FLAGS.seeds), sparsity=FLAGS.sparsities, algorithm=FLAGS.algorithms, method=FLAGS.methods
+    ):
+        rate = _RECYCLE_RATES[setting["algorithm"]] if FLAGS.recycle_rate is None else FLAGS.recycle_rate
+        iterand = {"iterand_rate": FLAGS.iterand_rate, "iterand_every": FLAGS.iterand_every}
+        yield {**setting, "recycle_rate": rate, "every": FLAGS.every, **iterand}
 
 
 def results(runs):
