@@ -9,7 +9,7 @@ sparsities. It prints a table of test accuracies, mean and standard deviation ov
 churn of the masks. All methods see the same networks, images and numbers of steps.
 
 The rates are those in the authors' code: IteRand redraws 0.1 of the pruned weights after each epoch, recycling copies
-0.1 of the weights (Edge-Popup, every 3 of 250 epochs) or 0.2 (Biprop, every 10). Shorter trainings need shorter periods.
+0.1 of the weights (Edge-Popup, every 3 of 250 epochs) or 0.2 (Biprop, every 10). Short trainings need short periods.
 """
 
 import os
