@@ -298,7 +298,7 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
 
     assert "Jaccard" not in jackpot("--stop_after=1", "--methods=jackpot")
     assert "--rates uniform instead of global" in called("--rates=uniform").stderr
-    assert len((tmp_path / "jackpot_0.9" / "log.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "jackpot_0.9_0" / "log.csv").read_text().splitlines()) == 2
     tables = jackpot()
     rows = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in tables.splitlines() if row.startswith("| ")}
     assert float(rows["finetuned"][0]) >= 0 and float(rows["magnitude"][0]) >= 0
@@ -308,22 +308,22 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     written = [row.split(",") for row in (tmp_path / "accuracy.csv").read_text().splitlines()[1:]]
     names = sorted(row[0] for row in written)
     assert names == sorted(["magnitude", *2 * ["jackpot", "unrestricted", "random", "finetuned", "binary"]])
-    assert [len(row) for row in written] == [4 if row[0] == "magnitude" else 5 for row in written]
+    assert [len(row) for row in written] == [5 if row[0] == "magnitude" else 6 for row in written]
     written = [row.split(",")[3] for row in (tmp_path / "overlap.csv").read_text().splitlines()[1:]]
     assert written == [cell.strip() for name in ("jackpot", "unrestricted", "random") for cell in rows[name]]
 
     base = keras.models.load_model(tmp_path / "dense" / "checkpoint.keras")
-    found = keras_mpt.load_ticket(tmp_path / "jackpot_0.9" / "ticket.mpt", base=base)
+    found = keras_mpt.load_ticket(tmp_path / "jackpot_0.9_0" / "ticket.mpt", base=base)
     for layer in keras_mpt.models.mpt_layers(found):
         weights, kernel = (keras.ops.convert_to_numpy(x) for x in (base.get_layer(layer.name).kernel, layer.kernel))
         np.testing.assert_array_equal(kernel[kernel != 0], weights[kernel != 0])
-    path = tmp_path / "binary_0.9" / "ticket.mpt"
+    path = tmp_path / "binary_0.9_0" / "ticket.mpt"
     assert f"The binary jackpot at 0.9 is a file of {path.stat().st_size:,} bytes." in tables
     for layer in keras_mpt.models.mpt_layers(keras_mpt.load_ticket(path)):
         weights, kernel = (keras.ops.convert_to_numpy(x) for x in (base.get_layer(layer.name).kernel, layer.kernel))
         np.testing.assert_array_equal(np.sign(kernel)[kernel != 0], np.sign(weights)[kernel != 0])
-    tuned = keras.models.load_model(tmp_path / "finetuned_0.9" / "checkpoint.keras")
-    before = keras_mpt.analysis.masks(tmp_path / "magnitude_0.9" / "ticket.mpt", base)
+    tuned = keras.models.load_model(tmp_path / "finetuned_0.9_0" / "checkpoint.keras")
+    before = keras_mpt.analysis.masks(tmp_path / "magnitude_0.9_0" / "ticket.mpt", base)
     for path, mask in before.items():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(tuned.get_layer(path).kernel) != 0, mask)
 

@@ -63,16 +63,22 @@ def test_frontier(tmp_path):
 
 @pytest.mark.slow
 def test_mask_diversity(tmp_path):
-    printed = study("mask_diversity", tmp_path, "--seeds=2")
+    printed = study("mask_diversity", tmp_path, "--seeds=2", "--width=0.25")
     assert [(row["kind"], row["seed"]) for row in rows(tmp_path)] == [
-        (kind, seed) for kind in ("all", "scores", "order") for seed in "01"
+        (kind, seed) for kind in ("all", "scores", "order", "wide") for seed in "01"
     ]
-    assert len(list((tmp_path / "tickets").iterdir())) == 6
+    one, wide = (sum(int(r["ticket_bytes"]) for r in rows(tmp_path) if r["kind"] == k) / 2 for k in ("all", "wide"))
+    assert 1.5 * one < wide < 2.5 * one
+    assert len(list((tmp_path / "tickets").iterdir())) == 8
+    with (tmp_path / "overlaps.csv").open(newline="") as file:
+        found = {row["kind"]: row for row in csv.DictReader(file)}
+    assert list(found) == ["all", "scores", "order"] and 0 < float(found["all"]["ensemble"]) <= 1
+    assert float(found["order"]["jaccard"]) > float(found["all"]["jaccard"])
     assert (tmp_path / "overlap_all.png").exists()
     before = (tmp_path / "runs.csv").read_text()
-    again = study("mask_diversity", tmp_path, "--seeds=2")
+    again = study("mask_diversity", tmp_path, "--seeds=2", "--width=0.25")
     assert (tmp_path / "runs.csv").read_text() == before
-    assert again.splitlines()[-3:] == printed.splitlines()[-3:]
+    assert again.splitlines()[-4:] == printed.splitlines()[-4:]
 
 
 @pytest.mark.parametrize("word", ["1", "-0.1", "nan", "many"])

@@ -134,7 +134,7 @@ def print_table(table):
     )
     for (kind, density, frozen), budgets in table.items():
         for budget, rows in budgets.items():
-            accuracy = studies.mean_and_deviation([float(row["accuracy"]) for row in rows])
+            accuracy = training.mean_and_deviation([float(row["accuracy"]) for row in rows])
             size = np.mean([int(row["bytes"]) for row in rows])
             print(f"| {kind} | {density} | {frozen} | {budget} | {rows[0]['factor']} | {size:,.0f} | {accuracy} |")
 

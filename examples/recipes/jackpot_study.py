@@ -16,11 +16,12 @@ The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the w
 
 In all of them batch normalization and the classifier train, but for `magnitude` (the paper's code freezes them, and
 its classifier has a bias). Batches are of 128 images, after one epoch of warm-up; the paper has 256 and none and, on
-ImageNet, a weight decay of 1e-4 (`--weight_decay`). Each run has a folder with its log, its checkpoint and, if a mask
-was searched, `ticket.mpt`, which refers to the dense network: pass that as `base` to `load_ticket`. Called again, the
-script goes on where it was. It prints a table of accuracies, how many epochs a search from the magnitude mask takes to
-be as good as one from random masks in the end, and the overlaps of the masks with those of pruning criteria;
-`accuracy.csv`, `accuracy.png` and `overlap.csv` hold the same.
+ImageNet, a weight decay of 1e-4 (`--weight_decay`). With `--seeds`, searches are repeated with other orders of the
+images and other random masks. Each run has a folder with its log, its checkpoint and, if a mask was searched,
+`ticket.mpt`, which refers to the dense network: pass that as `base` to `load_ticket`. Called again, the script goes on
+where it was. It prints a table of accuracies, how many epochs a search from the magnitude mask takes to be as good as
+one from random masks in the end, and the overlaps of the masks with those of pruning criteria; `accuracy.csv`,
+`accuracy.png` and `overlap.csv` hold the same.
 """
 
 import csv
@@ -43,7 +44,7 @@ FLAGS = flags.FLAGS
 _METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned", "binary"]
 _RATES = {"global": magnitude_sparsity, "uniform": uniform_sparsity}
 _SAMPLE = 8  # batches, for the statistics of batch normalization
-_COLUMNS = ["method", "sparsity", "epoch", "test accuracy", "training accuracy"]
+_COLUMNS = ["method", "sparsity", "seed", "epoch", "test accuracy", "training accuracy"]
 flags.DEFINE_list("methods", _METHODS, "Which ones.")
 flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
 flags.DEFINE_enum("rates", "global", list(_RATES), "One magnitude threshold, or the same sparsity everywhere.")
@@ -51,6 +52,7 @@ flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: tr
 flags.DEFINE_enum("network", "resnet32", ["conv2", "conv4", "resnet20", "resnet32", "vgg19"], "What to train first.")
 flags.DEFINE_float("width", 1.0, "Factor on its filters and units.")
 flags.DEFINE_integer("base_epochs", 30, "Its epochs.", lower_bound=1)
+flags.DEFINE_list("skip", None, "Layers that are not pruned: see to_jackpot. Default: the classifier.")
 flags.DEFINE_string("application", None, "A network of keras.applications as base, on ImageNet.")
 flags.DEFINE_string("weights", "imagenet", "Of --application: imagenet, a file, or none.")
 flags.DEFINE_integer("epochs", 30, "Number of epochs of a search.", lower_bound=1)
@@ -61,8 +63,11 @@ flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the start of the cosine decay.")
 flags.DEFINE_float("binary_learning_rate", 0.0005, "Of Adam, for binary jackpots, likewise.")
 flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient, of SGD.")
-flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and CIFAR-10's order and crops.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and the images' order and crops.", lower_bound=0)
+flags.DEFINE_integer("seeds", 1, "Number of seeds of each search, from --seed on.", lower_bound=1)
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
+flags.DEFINE_integer("image_size", 32, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
+flags.DEFINE_bool("bfloat16", False, "Compute searches in bfloat16 (mixed precision).")
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "See cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
 flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
@@ -79,15 +84,28 @@ class Masked(keras.constraints.Constraint):
 
 
 def load_data():
-    """Return (function from an epoch to its training batches, arguments of `fit` for validation)."""
+    """Return (function from an epoch and a seed to training batches, arguments of `fit` for validation)."""
     if FLAGS.application:
-        return imagenet.load(FLAGS.data_dir, imagenet.scaling(FLAGS.application), FLAGS.batch_size, FLAGS.seed)
+        scaling = imagenet.scaling(FLAGS.application)
+        loaded = {seed: imagenet.load(FLAGS.data_dir, scaling, FLAGS.batch_size, seed) for seed in seeds()}
+        return lambda epoch, seed=FLAGS.seed: loaded[seed][0](epoch), loaded[FLAGS.seed][1]
     data = cifar10.load(FLAGS.data_dir)
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
     training.check_batch_size(FLAGS.batch_size, len(images))
-    test_images, test_labels = data["test"]
-    validation = {"validation_data": (cifar10.normalize(test_images), test_labels), "validation_batch_size": 500}
-    return lambda epoch: cifar10.TrainingBatches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch), validation
+    images, test_images = (cifar10.resized(part, FLAGS.image_size) for part in (images, data["test"][0]))
+    validation = {
+        "validation_data": (cifar10.normalize(test_images), data["test"][1]),
+        "validation_batch_size": 500,
+    }
+
+    def batches(epoch, seed=FLAGS.seed):
+        return cifar10.TrainingBatches(images, labels, FLAGS.batch_size, seed, epoch)
+
+    return batches, validation
+
+
+def seeds():
+    return range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
 
 
 def compiled(model, steps, epochs, method=None):
@@ -105,7 +123,8 @@ def base_network(data, folder):
         make = getattr(keras.applications, FLAGS.application)
         return make(weights=None if FLAGS.weights == "none" else FLAGS.weights, classifier_activation=None)
     if FLAGS.base:
-        return keras.models.load_model(FLAGS.base)
+        base = keras.models.load_model(FLAGS.base)
+        return in_bfloat16(base) if FLAGS.bfloat16 else base
     network = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
     arguments = {"width": FLAGS.width, "seed": FLAGS.seed, "batch_norm_affine": True}
 
@@ -117,15 +136,28 @@ def base_network(data, folder):
     return training.fit(make, batches, folder, **settings)
 
 
-def start(base, sparsity, method, batches):
+def in_bfloat16(model):
+    """Return the same network, computing in mixed bfloat16."""
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return in_bfloat16(layer)
+        return layer.__class__.from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+
+    result = keras.models.clone_model(model, clone_function=clone)
+    result.set_weights(model.get_weights())
+    return result
+
+
+def start(base, sparsity, method, batches, seed=0):
     """Return the jackpot before its search."""
     if method == "binary":
-        sample = (batch for _, batch in zip(range(_SAMPLE), batches(0), strict=False))
+        sample = (batch for _, batch in zip(range(_SAMPLE), batches(0, seed), strict=False))
         rates = _RATES[FLAGS.rates](sparsity, least=1000)
-        return to_jackpot(base, rates, kernel_quantizer="scaled_sign", data=sample)
-    model = to_jackpot(base, _RATES[FLAGS.rates](sparsity, least=0.1))
+        return to_jackpot(base, rates, kernel_quantizer="scaled_sign", skip=FLAGS.skip, data=sample)
+    model = to_jackpot(base, _RATES[FLAGS.rates](sparsity, least=0.1), skip=FLAGS.skip)
     if method == "random":
-        random = np.random.default_rng(FLAGS.seed)
+        random = np.random.default_rng(seed)
         for layer in mpt_layers_by_path(model).values():
             mask = np.arange(np.prod(layer.scores.shape)) < int(layer.kept)
             layer.assign_mask(random.permutation(mask).reshape(layer.scores.shape))
@@ -163,12 +195,13 @@ def finished(method, folder):
     return training.is_finished(folder, FLAGS.epochs)
 
 
-def run(base, data, method, sparsity, folder):
+def run(base, data, method, sparsity, seed, folder):
     """Do what is missing of a run."""
     if finished(method, folder):
         return
     batches, validation = data
-    model = start(base, float(sparsity), method, batches)
+    keras.utils.set_random_seed(seed)
+    model = start(base, float(sparsity), method, batches, seed)
     if method == "magnitude":
         training.compile_for(model, keras.optimizers.SGD())
         images = validation["validation_data"]
@@ -182,7 +215,7 @@ def run(base, data, method, sparsity, folder):
             make, prepare = finetuned(base, keras_mpt.analysis.masks(model))
         model = training.fit(
             make,
-            batches,
+            lambda epoch: batches(epoch, seed),
             folder,
             epochs=FLAGS.epochs,
             stop_after=FLAGS.stop_after,
@@ -195,26 +228,28 @@ def run(base, data, method, sparsity, folder):
         keras_mpt.save_ticket(model, folder / "ticket.mpt", base=None if method == "binary" else base)
 
 
-def curve(folder):
-    """Return the test accuracies (%) after each epoch."""
-    return [100 * float(row["val_accuracy"]) for row in training.read_log(folder)]
+def curve(folders, method, sparsity):
+    """Return the test accuracies (%) after each epoch, one row for each seed."""
+    found = [place for (m, s, _), place in folders.items() if (m, s) == (method, sparsity)]
+    return np.array([[100 * float(row["val_accuracy"]) for row in training.read_log(place)] for place in found])
 
 
 def print_accuracies(folders):
     print("\n| method |", *(f"{sparsity} |" for sparsity in FLAGS.sparsities))
     print("|---|" + "---|" * len(FLAGS.sparsities))
     for method in FLAGS.methods:
-        print(f"| {method} |", *(f"{curve(folders[method, sparsity])[-1]:.2f} |" for sparsity in FLAGS.sparsities))
+        last = [curve(folders, method, sparsity)[:, -1] / 100 for sparsity in FLAGS.sparsities]
+        print(f"| {method} |", *(f"{training.mean_and_deviation(values)} |" for values in last))
     if {"unrestricted", "random"} <= set(FLAGS.methods):
         for sparsity in FLAGS.sparsities:
-            goal = curve(folders["random", sparsity])[-1]
-            reached = [i for i, a in enumerate(curve(folders["unrestricted", sparsity]), 1) if a >= goal]
+            goal = curve(folders, "random", sparsity).mean(0)[-1]
+            reached = [i for i, a in enumerate(curve(folders, "unrestricted", sparsity).mean(0), 1) if a >= goal]
             print(
                 f"\nAt {sparsity}, {FLAGS.epochs} epochs from a random mask give {goal:.2f} %; from magnitudes, "
                 + (f"{reached[0]} do." if reached else "as many do not.")
             )
     for sparsity in FLAGS.sparsities if "binary" in FLAGS.methods else []:
-        size = (folders["binary", sparsity] / "ticket.mpt").stat().st_size
+        size = (folders["binary", sparsity, FLAGS.seed] / "ticket.mpt").stat().st_size
         print(f"\nThe binary jackpot at {sparsity} is a file of {size:,} bytes.")
 
 
@@ -227,7 +262,7 @@ def overlaps(base, data, folders):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         criteria = keras_mpt.analysis.criteria_masks(start(base, float(sparsity), "jackpot", data[0]), batches, loss)
         for method in searched:
-            found = keras_mpt.analysis.masks(folders[method, sparsity] / "ticket.mpt", base)
+            found = keras_mpt.analysis.masks(folders[method, sparsity, FLAGS.seed] / "ticket.mpt", base)
             for name, masks in criteria.items():
                 jaccard = keras_mpt.analysis.overlap(found, masks).total.jaccard
                 rows.append([method, sparsity, name, f"{jaccard:.3f}"])
@@ -245,12 +280,12 @@ def print_overlaps(rows):
 
 
 def accuracies(folders):
-    """Return rows of a method, a sparsity, an epoch and the accuracies (%) after it, of test and training images."""
+    """Return rows of `_COLUMNS`; accuracies in %, after each epoch."""
     rows = []
-    for (method, sparsity), folder in folders.items():
+    for (method, sparsity, seed), folder in folders.items():
         for epoch, row in enumerate(training.read_log(folder), 0 if method == "magnitude" else 1):
             found = [f"{100 * float(row[key]):.2f}" for key in ("val_accuracy", "accuracy") if key in row]
-            rows.append([method, sparsity, epoch, *found])
+            rows.append([method, sparsity, seed, epoch, *found])
     return rows
 
 
@@ -264,7 +299,7 @@ def draw(folders, path):
     panels = figure.subplots(1, len(FLAGS.sparsities), sharey=True, squeeze=False)[0]
     for axes, sparsity in zip(panels, FLAGS.sparsities, strict=True):
         for method in FLAGS.methods:
-            accuracies = curve(folders[method, sparsity])
+            accuracies = curve(folders, method, sparsity).mean(0)
             if method == "magnitude":
                 axes.axhline(accuracies[0], color="gray", linestyle=":", label=method)
             else:
@@ -283,7 +318,7 @@ def main(_):
         raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
     folder = pathlib.Path(FLAGS.output_dir)
-    with training.in_folder(folder, may_change=("methods", "sparsities", "criteria_batches")):
+    with training.in_folder(folder, may_change=("methods", "sparsities", "seeds", "criteria_batches")):
         study(folder)
 
 
@@ -291,11 +326,18 @@ def study(folder):
     """Do what is missing, then show what came out."""
     data = load_data()
     base = base_network(data, folder / "dense")
-    folders = {(m, s): folder / f"{m}_{s}" for s in FLAGS.sparsities for m in FLAGS.methods}
-    for (method, sparsity), place in folders.items():
-        print(f"\n{method} at {sparsity}", flush=True)
-        run(base, data, method, sparsity, place)
-    if all(finished(method, place) for (method, _), place in folders.items()):
+    # a seed's runs come together, so that a study that is stopped has the whole table for fewer seeds
+    folders = {
+        (m, s, seed): folder / f"{m}_{s}_{seed}"
+        for seed in seeds()
+        for s in FLAGS.sparsities
+        for m in FLAGS.methods
+        if m != "magnitude" or seed == FLAGS.seed  # which has no search
+    }
+    for (method, sparsity, seed), place in folders.items():
+        print(f"\n{method} at {sparsity}, seed {seed}", flush=True)
+        run(base, data, method, sparsity, seed, place)
+    if all(finished(method, place) for (method, *_), place in folders.items()):
         print_accuracies(folders)
         write(folder / "accuracy.csv", _COLUMNS, accuracies(folders))
         draw(folders, folder / "accuracy.png")

@@ -104,11 +104,11 @@ def print_tables(table):
         """Of runs with the same seed, which differ less than those of several seeds."""
         if plain is None or rows is plain or [row["seed"] for row in rows] != [row["seed"] for row in plain]:
             return ""
-        return studies.mean_and_deviation(values(rows, "accuracy") - values(plain, "accuracy"))
+        return training.mean_and_deviation(values(rows, "accuracy") - values(plain, "accuracy"))
 
     show(
         "Test accuracy (%), mean ± standard deviation",
-        lambda rows, _: studies.mean_and_deviation(values(rows, "accuracy")),
+        lambda rows, _: training.mean_and_deviation(values(rows, "accuracy")),
     )
     show("Difference to plain with the same seed (points), mean ± standard deviation", difference)
     show("Ticket (bytes), mean", lambda rows, _: f"{values(rows, 'ticket_bytes').mean():,.0f}")

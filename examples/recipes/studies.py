@@ -148,9 +148,3 @@ def _recipe():
 
 def _texts(values):
     return {name: "" if value is None else str(value) for name, value in values.items()}
-
-
-def mean_and_deviation(values):
-    """Return "mean ± standard deviation" of percentages, from fractions; one value has no deviation."""
-    values = 100 * np.array(values, float)
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")

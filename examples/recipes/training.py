@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from absl import app, flags
 from batches import BeginEpochs, EpochBatches
 
@@ -337,3 +338,9 @@ def read_log(folder):
         return []
     with log.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def mean_and_deviation(values):
+    """Return "mean ± standard deviation" of percentages, from fractions; one value has no deviation."""
+    values = 100 * np.array(values, float)
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
