@@ -93,7 +93,7 @@ browser: $(VENV)/.docs
 	fi
 
 figures: $(VENV)/.dev
-	@set -e; for script in kernel split file_size search jackpots; do \
+	@set -e; for script in kernel split file_size search jackpots recycling; do \
 		KERAS_BACKEND=tensorflow $(VENV_PYTHON) docs/figures/$$script.py; \
 	done
 

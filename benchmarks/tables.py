@@ -7,14 +7,14 @@ what comes out here.
 """
 
 import argparse
-import csv
 import json
 import re
 
-from benchmarks.rounds import RESULTS, load, rows_of
+from benchmarks import study_tables
+from benchmarks.markdown import ROOT, markdown, measured
+from benchmarks.rounds import load, rows_of
 
-ROOT = RESULTS.parent.parent
-PAGES = ["README.md", "docs/benchmarks.md", "docs/jackpots.md"]
+PAGES = ["README.md", "docs/benchmarks.md", "docs/recycling.md", "docs/jackpots.md"]
 PAGES += ["docs/guides/jackpots.md", "docs/guides/microcontrollers.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BACKENDS = {
@@ -38,12 +38,6 @@ FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
     ("LiteRT, binary weights and activations", "1", "exact int8"),
     ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
 ]
-
-
-def markdown(header, rows):
-    """Return a table; cells are strings."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def cell(rows, column, form, **wanted):
@@ -276,12 +270,6 @@ def integer_layers():
     return markdown(header, rows)
 
 
-def measured(name):
-    """Return the rows of a file of examples/results as dicts."""
-    with (ROOT / "examples" / "results" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def training():
     """The last epochs of the logs."""
     rows = []
@@ -315,27 +303,6 @@ def scores():
     return markdown(header, sorted(cells, key=lambda row: -float(row[-2])))
 
 
-def jackpots():
-    """Test accuracies of sparse networks found in a trained one, after each epoch."""
-    rows = measured("jackpots")
-    epochs = sorted({int(row["epoch"]) for row in rows})
-    found = {(row["sparsity"], row["method"], int(row["epoch"])): row["test accuracy"] for row in rows}
-    runs = dict.fromkeys((row["sparsity"], row["method"]) for row in rows)
-    header = ["sparsity", "method", *("as it is" if epoch == 0 else f"epoch {epoch}" for epoch in epochs)]
-    return markdown(header, [[*run, *(found.get((*run, epoch), "") for epoch in epochs)] for run in runs])
-
-
-def jackpot_overlaps():
-    """Jaccard index of the masks found with those of pruning criteria."""
-    rows = measured("jackpots_overlap")
-    found = {(row["sparsity"], row["method"], row["criterion"]): row["jaccard"] for row in rows}
-    runs = dict.fromkeys((row["sparsity"], row["method"]) for row in rows)
-    criteria = dict.fromkeys(row["criterion"] for row in rows)
-    return markdown(
-        ["sparsity", "found by", *criteria], [[*run, *(found[(*run, name)] for name in criteria)] for run in runs]
-    )
-
-
 _ALL = [
     step_time,
     throughput,
@@ -351,8 +318,7 @@ _ALL = [
     training,
     scores,
     trained_network,
-    jackpots,
-    jackpot_overlaps,
+    *study_tables.ALL,
     integer_files,
     integer_signs,
     integer_layers,

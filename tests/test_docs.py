@@ -343,7 +343,7 @@ def test_the_site_builds_without_warnings(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["kernel", "split", "file_size", "search", "jackpots"])
+@pytest.mark.parametrize("script", ["kernel", "split", "file_size", "search", "jackpots", "recycling"])
 def test_figures_are_drawn(script, tmp_path):
     command = [sys.executable, str(DOCS / "figures" / f"{script}.py"), str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -1,4 +1,4 @@
-"""Draws jackpots.png: test accuracy by epoch of sparse networks found in a trained one.
+"""Draws jackpots.png: test accuracy by epoch of sparse networks found in a trained one, mean and range of the seeds.
 
     python docs/figures/jackpots.py [FOLDER]
 
@@ -18,6 +18,7 @@ STYLES = {
     "unrestricted": ("#7b4fa3", "--"),
     "random": (NEGATIVE, "-"),
     "finetuned": (INK, "-"),
+    "binary": ("#b8860b", "-"),
 }
 
 
@@ -29,10 +30,15 @@ def main(folder=FOLDER):
     panels = np.atleast_1d(panels)
     for axes, sparsity in zip(panels, sparsities, strict=True):
         for method, (colour, line) in STYLES.items():
-            here = [row for row in rows if (row["method"], row["sparsity"]) == (method, sparsity)]
-            epochs, accuracies = zip(*((int(row["epoch"]), float(row["test accuracy"])) for row in here), strict=True)
-            axes.plot(epochs, accuracies, color=colour, linestyle=line, marker="o", markersize=4, label=method)
-        axes.set(xlabel="epoch", xticks=epochs, title=f"{100 * float(sparsity):g} % of the weights removed")
+            seeds = {}
+            for row in rows:
+                if (row["method"], row["sparsity"]) == (method, sparsity):
+                    seeds.setdefault(row["seed"], []).append(float(row["test accuracy"]))
+            curves = np.array([*seeds.values()])
+            epochs = range(1, curves.shape[1] + 1)
+            axes.plot(epochs, curves.mean(0), color=colour, linestyle=line, label=method)
+            axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel="epoch", title=f"{100 * float(sparsity):g} % of the weights removed")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
     panels[0].legend(frameon=False, loc="lower right")

@@ -1,0 +1,144 @@
+"""The tables of the studies, whose runs are in examples/results: recycling, diversity of masks, jackpots."""
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.markdown import markdown, measured
+
+
+def recycling():
+    """Test accuracies, and differences to the plain runs of the same seeds."""
+    runs = _recycling_runs()
+    sparsities = sorted({sparsity for _, _, sparsity in runs})
+    lines = []
+    for algorithm, method in dict.fromkeys(key[:2] for key in runs):
+        cells, differences = [], []
+        for sparsity in sparsities:
+            found = runs.get((algorithm, method, sparsity), {})
+            plain = runs[algorithm, "plain", sparsity]
+            values = [100 * float(row["accuracy"]) for row in found.values()]
+            paired = [100 * (float(row["accuracy"]) - float(plain[seed]["accuracy"])) for seed, row in found.items()]
+            differences += paired
+            cells.append(_mean(values) + ("" if method == "plain" else f" ({_mean(paired, sign='+')})"))
+        everywhere = "" if method == "plain" else _interval(differences)
+        lines.append([algorithm, method, *cells, everywhere])
+    titles = [f"{float(sparsity):.0%} removed" for sparsity in sparsities]
+    return markdown(["algorithm", "method", *titles, "difference in all, 95 % interval"], lines)
+
+
+def recycling_bytes():
+    """Mean sizes of the tickets."""
+    runs = _recycling_runs()
+    sparsities = sorted({sparsity for _, _, sparsity in runs})
+    lines = []
+    for algorithm, method in dict.fromkeys(key[:2] for key in runs):
+        sizes = [[int(row["ticket_bytes"]) for row in runs[algorithm, method, s].values()] for s in sparsities]
+        plain = [[int(row["ticket_bytes"]) for row in runs[algorithm, "plain", s].values()] for s in sparsities]
+        lines.append(
+            [algorithm, method]
+            + [
+                f"{np.mean(size):,.0f}" + ("" if method == "plain" else f" ({np.mean(size) / np.mean(base) - 1:+.0%})")
+                for size, base in zip(sizes, plain, strict=True)
+            ]
+        )
+    return markdown(["algorithm", "method", *(f"{float(s):.0%} removed" for s in sparsities)], lines)
+
+
+def _recycling_runs():
+    """Return `{(algorithm, method, sparsity): {seed: row}}`."""
+    runs = {}
+    for row in measured("recycling_study"):
+        runs.setdefault((row["algorithm"], row["method"], row["sparsity"]), {})[row["seed"]] = row
+    return runs
+
+
+def mask_diversity():
+    """How alike the masks of several runs are, and what these are worth together."""
+    runs = {}
+    for row in measured("mask_diversity"):
+        runs.setdefault(row["kind"], []).append(row)
+    overlaps = {row["kind"]: row for row in measured("mask_diversity_overlaps")}
+    titles = {
+        "all": "everything",
+        "scores": "scores and order",
+        "order": "order",
+        "wide": "everything, three times the weights",
+    }
+    lines = []
+    for kind, rows in runs.items():
+        found, accuracies = overlaps.get(kind), [100 * float(row["accuracy"]) for row in rows]
+        size = np.mean([int(row["ticket_bytes"]) for row in rows])
+        cells = ["", "", "", ""]
+        if found:
+            cells = [found["jaccard"], found["expected_jaccard"], found["score_correlation"]]
+            cells = [f"{float(cell):.3f}" for cell in cells] + [f"{100 * float(found['ensemble']):.2f}"]
+        lines.append([titles[kind], _mean(accuracies), f"{size:,.0f}", *cells])
+    header = ["seeds of", "test accuracy (%)", "bytes", "Jaccard index", "of independent masks"]
+    return markdown([*header, "correlation of scores", "three together (%)"], lines)
+
+
+def jackpots():
+    """Test accuracies of sparse networks found in a trained one, after some epochs."""
+    curves = _jackpot_curves()
+    last = max(curve.shape[1] for curve in curves.values())
+    shown = [1, *range(5, last, 5), last]
+    lines = []
+    for (sparsity, method), curve in curves.items():
+        if method == "magnitude":
+            lines.append([f"{float(sparsity):.0%}", method, f"{curve[0, 0]:.2f}", *[""] * len(shown)])
+        else:
+            lines.append([f"{float(sparsity):.0%}", method, "", *(_mean(curve[:, epoch - 1]) for epoch in shown)])
+    return markdown(["removed", "method", "as it is", *(f"epoch {epoch}" for epoch in shown)], lines)
+
+
+def jackpot_speed():
+    """Epochs until a mean test accuracy is reached, from a random mask and from that of the magnitudes."""
+    curves = {key: curve.mean(0) for key, curve in _jackpot_curves().items()}
+    lines = []
+    for sparsity in dict.fromkeys(sparsity for sparsity, _ in curves):
+        random = curves[sparsity, "random"]
+        for epoch in range(3, len(random) + 1, 3):
+            goal = random[:epoch].max()
+            first = 1 + int(np.argmax(random >= goal))
+            row = [f"{float(sparsity):.0%}", f"{goal:.1f} %", str(first)]
+            for method in ("unrestricted", "jackpot"):
+                reached = curves[sparsity, method] >= goal
+                row.append(str(1 + int(np.argmax(reached))) if reached.any() else "not")
+            lines.append(row)
+    header = ["removed", "test accuracy", "from a random mask", "from magnitudes", "with short restriction"]
+    return markdown(header, lines)
+
+
+def _jackpot_curves():
+    """Return `{(sparsity, method): test accuracies by seed and epoch}`."""
+    curves = {}
+    for row in measured("jackpots"):
+        seeds = curves.setdefault((row["sparsity"], row["method"]), {})
+        seeds.setdefault(row["seed"], []).append(float(row["test accuracy"]))
+    return {key: np.array([*seeds.values()]) for key, seeds in sorted(curves.items(), key=lambda item: item[0][0])}
+
+
+def jackpot_overlaps():
+    """Jaccard index of the masks found with those of pruning criteria."""
+    rows = measured("jackpots_overlap")
+    found = {(row["sparsity"], row["method"], row["criterion"]): row["jaccard"] for row in rows}
+    runs = dict.fromkeys((row["sparsity"], row["method"]) for row in rows)
+    criteria = dict.fromkeys(row["criterion"] for row in rows)
+    return markdown(
+        ["sparsity", "found by", *criteria], [[*run, *(found[(*run, name)] for name in criteria)] for run in runs]
+    )
+
+
+def _mean(values, sign=""):
+    """Return "mean ± standard deviation"; one value has no deviation."""
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.2f}{deviation}"
+
+
+def _interval(differences):
+    """Return the mean of paired differences with its interval by Student's t."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return f"{np.mean(differences):+.2f} ± {half:.2f} ({len(differences)} pairs)"
+
+
+ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
