@@ -9,7 +9,8 @@
     python whitened_conv6.py --scores_from runs/dense/model.keras --sizes 24:1,32:2 --output_dir runs/guided
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
-network, and the scores start at the magnitudes of its weights. `--scores_from` keeps the random kernels: scores start
+network, and the scores start at the magnitudes of its weights. With `--binary_activations` it takes the model.keras of
+`--straight_through`. `--scores_from` keeps the random kernels: scores start
 at the trained magnitudes where the signs agree, and near 0 elsewhere; beta and normalization are the network's.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
@@ -170,12 +171,12 @@ def start(images):
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
         return straight_through_twin(model) if FLAGS.straight_through else model
     data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
-    trained = keras_mpt.models.dense_twin(model)
-    trained.set_weights(keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from).get_weights())
-    if FLAGS.scores_from:
-        take_choice(model, trained)
+    if FLAGS.scores_from or FLAGS.binary_activations:
+        take_over(model, keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from), kernels=bool(FLAGS.jackpot))
         keras_mpt.models.recalibrate_batch_norm(model, data)
         return model
+    trained = keras_mpt.models.dense_twin(model)
+    trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
     return keras_mpt.models.to_jackpot(
         trained,
         None if mask() else keras_mpt.models.uniform_sparsity(FLAGS.sparsity, least=1000),
@@ -187,14 +188,20 @@ def start(images):
     )
 
 
-def take_choice(model, trained):
-    """Let a network of random kernels choose what a trained one has of the same sign, the larger the sooner."""
+def take_over(model, trained, kernels):
+    """Take over all that trains from a trained network; let frozen kernels choose what it has, the larger the sooner.
+
+    With `kernels`, they are those of the trained network. Otherwise they stay random, and weights of the other sign are
+    the last choice.
+    """
     for layer in model.layers:
         there = trained.get_layer(layer.name)
         if not isinstance(layer, keras_mpt.layers.MPTLayer):
             layer.set_weights(there.get_weights())
             continue
         weights = keras.ops.convert_to_numpy(there.kernel)
+        if kernels:
+            layer.frozen_kernel.assign(weights)
         agree = np.sign(weights) == np.sign(keras.ops.convert_to_numpy(layer.frozen_kernel))
         scale = np.sqrt(1 / 3 / np.prod(weights.shape[:-1])) / np.sqrt(np.mean(weights**2))  # that of drawn scores
         least = 0.1 * np.sqrt(np.mean(weights**2))  # a score of 0 has no gradient
