@@ -126,6 +126,20 @@ def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):
     assert convert.metadata(report.path) == {}
 
 
+def test_a_file_is_written_once_and_whole(tmp_path, monkeypatch):
+    model, path = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1)]), tmp_path / "model.cc"
+    report = convert.to_tflm(model, path, weights="float32")
+    values = re.search(r"model\[\] = \{([^}]*)\}", path.read_text()).group(1).split(",")
+    assert len(values) == report.bytes and "Arena" in dict(report.notes)
+    assert File(bytes(int(value, 16) for value in values)).operations() == report.operations
+    monkeypatch.setattr(tflm, "arena_bytes", lambda content: 1 / 0)
+    before = path.read_bytes()
+    for name in ("model.cc", "other.cc"):
+        with pytest.raises(ZeroDivisionError):
+            convert.to_tflm(model, tmp_path / name, weights="float32")
+    assert [other.name for other in tmp_path.iterdir()] == ["model.cc"] and path.read_bytes() == before
+
+
 def test_names_of_operations_and_arrays_are_those_of_cpp():
     operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "SELECT_V2": 1}
     found = re.findall(r"resolver\.(\w+)\(\);", tflm.resolver(operations))

@@ -101,29 +101,28 @@ class File:
         self.model.metadata = [*(self.model.metadata or []), entry]
 
     def order(self, inputs, outputs):
-        """Reorder inputs and outputs by these names: converters may sort them."""
+        """Reorder inputs and outputs by these names: converters sort them. Outputs that are always equal may be one."""
+        (signature,) = self.model.signatureDefs
         for kind, names in (("inputs", inputs), ("outputs", outputs)):
-            places = {named.name: index for index, named in self._tensor_names(kind).items()}
-            if missing := [name for name in names if name.encode() not in places]:
-                raise ConversionError(f"TensorFlow Lite merges {kind} that are always equal: there is no {missing}.")
-            setattr(self.graph, kind, np.array([places[name.encode()] for name in names], np.int32))
+            named = {entry.name.decode(): entry for entry in getattr(signature, kind)}
+            entries = [named[name] for name in names]
+            setattr(signature, kind, entries)
+            setattr(self.graph, kind, np.array([entry.tensorIndex for entry in entries], np.int32))
 
     def _tensors(self, indices, kind):
-        names, found = self._tensor_names(kind), []
+        found, names = [], collections.defaultdict(list)
+        for signature in self.model.signatureDefs or []:  # none: a file without names
+            for entry in getattr(signature, kind):
+                names[entry.tensorIndex].append(entry.name)
         types = {code: name.lower() for name, code in vars(self._schema.TensorType).items() if name[0] != "_"}
         for index in indices:
             tensor = self.graph.tensors[index]
             signature = tensor.shapeSignature  # has -1 for any size, the shape 1
             shape = tensor.shape if signature is None or not len(signature) else signature
             shape = () if shape is None else shape
-            name = names[index].name if index in names else tensor.name
+            name = names[index].pop(0) if names[index] else tensor.name
             found.append(Tensor(name.decode(), tuple(None if n < 0 else int(n) for n in shape), types[tensor.type]))
         return found
-
-    def _tensor_names(self, kind):
-        """Return the named inputs or outputs by the indices of their tensors; {} for a file without names."""
-        signatures = self.model.signatureDefs or []
-        return {named.tensorIndex: named for signature in signatures for named in getattr(signature, kind)}
 
     def constant(self, index):
         """Return a constant float32 tensor as an array; None for any other tensor."""

@@ -1,7 +1,6 @@
 """Convert models for TensorFlow Lite Micro, the runtime for microcontrollers, to integers or floats."""
 
 import os
-import pathlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
 from keras_mpt.convert.tflite import TensorFlowLite
-from keras_mpt.files import replacing
 from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
@@ -91,15 +89,7 @@ def to_tflm(
     check_bool("compress", compress)
     if compress and weights != "integer":
         raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
-    path = pathlib.Path(path)
-    target = Micro(weights, compress)
-    report = convert(model, path, target, samples, preprocess, labels)
-    content = path.read_bytes()
-    report.notes += _notes(content)
-    if path.suffix == ".cc":
-        with replacing(path) as unfinished:
-            unfinished.write_text(c_array(content, _identifier(path.stem)))
-    return report
+    return convert(model, path, Micro(weights, compress), samples, preprocess, labels)
 
 
 class OneScale(Format):
@@ -148,6 +138,13 @@ class Micro(TensorFlowLite):
         if integers and self._compress:
             content = self._compressed(content)
         return content
+
+    def notes(self, content):
+        arena = f"{arena_bytes(content):,} bytes on this machine"
+        return [("Arena", arena), ("Register", resolver(self.operations(content)))]
+
+    def written(self, content, path):
+        return c_array(content, _identifier(path.stem)).encode() if path.suffix == ".cc" else content
 
     def runtimes(self):
         return [self.engine]
@@ -254,10 +251,12 @@ def resolver(operations):
 
 
 def arena_bytes(content):
-    """Return the size of a file's arena on this machine, in bytes."""
-    import tflite_micro
+    """Return the size of a file's arena on this machine, in bytes.
 
-    session = MicroSession(content, tflite_micro)
+    Raises:
+        ConversionError: The interpreter does not tell it.
+    """
+    session = Micro().session(content)
     session([np.zeros(tensor.shape, tensor.dtype) for tensor in session.inputs])
     with tempfile.TemporaryFile() as log:
         saved = os.dup(2)
@@ -269,12 +268,9 @@ def arena_bytes(content):
             os.close(saved)
         log.seek(0)
         found = re.search(rb"Arena allocation total (\d+)", log.read())
+    if found is None:
+        raise ConversionError("TensorFlow Lite Micro does not tell the size of the arena.")
     return int(found.group(1))
-
-
-def _notes(content):
-    operations = File(content).operations()
-    return [("Arena", f"{arena_bytes(content):,} bytes on this machine"), ("Register", resolver(operations))]
 
 
 def _identifier(stem):
