@@ -241,6 +241,15 @@ def test_two_bits_in_dense_layers_only(tmp_path):
     np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_dense_layer_of_one_output_keeps_eight_bits(tmp_path):
+    """The runtimes refuse two bits with a single scale."""
+    model = signed(MPTDense(1, seed=1, **SIGN), norm(), shape=(8,))
+    report, (found,) = outputs(model, tmp_path / "model.tflite", x := samples((8,), 16), weights="integer2")
+    np.testing.assert_array_equal(found, model.predict(x, verbose=0))
+    assert report.layers[0].form == "integer"
+
+
 def _gives_floats(file, operator):
     return file.graph.tensors[operator.outputs[0]].type == 0
 

@@ -148,6 +148,22 @@ def test_names_of_operations_and_arrays_are_those_of_cpp():
     assert {stem: tflm._identifier(stem) for stem in names} == names
 
 
+def test_look_up_tables_only_where_they_are_right_and_smaller():
+    """Tables of different lengths are read wrongly by the runtime."""
+    ternary = np.resize(np.array([-1, 0, 1], np.int8), (8, 300))
+    assert tflm._table_bits(ternary) == 2 and tflm._table_bits(ternary[:, :8]) is None
+    assert tflm._table_bits(np.where(ternary == 0, np.int8(1), ternary)) == 1
+    ternary[0] = np.abs(ternary[0])
+    assert tflm._table_bits(ternary) is None
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_not_compressed_is_named(tmp_path):
+    model = keras.Sequential([keras.Input((64,)), MPTDense(32, seed=1, sparsity=0.9, name="pruned", **SIGN)])
+    report = convert.to_tflm(model, tmp_path / "model.tflite", compress=True, samples=samples((64,)))
+    assert dict(report.notes)["8 bits"].startswith("pruned: ")
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
 def test_the_c_array_holds_the_file(tmp_path):
     content = bytes(range(256))

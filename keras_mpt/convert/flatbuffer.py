@@ -124,13 +124,13 @@ class File:
             found.append(Tensor(name.decode(), tuple(None if n < 0 else int(n) for n in shape), types[tensor.type]))
         return found
 
-    def constant(self, index):
-        """Return a constant float32 tensor as an array; None for any other tensor."""
+    def constant(self, index, dtype="float32"):
+        """Return a constant tensor of this dtype as an array; None for any other tensor."""
         tensor = self.graph.tensors[index]
         data = self.model.buffers[tensor.buffer].data
-        if tensor.type != self._schema.TensorType.FLOAT32 or data is None or not len(data):
+        if tensor.type != getattr(self._schema.TensorType, dtype.upper()) or data is None or not len(data):
             return None
-        return np.frombuffer(bytes(data), "<f4").reshape(tensor.shape)
+        return np.frombuffer(bytes(data), np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape)
 
     def kernels(self):
         """Yield `(operator, kind, kernel, axis of the output channels)` for each operator with a float kernel.

@@ -14,7 +14,6 @@ from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer
-from keras_mpt.convert.integer_writer import Writer
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
@@ -24,6 +23,7 @@ from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
+_TABLE_BYTES = 256  # of a compressed kernel, apart from its indices and values
 _MOST = 32767  # of int16
 _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
     "BATCH_MATMUL": "BatchMatMul",
@@ -140,8 +140,13 @@ class Micro(TensorFlowLite):
         return content
 
     def notes(self, content):
-        arena = f"{arena_bytes(content):,} bytes on this machine"
-        return [("Arena", arena), ("Register", resolver(self.operations(content)))]
+        arena, file = f"{arena_bytes(content):,} bytes on this machine", File(content)
+        notes = [("Arena", arena), ("Register", resolver(file.operations()))]
+        names = [file.graph.tensors[index].name.decode().rpartition("/")[0] for index in _int8_kernels(file)]
+        if self._compress and names:
+            why = "too small, or outputs with more different values than others"
+            notes.append(("8 bits", f"{', '.join(dict.fromkeys(names))}: {why}"))
+        return notes
 
     def written(self, content, path):
         return c_array(content, _identifier(path.stem)).encode() if path.suffix == ".cc" else content
@@ -155,20 +160,32 @@ class Micro(TensorFlowLite):
 
     def _compressed(self, content):
         """Return a file with int8 kernels as look-up tables, one for each channel, as a common one is wrong."""
-        spec, file, tensors, int8 = (
-            self._micro.compression.spec,
-            File(content),
-            [],
-            Writer(content).schema.TensorType.INT8,
-        )
-        for operator in file.graph.operators:
-            if file.kind(operator) in ("CONV_2D", "FULLY_CONNECTED"):
-                index = int(operator.inputs[1])
-                if file.graph.tensors[index].type == int8:
-                    lookup = spec.LookUpTableCompression(index_bitwidth=2, mode=spec.PerChannel(axis=0))
-                    tensors.append(spec.Tensor(subgraph=0, tensor=index, compression=[lookup]))
+        spec, file, tensors = self._micro.compression.spec, File(content), {}
+        for index in _int8_kernels(file):
+            if bits := _table_bits(file.constant(index, "int8")):
+                lookup = spec.LookUpTableCompression(index_bitwidth=bits, mode=spec.PerChannel(axis=0))
+                tensors[index] = spec.Tensor(subgraph=0, tensor=index, compression=[lookup])
+        if not tensors:
+            return content
         with errors_of(self.engine, "compress"):
-            return bytes(self._micro.compression.compress(content, tensors))
+            return bytes(self._micro.compression.compress(content, tensors.values()))
+
+
+def _int8_kernels(file):
+    """Return the tensors with int8 kernels of convolutions and dense layers."""
+    found = [int(op.inputs[1]) for op in file.graph.operators if file.kind(op) in ("CONV_2D", "FULLY_CONNECTED")]
+    return [index for index in found if file.constant(index, "int8") is not None]
+
+
+def _table_bits(kernel):
+    """Return the bits of an index into look-up tables for a kernel; None if it should not be compressed.
+
+    The runtime reads other values if the tables differ in length, and small kernels would grow.
+    """
+    lengths = {len(np.unique(row)) for row in kernel}
+    bits = 2 if max(lengths) > 2 else 1
+    size = bits * kernel.size / 8 + max(lengths) * len(kernel) + _TABLE_BYTES
+    return bits if len(lengths) == 1 and size < kernel.size else None
 
 
 class MicroSession(Session):
