@@ -141,10 +141,16 @@ def test_a_file_is_written_once_and_whole(tmp_path, monkeypatch):
 
 
 def test_names_of_operations_and_arrays_are_those_of_cpp():
-    operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "SELECT_V2": 1}
+    operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "TFLM_DECODE": 2, "SELECT_V2": 1}
     found = re.findall(r"resolver\.(\w+)\(\);", tflm.resolver(operations))
-    assert found == ["AddBatchMatMul", "AddConv2D", "AddFullyConnected", "AddPadV2", "AddSelectV2"]
-    names = {"digits": "digits", "my-model": "my_model", "8x8": "model_8x8", "switch": "model_switch"}
+    assert found == ["AddBatchMatMul", "AddConv2D", "AddFullyConnected", "AddPadV2", "AddSelectV2", "AddDecode"]
+    names = {
+        "digits": "digits",
+        "my-model": "my_model",
+        "8x8": "model_8x8",
+        "switch": "model_switch",
+        "nullptr": "model_nullptr",
+    }
     assert {stem: tflm._identifier(stem) for stem in names} == names
 
 

@@ -233,10 +233,12 @@ class File:
 
     def byte_casts_to_dequantize(self):
         """Replace casts from uint8 to float by DEQUANTIZE with the scale 1; return the number of such casts."""
-        done = 0
+        done, types = 0, self._schema.TensorType
         for operator in self.graph.operators:
-            tensor = self.graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
-            if self.kind(operator) == "CAST" and tensor.type == self._schema.TensorType.UINT8:
+            if self.kind(operator) != "CAST":
+                continue
+            tensor, result = (self.graph.tensors[ends[0]] for ends in (operator.inputs, operator.outputs))
+            if (tensor.type, result.type) == (types.UINT8, types.FLOAT32):
                 tensor.quantization = self._quantization(np.ones(1), 0)
                 operator.opcodeIndex = self._opcode("DEQUANTIZE", 1)
                 operator.builtinOptions, operator.builtinOptionsType = None, self._schema.BuiltinOptions.NONE

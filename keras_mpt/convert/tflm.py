@@ -29,13 +29,17 @@ _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than f
     "BATCH_MATMUL": "BatchMatMul",
     "CUMSUM": "CumSum",
     "PADV2": "PadV2",
+    "TFLM_DECODE": "Decode",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
 }
 _KEYWORDS = frozenset(  # of C++, which a file may well be named
-    "alignas asm auto bool break case catch char class const continue default delete do double else enum explicit "
-    "export extern false float for friend goto if inline int long mutable namespace new operator private protected "
-    "public register return short signed sizeof static struct switch template this throw true try typedef union "
-    "unsigned using virtual void volatile while main".split()
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class "
+    "co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype "
+    "default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int "
+    "long main mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register "
+    "reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template this "
+    "thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor "
+    "xor_eq".split()
 )
 
 
@@ -69,8 +73,8 @@ def to_tflm(
         path: Path of the new file. With the ending `.cc`, it is a C array to compile in, named like the file
             (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.
-        compress: Whether to store integer kernels as look-up tables of two bits. It needs `"integer"`, and a TensorFlow
-            Lite Micro that is built with compression.
+        compress: Whether to store integer kernels as look-up tables of one or two bits where that is smaller; the
+            report names the others. It needs `"integer"`, and a TensorFlow Lite Micro with the operation DECODE (2025).
         preprocess, labels, samples: See `to_tflite`.
 
     Returns:
