@@ -523,7 +523,7 @@ def test_logging_stays_as_it_was(interactive, tmp_path):
 
 def test_boolean_inputs(tmp_path):
     inputs = keras.Input((6,), dtype="bool")
-    model = keras.Model(inputs, MPTDense(4, seed=1, **SIGN)(inputs))
+    model = keras.Model(inputs, [MPTDense(4, seed=1, **SIGN)(inputs), inputs])
     assert convert.to_tflite(model, tmp_path / "model.tflite").max_error < 1e-5
 
 
@@ -564,6 +564,11 @@ def test_a_sample_of_large_outputs_hides_no_wrong_one():
     agreement = conversion.verify.Agreement([])
     agreement.add(expected, [], close)
     assert agreement.same == 2 and agreement.flips == 0
+
+
+def test_differences_of_bytes_do_not_wrap_around():
+    with pytest.raises(convert.ConversionError, match="differs from the model by 2 "):
+        conversion.verify.Agreement([]).add(np.array([[0, 9]], "uint8"), [], np.array([[2, 9]], "uint8"))
 
 
 def test_nan_agrees_with_nothing():

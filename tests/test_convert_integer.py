@@ -241,6 +241,15 @@ def test_two_bits_in_dense_layers_only(tmp_path):
     np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_dense_layer_of_one_output_keeps_eight_bits(tmp_path):
+    """The runtimes refuse two bits with a single scale."""
+    model = signed(MPTDense(1, seed=1, **SIGN), norm(), shape=(8,))
+    report, (found,) = outputs(model, tmp_path / "model.tflite", x := samples((8,), 16), weights="integer2")
+    np.testing.assert_array_equal(found, model.predict(x, verbose=0))
+    assert report.layers[0].form == "integer"
+
+
 def _gives_floats(file, operator):
     return file.graph.tensors[operator.outputs[0]].type == 0
 
@@ -335,9 +344,20 @@ def test_outputs_whose_signs_are_taken_that_are_there_twice_or_are_the_input(tmp
     _, found = outputs(model, tmp_path / "model.tflite", x)
     for ours, theirs in zip(found, model.predict(x, verbose=0), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    sign = keras.layers.Activation(quantizers.ApproxSign())
-    with pytest.raises(convert.ConversionError, match="merges outputs that are always equal"):
-        convert.to_tflite(keras.Model(image, [sign(z), sign(z)]), tmp_path / "other.tflite")
+
+
+def test_outputs_that_are_always_equal(tmp_path):
+    image, random = keras.Input((6,)), np.random.default_rng(0)
+    layer = MPTDense(3, seed=1, **SIGN)
+    y = norm(name="norm")(layer(image))
+    signs = [keras.layers.Activation(quantizers.ApproxSign(), name=name)(y) for name in ("first", "again")]
+    constant = keras.layers.Activation(quantizers.ApproxSign(), name="constant")(norm(gamma_initializer="zeros")(y))
+    model = keras.Model(image, [*signs, MPTDense(3, seed=1, name="same")(image), constant])
+    model.get_layer("norm").beta.assign([0.3, -0.2, 1e9])
+    report, found = outputs(model, tmp_path / "model.tflite", x := random.normal(size=(8, 6)).astype("float32"))
+    assert [tensor.name for tensor in report.outputs] == ["first", "again", "same", "constant"]
+    for ours, theirs in zip(found, model.predict(x, verbose=0), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -126,12 +126,48 @@ def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):
     assert convert.metadata(report.path) == {}
 
 
+def test_a_file_is_written_once_and_whole(tmp_path, monkeypatch):
+    model, path = keras.Sequential([keras.Input((4,)), MPTDense(3, seed=1)]), tmp_path / "model.cc"
+    report = convert.to_tflm(model, path, weights="float32")
+    values = re.search(r"model\[\] = \{([^}]*)\}", path.read_text()).group(1).split(",")
+    assert len(values) == report.bytes and "Arena" in dict(report.notes)
+    assert File(bytes(int(value, 16) for value in values)).operations() == report.operations
+    monkeypatch.setattr(tflm, "arena_bytes", lambda content: 1 / 0)
+    before = path.read_bytes()
+    for name in ("model.cc", "other.cc"):
+        with pytest.raises(ZeroDivisionError):
+            convert.to_tflm(model, tmp_path / name, weights="float32")
+    assert [other.name for other in tmp_path.iterdir()] == ["model.cc"] and path.read_bytes() == before
+
+
 def test_names_of_operations_and_arrays_are_those_of_cpp():
-    operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "SELECT_V2": 1}
+    operations = {"PADV2": 2, "CONV_2D": 1, "FULLY_CONNECTED": 1, "BATCH_MATMUL": 1, "TFLM_DECODE": 2, "SELECT_V2": 1}
     found = re.findall(r"resolver\.(\w+)\(\);", tflm.resolver(operations))
-    assert found == ["AddBatchMatMul", "AddConv2D", "AddFullyConnected", "AddPadV2", "AddSelectV2"]
-    names = {"digits": "digits", "my-model": "my_model", "8x8": "model_8x8", "switch": "model_switch"}
+    assert found == ["AddBatchMatMul", "AddConv2D", "AddFullyConnected", "AddPadV2", "AddSelectV2", "AddDecode"]
+    names = {
+        "digits": "digits",
+        "my-model": "my_model",
+        "8x8": "model_8x8",
+        "switch": "model_switch",
+        "nullptr": "model_nullptr",
+    }
     assert {stem: tflm._identifier(stem) for stem in names} == names
+
+
+def test_look_up_tables_only_where_they_are_right_and_smaller():
+    """Tables of different lengths are read wrongly by the runtime."""
+    ternary = np.resize(np.array([-1, 0, 1], np.int8), (8, 300))
+    assert tflm._table_bits(ternary) == 2 and tflm._table_bits(ternary[:, :8]) is None
+    assert tflm._table_bits(np.where(ternary == 0, np.int8(1), ternary)) == 1
+    ternary[0] = np.abs(ternary[0])
+    assert tflm._table_bits(ternary) is None
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_not_compressed_is_named(tmp_path):
+    model = keras.Sequential([keras.Input((64,)), MPTDense(32, seed=1, sparsity=0.9, name="pruned", **SIGN)])
+    report = convert.to_tflm(model, tmp_path / "model.tflite", compress=True, samples=samples((64,)))
+    assert dict(report.notes)["8 bits"].startswith("pruned: ")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")

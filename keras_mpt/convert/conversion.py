@@ -61,8 +61,10 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         notes=[] if preprocess is None else [("Preprocess", str(preprocess))],
     )
     verify.check(report, target, plan, content, samples)
+    report.notes += target.notes(content)
+    written = target.written(content, path)
     with replacing(path) as unfinished:
-        unfinished.write_bytes(content)
+        unfinished.write_bytes(written)
     return report
 
 

@@ -101,37 +101,36 @@ class File:
         self.model.metadata = [*(self.model.metadata or []), entry]
 
     def order(self, inputs, outputs):
-        """Reorder inputs and outputs by these names: converters may sort them."""
+        """Reorder inputs and outputs by these names: converters sort them. Outputs that are always equal may be one."""
+        (signature,) = self.model.signatureDefs
         for kind, names in (("inputs", inputs), ("outputs", outputs)):
-            places = {named.name: index for index, named in self._tensor_names(kind).items()}
-            if missing := [name for name in names if name.encode() not in places]:
-                raise ConversionError(f"TensorFlow Lite merges {kind} that are always equal: there is no {missing}.")
-            setattr(self.graph, kind, np.array([places[name.encode()] for name in names], np.int32))
+            named = {entry.name.decode(): entry for entry in getattr(signature, kind)}
+            entries = [named[name] for name in names]
+            setattr(signature, kind, entries)
+            setattr(self.graph, kind, np.array([entry.tensorIndex for entry in entries], np.int32))
 
     def _tensors(self, indices, kind):
-        names, found = self._tensor_names(kind), []
+        found, names = [], collections.defaultdict(list)
+        for signature in self.model.signatureDefs or []:  # none: a file without names
+            for entry in getattr(signature, kind):
+                names[entry.tensorIndex].append(entry.name)
         types = {code: name.lower() for name, code in vars(self._schema.TensorType).items() if name[0] != "_"}
         for index in indices:
             tensor = self.graph.tensors[index]
             signature = tensor.shapeSignature  # has -1 for any size, the shape 1
             shape = tensor.shape if signature is None or not len(signature) else signature
             shape = () if shape is None else shape
-            name = names[index].name if index in names else tensor.name
+            name = names[index].pop(0) if names[index] else tensor.name
             found.append(Tensor(name.decode(), tuple(None if n < 0 else int(n) for n in shape), types[tensor.type]))
         return found
 
-    def _tensor_names(self, kind):
-        """Return the named inputs or outputs by the indices of their tensors; {} for a file without names."""
-        signatures = self.model.signatureDefs or []
-        return {named.tensorIndex: named for signature in signatures for named in getattr(signature, kind)}
-
-    def constant(self, index):
-        """Return a constant float32 tensor as an array; None for any other tensor."""
+    def constant(self, index, dtype="float32"):
+        """Return a constant tensor of this dtype as an array; None for any other tensor."""
         tensor = self.graph.tensors[index]
         data = self.model.buffers[tensor.buffer].data
-        if tensor.type != self._schema.TensorType.FLOAT32 or data is None or not len(data):
+        if tensor.type != getattr(self._schema.TensorType, dtype.upper()) or data is None or not len(data):
             return None
-        return np.frombuffer(bytes(data), "<f4").reshape(tensor.shape)
+        return np.frombuffer(bytes(data), np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape)
 
     def kernels(self):
         """Yield `(operator, kind, kernel, axis of the output channels)` for each operator with a float kernel.
@@ -234,10 +233,12 @@ class File:
 
     def byte_casts_to_dequantize(self):
         """Replace casts from uint8 to float by DEQUANTIZE with the scale 1; return the number of such casts."""
-        done = 0
+        done, types = 0, self._schema.TensorType
         for operator in self.graph.operators:
-            tensor = self.graph.tensors[operator.inputs[0]] if len(operator.inputs) else None
-            if self.kind(operator) == "CAST" and tensor.type == self._schema.TensorType.UINT8:
+            if self.kind(operator) != "CAST":
+                continue
+            tensor, result = (self.graph.tensors[ends[0]] for ends in (operator.inputs, operator.outputs))
+            if (tensor.type, result.type) == (types.UINT8, types.FLOAT32):
                 tensor.quantization = self._quantization(np.ones(1), 0)
                 operator.opcodeIndex = self._opcode("DEQUANTIZE", 1)
                 operator.builtinOptions, operator.builtinOptionsType = None, self._schema.BuiltinOptions.NONE

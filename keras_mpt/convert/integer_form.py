@@ -107,7 +107,8 @@ def _fits_two_bits(call, which, least):
     # multiplying by two bits is slower, reading them is faster: the latter counts where each weight is used once
     once = call.layer.kernel.ndim == 2 and math.prod(call.point.x.shape[:-1]) == 1
     chosen = which == "all" or which == "dense" and once
-    return chosen and not call.layer.depthwise and inputs % 4 == 0 and inputs * outputs >= least
+    # the runtimes take several inputs in a byte, and a scale for each of several outputs
+    return chosen and not call.layer.depthwise and inputs % 4 == 0 and outputs > 1 and inputs * outputs >= least
 
 
 def compile_integers(target, graph):

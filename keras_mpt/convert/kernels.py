@@ -172,8 +172,10 @@ def apart(outputs, inputs=()):
 
     def different(x):
         source = _awake(x)
-        again = id(source) in found and keras.backend.is_float_dtype(x.dtype)
+        again = id(source) in found
         found.add(id(source))
+        if again and not keras.backend.is_float_dtype(x.dtype):
+            return keras.layers.Identity()(x)
         return unmerged(x) if again else x
 
     return keras.tree.map_structure(different, outputs)

@@ -58,6 +58,14 @@ class Target:
         """Return a file with a dict as metadata, see `annotations.metadata`; by default, files have none."""
         return content
 
+    def notes(self, content):
+        """Return further facts on a file for the report, a list of `(heading, text)`."""
+        return []
+
+    def written(self, content, path):
+        """Return the bytes to write to a path: by default, those of the file."""
+        return content
+
     def operations(self, content):
         """Return the number of operations of each kind in a file, a dict by name."""
         raise NotImplementedError

@@ -98,8 +98,8 @@ def to_tflite(
     if batch is not None:
         check_count("batch", batch)
     report = convert(model, path, TensorFlowLite(weights, batch), samples, preprocess, labels)
-    if any("int8" in layer.form for layer in report.layers):
-        report.notes.append(("Not for", "TensorFlow Lite Micro, which reads int8 kernels otherwise: see `to_tflm`"))
+    if any("int8" in layer.form or "2 bits" in layer.form for layer in report.layers):
+        report.notes.append(("Not for", "TensorFlow Lite Micro, which reads such kernels otherwise: see `to_tflm`"))
     return report
 
 

@@ -1,7 +1,6 @@
 """Convert models for TensorFlow Lite Micro, the runtime for microcontrollers, to integers or floats."""
 
 import os
-import pathlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -15,29 +14,32 @@ from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer
-from keras_mpt.convert.integer_writer import Writer
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
 from keras_mpt.convert.tflite import TensorFlowLite
-from keras_mpt.files import replacing
 from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
+_TABLE_BYTES = 256  # of a compressed kernel, apart from its indices and values
 _MOST = 32767  # of int16
 _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
     "BATCH_MATMUL": "BatchMatMul",
     "CUMSUM": "CumSum",
     "PADV2": "PadV2",
+    "TFLM_DECODE": "Decode",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
 }
 _KEYWORDS = frozenset(  # of C++, which a file may well be named
-    "alignas asm auto bool break case catch char class const continue default delete do double else enum explicit "
-    "export extern false float for friend goto if inline int long mutable namespace new operator private protected "
-    "public register return short signed sizeof static struct switch template this throw true try typedef union "
-    "unsigned using virtual void volatile while main".split()
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class "
+    "co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype "
+    "default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int "
+    "long main mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register "
+    "reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template this "
+    "thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor "
+    "xor_eq".split()
 )
 
 
@@ -71,8 +73,8 @@ def to_tflm(
         path: Path of the new file. With the ending `.cc`, it is a C array to compile in, named like the file
             (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.
-        compress: Whether to store integer kernels as look-up tables of two bits. It needs `"integer"`, and a TensorFlow
-            Lite Micro that is built with compression.
+        compress: Whether to store integer kernels as look-up tables of one or two bits where that is smaller; the
+            report names the others. It needs `"integer"`, and a TensorFlow Lite Micro with the operation DECODE (2025).
         preprocess, labels, samples: See `to_tflite`.
 
     Returns:
@@ -91,15 +93,7 @@ def to_tflm(
     check_bool("compress", compress)
     if compress and weights != "integer":
         raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
-    path = pathlib.Path(path)
-    target = Micro(weights, compress)
-    report = convert(model, path, target, samples, preprocess, labels)
-    content = path.read_bytes()
-    report.notes += _notes(content)
-    if path.suffix == ".cc":
-        with replacing(path) as unfinished:
-            unfinished.write_text(c_array(content, _identifier(path.stem)))
-    return report
+    return convert(model, path, Micro(weights, compress), samples, preprocess, labels)
 
 
 class OneScale(Format):
@@ -149,6 +143,18 @@ class Micro(TensorFlowLite):
             content = self._compressed(content)
         return content
 
+    def notes(self, content):
+        arena, file = f"{arena_bytes(content):,} bytes on this machine", File(content)
+        notes = [("Arena", arena), ("Register", resolver(file.operations()))]
+        names = [file.graph.tensors[index].name.decode().rpartition("/")[0] for index in _int8_kernels(file)]
+        if self._compress and names:
+            why = "too small, or outputs with more different values than others"
+            notes.append(("8 bits", f"{', '.join(dict.fromkeys(names))}: {why}"))
+        return notes
+
+    def written(self, content, path):
+        return c_array(content, _identifier(path.stem)).encode() if path.suffix == ".cc" else content
+
     def runtimes(self):
         return [self.engine]
 
@@ -158,20 +164,32 @@ class Micro(TensorFlowLite):
 
     def _compressed(self, content):
         """Return a file with int8 kernels as look-up tables, one for each channel, as a common one is wrong."""
-        spec, file, tensors, int8 = (
-            self._micro.compression.spec,
-            File(content),
-            [],
-            Writer(content).schema.TensorType.INT8,
-        )
-        for operator in file.graph.operators:
-            if file.kind(operator) in ("CONV_2D", "FULLY_CONNECTED"):
-                index = int(operator.inputs[1])
-                if file.graph.tensors[index].type == int8:
-                    lookup = spec.LookUpTableCompression(index_bitwidth=2, mode=spec.PerChannel(axis=0))
-                    tensors.append(spec.Tensor(subgraph=0, tensor=index, compression=[lookup]))
+        spec, file, tensors = self._micro.compression.spec, File(content), {}
+        for index in _int8_kernels(file):
+            if bits := _table_bits(file.constant(index, "int8")):
+                lookup = spec.LookUpTableCompression(index_bitwidth=bits, mode=spec.PerChannel(axis=0))
+                tensors[index] = spec.Tensor(subgraph=0, tensor=index, compression=[lookup])
+        if not tensors:
+            return content
         with errors_of(self.engine, "compress"):
-            return bytes(self._micro.compression.compress(content, tensors))
+            return bytes(self._micro.compression.compress(content, tensors.values()))
+
+
+def _int8_kernels(file):
+    """Return the tensors with int8 kernels of convolutions and dense layers."""
+    found = [int(op.inputs[1]) for op in file.graph.operators if file.kind(op) in ("CONV_2D", "FULLY_CONNECTED")]
+    return [index for index in found if file.constant(index, "int8") is not None]
+
+
+def _table_bits(kernel):
+    """Return the bits of an index into look-up tables for a kernel; None if it should not be compressed.
+
+    The runtime reads other values if the tables differ in length, and small kernels would grow.
+    """
+    lengths = {len(np.unique(row)) for row in kernel}
+    bits = 2 if max(lengths) > 2 else 1
+    size = bits * kernel.size / 8 + max(lengths) * len(kernel) + _TABLE_BYTES
+    return bits if len(lengths) == 1 and size < kernel.size else None
 
 
 class MicroSession(Session):
@@ -254,10 +272,12 @@ def resolver(operations):
 
 
 def arena_bytes(content):
-    """Return the size of a file's arena on this machine, in bytes."""
-    import tflite_micro
+    """Return the size of a file's arena on this machine, in bytes.
 
-    session = MicroSession(content, tflite_micro)
+    Raises:
+        ConversionError: The interpreter does not tell it.
+    """
+    session = Micro().session(content)
     session([np.zeros(tensor.shape, tensor.dtype) for tensor in session.inputs])
     with tempfile.TemporaryFile() as log:
         saved = os.dup(2)
@@ -269,12 +289,9 @@ def arena_bytes(content):
             os.close(saved)
         log.seek(0)
         found = re.search(rb"Arena allocation total (\d+)", log.read())
+    if found is None:
+        raise ConversionError("TensorFlow Lite Micro does not tell the size of the arena.")
     return int(found.group(1))
-
-
-def _notes(content):
-    operations = File(content).operations()
-    return [("Arena", f"{arena_bytes(content):,} bytes on this machine"), ("Register", resolver(operations))]
 
 
 def _identifier(stem):

@@ -90,6 +90,7 @@ def _check_pieces(report, target, plan, samples, batch):
     report.piece_error, margins = 0.0, []
     names = [*("before the outputs" for _ in outputs), *(f"before the signs of {cut.name!r}" for cut in graph.cuts)]
     for name, ours, theirs in zip(names, [*outputs, *taps], found, strict=True):
+        ours, theirs = _numbers(ours), _numbers(theirs)
         error, scale = float(np.abs(ours - theirs).max()), max(float(np.abs(ours).max()), 1e-30)
         if not error <= ROUNDING * scale:
             raise ConversionError(
@@ -170,6 +171,7 @@ class Agreement:
         at_zero = np.any(taps_at_zero, axis=0) if taps else False
         same, flipped = True, False
         for ours, theirs in zip(_listed(expected), _listed(found), strict=True):
+            ours, theirs = _numbers(ours), _numbers(theirs)
             errors, rounding = self._compared(ours, theirs)
             differs = ~(errors <= rounding)
             wrong = differs & ~np.broadcast_to(at_zero, differs.shape)
@@ -199,6 +201,11 @@ class Agreement:
         scale = float(scales.max())
         self.scale = max(self.scale, scale)
         return errors, ROUNDING * np.maximum(scales, max(LEAST_SCALE * scale, 1e-30))
+
+
+def _numbers(array):
+    """Return an array whose differences are right: bytes would wrap around."""
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 def _listed(outputs):
