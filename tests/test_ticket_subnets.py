@@ -42,6 +42,9 @@ def test_layers_with_several_kernels(scores, tmp_path):
     for trainable in (False, True):
         loaded = load_ticket(file, trainable=trainable)
         np.testing.assert_allclose(outputs(loaded, X)[0], wanted, rtol=1e-5 if trainable else 1e-6, atol=1e-7)
+        copied = keras.models.clone_model(loaded)  # with scales that follow from the weights, as in a file of Keras
+        copied.set_weights(loaded.get_weights())
+        np.testing.assert_allclose(outputs(copied, X)[0], wanted, rtol=1e-5, atol=1e-7)
     other = keras.models.clone_model(model)  # of the same names
     restore(other, Ticket.read(file))
     assert not keras.models.clone_model(other).trainable_variables  # a config says that all kernels are frozen

@@ -157,7 +157,7 @@ def _mask(subnet):
 
 
 def _alpha(subnet):
-    quantizer = subnet.layer.kernel_quantizer
+    quantizer = subnet.kernel_quantizer
     if getattr(quantizer, "scale_count", 0) != 1:
         return None
     (alpha,) = quantizer.scales(subnet.frozen_kernel.value, *subnet.find())
