@@ -11,6 +11,7 @@ from keras_mpt import requirements
 from keras_mpt.files import sha256_of
 from keras_mpt.remote import TICKET
 from keras_mpt.tickets import Ticket, save_ticket
+from keras_mpt.tickets.header import kernels_of
 
 __all__ = ["card", "metadata_block", "push_to_hub"]
 
@@ -93,7 +94,7 @@ def card(ticket, repo_id, metadata=None):
         repo_id: `"owner/name"`.
         metadata: See `push_to_hub`.
     """
-    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    kernels = [kernel for entry in ticket.layers.values() for _, kernel, _ in kernels_of(entry)]
     weights, kept = sum(math.prod(kernel["shape"]) for kernel in kernels), sum(kernel["kept"] for kernel in kernels)
     values = {"library_name": "keras_mpt", "tags": ["keras", "pruning", "lottery-ticket"], **(metadata or {})}
     facts = "".join(f"| {key} | {_cell(value)} |\n" for key, value in ticket.provenance.items())

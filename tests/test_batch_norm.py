@@ -1,5 +1,7 @@
 """Statistics of batch normalization are those of the data, whatever holds the layer."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -92,10 +94,28 @@ class Batches(keras.utils.PyDataset):
         return X[10 * index : 10 * index + 10], np.zeros(10)
 
 
-@pytest.mark.parametrize("data", ["dataset", "generator", "inputs only"])
+class Endless(Batches):
+    num_batches = None
+
+
+@pytest.mark.tensorflow_only
+def test_a_dataset_that_repeats_is_refused():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(X).batch(10)
+    model = keras.Sequential([keras.Input((4,)), norm()])
+    with pytest.raises(ValueError, match="`data` must be finite"):
+        recalibrate_batch_norm(model, data.repeat())
+    recalibrate_batch_norm(model, data.repeat().take(3))
+    assert_statistics(model.layers[-1], X)
+
+
+@pytest.mark.parametrize("data", ["dataset", "generator", "inputs only", "list of pairs", "as PyTorch's loader"])
 def test_batches_of_a_dataset(data):
     model = keras.Sequential([keras.Input((4,)), norm(renorm=data == "dataset")])
-    batches = {"dataset": Batches(), "generator": (Batches()[i] for i in range(3)), "inputs only": iter([X[:9], X[9:]])}
+    pairs = [Batches()[i] for i in range(3)]
+    batches = {"dataset": Batches(), "generator": iter(pairs), "inputs only": iter([X[:9], X[9:]])}
+    batches |= {"list of pairs": pairs, "as PyTorch's loader": map(list, pairs)}
     recalibrate_batch_norm(model, batches[data])
     assert_statistics(model.layers[-1], X)
     if data == "dataset":
@@ -110,17 +130,22 @@ def test_bad_arguments_leave_the_model_as_it_was():
     cases = {
         "`data` must have samples": X[:0],
         "`data` must give finite inputs of layer 'norm'": bad,
-        "`data` must have arrays of as many samples": [X, X[:3]],
-        "`data` must be arrays or batches of them": 3,
+        "`data` must have an array for each of the 1 inputs of `model`. Received: 2": [X, X[:3]],
+        "`data` must be arrays or batches of them. Received: data=3": 3,
+        "`data` must be arrays or batches of them. Received: data='X'": "X",
+        "`data` must be finite": Endless(),
         "compatible": X[:, :3],
     }
     for message, data in cases.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=re.escape(message)):
             recalibrate_batch_norm(model, data, batch_size=10)
         for found, start in zip(statistics(model.layers[0]), (1, 1), strict=True):
             np.testing.assert_array_equal(found, start)
     with pytest.raises(ValueError, match="`data` must have samples"):
         recalibrate_batch_norm(model, iter([]))
+    two = [keras.Input((4,)), keras.Input((4,))]
+    with pytest.raises(ValueError, match="`data` must have arrays of as many samples"):
+        recalibrate_batch_norm(keras.Model(two, norm()(two[0] + two[1])), [X, X[:3]])
     with pytest.raises(ValueError, match="`batch_size`"):
         recalibrate_batch_norm(model, X, batch_size=0)
     with pytest.raises(ValueError, match="`model` must be built and have batch normalization.*with none"):

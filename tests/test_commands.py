@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_mpt
 from keras_mpt import __main__ as command_line
 from keras_mpt import terminal, zoo
 from keras_mpt.__main__ import main
@@ -127,6 +128,35 @@ def test_what_cannot_be_evaluated(ticket, labels, options, message, images, caps
     command = ["evaluate", ticket, str(images / "images.npy"), str(images / "labels.npy"), *options]
     assert main(command) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "IMAGES must be a file of numpy.save. Received: "),
+        (b"PK\x03\x04 an archive that is cut off", "IMAGES must be a file of numpy.save. Received: "),
+        (np.float32(1), "IMAGES must be numbers of shape (number, ...). Received: float32 ()"),
+        (np.array(["a"] * 4), "IMAGES must be numbers of shape (number, ...). Received: <U1 (4,)"),
+        (np.ones((4, 32, 32, 2)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32, 2)"),
+        (np.ones((4, 32, 32)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32)"),
+    ],
+    ids=["empty", "cut", "scalar", "text", "channels", "axes"],
+)
+def test_images_that_are_none(content, message, images, capsys):
+    file = images / "other.npy"
+    file.write_bytes(content) if isinstance(content, bytes) else np.save(file, content)
+    assert main(["evaluate", str(zoo.get_preset(PRESET).path), str(file), str(images / "labels.npy")]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys):
+    inputs = keras.Input((32, 32, 3))
+    outputs = keras_mpt.layers.MPTDense(10, seed=1)(inputs)
+    keras_mpt.save_ticket(keras.Model(inputs, [outputs, -outputs]), images / "two.mpt")
+    files = [str(images / name) for name in ("two.mpt", "images.npy", "labels.npy")]
+    assert main(["evaluate", *files]) == 1
+    assert "must be a model with one input and one output. Received: 1 inputs and 2 outputs" in capsys.readouterr().err
 
 
 def test_conversion_restarts_itself_with_tensorflow(monkeypatch, capsys):

@@ -356,6 +356,26 @@ def test_criteria_are_their_formulas():
         np.testing.assert_array_equal(before, numpy(weight))
 
 
+@pytest.mark.slow
+def test_criteria_of_layers_with_several_kernels(rng):
+    layer = keras.layers.SeparableConv1D(3, 1, use_bias=False, name="a")
+    model = keras.Sequential([keras.Input((2, 4)), layer])
+    x, y = rng.normal(size=(5, 2, 4)).astype("f4"), rng.normal(size=(5, 2, 3)).astype("f4")
+    depthwise, pointwise = rng.normal(size=(1, 4, 1)).astype("f4"), rng.normal(size=(1, 4, 3)).astype("f4")
+    layer.set_weights([depthwise, pointwise])
+    sparsity = keras_mpt.models.uniform_sparsity(0.5)
+    found = analysis.criteria_masks(to_jackpot(model, sparsity, skip=[]), [(x, y)], keras.losses.MeanSquaredError())
+    middle = x * depthwise[:, :, 0]
+    error = 2 * (middle @ pointwise[0] - y) / y.size
+    gradients = {
+        "a/depthwise_kernel": np.sum(x * (error @ pointwise[0].T), axis=(0, 1)).reshape(1, 4, 1) * depthwise,
+        "a/pointwise_kernel": np.einsum("nti,nto->io", middle, error)[None] * pointwise,
+    }
+    for path, product in gradients.items():
+        kept = np.sort(np.abs(product).ravel())[product.size // 2 :]
+        np.testing.assert_array_equal(found["snip"][path], np.abs(product) >= kept[0])
+
+
 def test_bad_arguments(trained):
     for least in (-1, 1.0, "1", None):
         with pytest.raises(ValueError, match="`least` must be an integer >= 0, or a float in"):

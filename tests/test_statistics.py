@@ -96,7 +96,7 @@ def test_a_resumed_training_goes_on_with_the_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", Stop(1))
     with (tmp_path / "killed" / "masks.csv").open("a") as file:
-        file.write("2,dense,1,2,3\n")  # what a kill before the backup leaves
+        file.write("2,dense,1,2,3\n\n1")  # what a kill before the backup leaves
     run(tmp_path / "killed")
     names = {layer.name for layer in mpt_layers(compiled(small()))}
     assert len(names) == 2

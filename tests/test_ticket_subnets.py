@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_mpt import layers
+from keras_mpt import hub, layers, masks
+from keras_mpt.models.tables import short
 from keras_mpt.quantizers import KernelQuantizer
 from keras_mpt.tickets import Ticket, load_ticket, restore, save_ticket
 from support.ticket_files import outputs
@@ -43,10 +44,42 @@ def test_layers_with_several_kernels(scores, tmp_path):
         np.testing.assert_allclose(outputs(loaded, X)[0], wanted, rtol=1e-5 if trainable else 1e-6, atol=1e-7)
     other = keras.models.clone_model(model)  # of the same names
     restore(other, Ticket.read(file))
+    copied = keras.models.clone_model(other)  # of configs, as in a file of Keras: frozen, with scales of the weights
+    assert not copied.trainable_variables
+    copied.set_weights(other.get_weights())
+    np.testing.assert_allclose(outputs(copied, X)[0], wanted, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(outputs(other, X)[0], wanted, rtol=1e-6, atol=1e-7)
     loaded = load_ticket(file)  # whose kernels have scales of their own
     save_ticket(loaded, tmp_path / "again.mpt")
     np.testing.assert_array_equal(outputs(load_ticket(tmp_path / "again.mpt"), X)[0], outputs(loaded, X)[0])
+
+
+def test_the_table_counts_all_kernels(tmp_path):
+    model = keras.Sequential([keras.Input((5, 6)), layers.MPTSeparableConv1D(7, 3, use_bias=True, seed=3)])
+    found = model.layers[0].subnets
+    ticket = save_ticket(model, tmp_path / "a.mpt", scores=True)
+    weights, kept = (sum(map(np.prod, (s.shape for s in found))), sum(int(s.kept) for s in found))
+    other = 7  # biases
+    sizes = {name: len(data) for name, data in ticket.blobs.items()}
+    coded, scores = (sum(size for name, size in sizes.items() if name.endswith(e)) for e in ("/mask", "/scores"))
+    assert scores == 4 * weights
+    total = next(line.split() for line in str(ticket).splitlines() if line.startswith("Total"))
+    assert total[1:4] == [f"{weights + other:,}", f"{kept + other:,}", f"{coded:,}"]
+    assert total[5] == short(sum(sizes.values()) - coded)
+    assert f"| weights | {weights:,}, of which {kept:,} (" in hub.card(ticket, "me/a")
+
+
+@pytest.mark.slow
+def test_wrappers_that_copy_their_layers(tmp_path):
+    inputs = x = keras.Input((2, 4))
+    for _ in range(3):
+        x = keras.layers.Bidirectional(keras.layers.SimpleRNN(4, return_sequences=True, use_bias=False))(x)
+    rule = masks.Restricted(0.5)  # with the largest state of all rules
+    x = keras.layers.Bidirectional(layers.MPTSimpleRNN(4, mask=rule, seed=1))(x)
+    model = keras.Model(inputs, x)
+    save_ticket(model, tmp_path / "a.mpt")  # which loads it, and compares
+    data = np.random.default_rng(0).normal(size=(2, 2, 4)).astype("float32")
+    np.testing.assert_allclose(*outputs(load_ticket(tmp_path / "a.mpt"), data), *outputs(model, data), rtol=1e-5)
 
 
 @keras.saving.register_keras_serializable(package="test_ticket_subnets")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._keras import layers_inside
-from keras_mpt.analysis.sources import masks
+from keras_mpt.analysis.sources import masks, subnets_by_path
 from keras_mpt.arguments import received
 from keras_mpt.initializers import check_seed
 from keras_mpt.masks import Restricted
@@ -38,7 +38,7 @@ def criteria_masks(model, batches, loss, seed=0):
         seed: Of the random masks.
 
     Returns:
-        Dict from these names to dicts from the layers' paths to bool arrays, for `overlap`.
+        Dict from these names to dicts from the kernels' paths to bool arrays, see `masks`, for `overlap`.
 
     Raises:
         ValueError: A layer has another rule, or there are no batches, or no loss.
@@ -53,7 +53,7 @@ def criteria_masks(model, batches, loss, seed=0):
     if not isinstance(batches, collections.abc.Iterable):
         raise TypeError(f"`batches` must be an iterable of (inputs, targets). {received('batches', batches)}")
     chosen, random = masks(model), np.random.default_rng(check_seed(seed))
-    kernels = {path: to_numpy(layer.frozen_kernel) for path, layer in mpt_layers_by_path(model).items()}
+    kernels = {path: to_numpy(subnet.frozen_kernel) for path, subnet in subnets_by_path("model", model).items()}
     products = _products(model, batches, loss)
     sums = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
     squares = {path: np.zeros(kernel.shape) for path, kernel in kernels.items()}
@@ -95,14 +95,16 @@ def _products(model, batches, loss):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     for layer in layers.values():
-        layer.trainable, layer.scores.regularizer = True, None
-    scores = {id(layer.scores) for layer in layers.values()}
+        layer.trainable = True
+    subnets = subnets_by_path("model", copy)
+    for subnet in subnets.values():
+        subnet.scores.regularizer = None
+    scores = {id(subnet.scores) for subnet in subnets.values()}
     for variable in copy.trainable_variables:
         variable.trainable = id(variable) in scores
     copy.compile(keras.optimizers.SGD(1.0), loss, jit_compile=keras.backend.backend() == "jax")
     for inputs, targets in batches:
-        for layer in layers.values():
-            everything = np.ones(layer.scores.shape, bool)
-            layer.assign_mask(everything, np.zeros(layer.scores.shape, np.float32))
+        for subnet in subnets.values():
+            subnet.assign(np.ones(subnet.shape, bool), np.zeros(subnet.shape, np.float32))
         copy.train_on_batch(inputs, targets)
-        yield {path: -to_numpy(ops.convert_to_tensor(layer.scores)) for path, layer in layers.items()}
+        yield {path: -to_numpy(ops.convert_to_tensor(subnet.scores)) for path, subnet in subnets.items()}

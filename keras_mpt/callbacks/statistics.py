@@ -133,7 +133,8 @@ class MaskStatistics(keras.callbacks.Callback):
                 header, *old = [*csv.reader(file)] or rows
             if header != rows[0] and (epoch > 0 or header[: len(_COLUMNS)] != _COLUMNS):  # at first, bins may be others
                 raise ValueError(f"`path` must be a file that this callback wrote. Received: {self.path}, {header=}")
-            rows += [row for row in old if int(row[0]) < epoch]
+            # A process that was killed may have left a part of a row.
+            rows += [row for row in old if len(row) == len(header) and int(row[0]) < epoch]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as unfinished, unfinished.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -157,7 +158,7 @@ def _mask(subnet):
 
 
 def _alpha(subnet):
-    quantizer = subnet.layer.kernel_quantizer
+    quantizer = subnet.kernel_quantizer
     if getattr(quantizer, "scale_count", 0) != 1:
         return None
     (alpha,) = quantizer.scales(subnet.frozen_kernel.value, *subnet.find())

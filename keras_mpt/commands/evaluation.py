@@ -2,6 +2,7 @@
 
 import pathlib
 
+import keras
 import numpy as np
 
 from keras_mpt import zoo
@@ -47,7 +48,7 @@ def run(options):
     if preset is not None:
         images = preset.preprocess(images)
     if options.runtime == "keras":
-        logits = load_ticket(Ticket.read(path)).predict(images, batch_size=100, verbose=0)
+        logits = _predicted(load_ticket(Ticket.read(path)), images)
     else:
         logits = convert.run(path, options.runtime, images.astype(np.float32))
     if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
@@ -57,6 +58,21 @@ def run(options):
         )
     right = int(np.sum(np.argmax(logits, axis=-1) == labels))
     print(f"{options.ticket}: {right / len(labels):.2%}, {right:,} of {len(labels):,} right ({options.runtime})")
+
+
+def _predicted(model, images):
+    """Return the outputs of a model with one input and one output."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"TICKET must be a model with one input and one output. Received: {len(model.inputs)} inputs and "
+            f"{len(model.outputs)} outputs"
+        )
+    shape = model.inputs[0].shape[1:]
+    sizes = zip(images.shape[1:], shape, strict=False)
+    if images.ndim != len(shape) + 1 or any(wanted not in (None, size) for size, wanted in sizes):
+        raise ValueError(f"IMAGES must be of shape {('number', *shape)}. Received: shape {images.shape}")
+    (logits,) = keras.tree.flatten(model.predict(images, batch_size=100, verbose=0))
+    return logits
 
 
 def _file(options):

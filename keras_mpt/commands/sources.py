@@ -1,6 +1,7 @@
 """Find the TICKET and the numpy data of a command line."""
 
 import os
+import zipfile
 
 import numpy as np
 
@@ -27,16 +28,19 @@ def find(ticket):
 
 
 def array(option, file):
-    """Return the array in a file of `numpy.save`.
+    """Return the array in a file of `numpy.save`, with an axis at least.
 
     Raises:
         ValueError: It is not such a file.
         OSError: The file cannot be opened.
     """
     try:
-        found = np.load(file, allow_pickle=False)
-    except ValueError as error:
+        with open(file, "rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{option} must be a file of numpy.save. Received: {file}") from error
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{option} must be a file of numpy.save, one array. Received: {file}, an archive")
+    if found.dtype.kind not in "buif" or not found.ndim:
+        raise ValueError(f"{option} must be numbers of shape (number, ...). Received: {found.dtype} {found.shape}")
     return found

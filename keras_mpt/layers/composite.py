@@ -1,5 +1,7 @@
 """Layers that consist of MPT layers."""
 
+import keras
+
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -10,6 +12,16 @@ class MPTComposite(PlainTwin):
     """
 
     _inner = ()  # attributes
+
+    @property
+    def trainable(self):
+        """Whether scores are trained: not if all inner layers are frozen, as `load_ticket` does."""
+        inside = self._inside().values()
+        return self._trainable and (not inside or any(layer.trainable for layer in inside))
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
 
     def _inside(self):
         """Return the inner MPT layers by attribute; the plain layer has the same attributes."""

@@ -13,6 +13,8 @@ from keras_mpt.arguments import check_count, shown
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.ops import to_numpy
 
+_INFINITE = -1  # number of batches of a `tf.data.Dataset` that repeats
+
 
 def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256) -> None:
     """Set the moving mean and variance of each batch normalization to those of its inputs over data.
@@ -32,8 +34,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
         model: A built Keras model of any kind. All of its `BatchNormalization` layers change, including nested and
             frozen ones and those in wrappers.
         data: Inputs, about a thousand samples: an array, or a list or dict of arrays for several inputs; or batches of
-            these, a `keras.utils.PyDataset`, `tf.data.Dataset` or other iterable, where a tuple is `(x, y)` or
-            `(x, y, sample_weight)`.
+            these, a `keras.utils.PyDataset`, `tf.data.Dataset`, `torch.utils.data.DataLoader` or other finite iterable,
+            where a tuple is `(x, y)` or `(x, y, sample_weight)`.
         batch_size: Largest number of samples in a batch of arrays. The statistics of large batches are closer to those
             of all data.
 
@@ -58,7 +60,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
             for each in statistics:
                 stack.enter_context(each.recorded())
             empty = True
-            for batch in _batches(data, batch_size):
+            for batch in _batches(model, data, batch_size):
                 model(batch, training=False)
                 empty = False
         if empty:
@@ -149,17 +151,36 @@ def _without_gradients():
     return contextlib.nullcontext()
 
 
-def _batches(data, batch_size) -> Iterator[Any]:
+def _batches(model, data, batch_size) -> Iterator[Any]:
     """Yield batches of inputs."""
-    if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
-    elif hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
-        yield from _slices(data, batch_size)
+    count = len(getattr(model, "inputs", None) or ()) or None  # unknown for a subclassed model
+    is_list_of_batches = isinstance(data, list) and any(isinstance(item, tuple) for item in data)
+    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)) and not is_list_of_batches:
+        yield from _slices(_inputs(data, count), batch_size)
         return
-    elif not hasattr(data, "__iter__"):
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__") and not isinstance(data, keras.utils.PyDataset):
         raise ValueError(f"`data` must be arrays or batches of them. Received: data={shown(data)}")
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise ValueError(f"`data` must be finite. Received: {shown(data)} without a length")
+        data = map(data.__getitem__, range(data.num_batches))
+    elif hasattr(data, "cardinality") and int(data.cardinality()) == _INFINITE:
+        raise ValueError(f"`data` must be finite, see `take`. Received: {shown(data)}, which repeats without end")
     for batch in data:
-        yield batch[0] if isinstance(batch, tuple) else batch
+        # Loaders of PyTorch make lists of tuples.
+        pair = isinstance(batch, list) and count is not None and len(keras.tree.flatten(batch)) > count
+        yield _inputs(tuple(batch) if pair else batch, count)
+
+
+def _inputs(data, count):
+    """Return the x of `(x, y)`; raise ValueError unless there are as many arrays as the model has inputs."""
+    number = len(keras.tree.flatten(data))
+    if isinstance(data, tuple) and number != count and data:
+        data = data[0]
+        number = len(keras.tree.flatten(data))
+    if count is not None and number != count:
+        raise ValueError(f"`data` must have an array for each of the {count} inputs of `model`. Received: {number}")
+    return data
 
 
 def _slices(arrays, batch_size):

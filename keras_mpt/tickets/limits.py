@@ -13,7 +13,8 @@ WEIGHTS_PER_BYTE = 512
 FREE_TENSORS = 1 << 14
 TENSORS_PER_OBJECT = 16
 LARGEST_TENSOR = 1 << 28  # entries per sample of any tensor in the model
-VARIABLES_PER_KERNEL = 12  # scores, weights, and the state of mask rules
+VARIABLES_PER_KERNEL = 24  # scores, weights, the state of mask rules, and see below
+VARIABLES_PER_VARIABLE = 4  # `Bidirectional` makes copies of its layer, each with random generators of its own
 
 # Bounds on arguments that affect the time or memory of a call but no shape.
 MOST_OF_ARGUMENTS = {

@@ -6,6 +6,7 @@ import math
 from keras_mpt.arguments import printable
 from keras_mpt.models.tables import BYTES, WIDTH, Table, short, shortened
 from keras_mpt.ops import entropy_bits
+from keras_mpt.tickets.header import kernels_of
 
 
 def table(ticket):
@@ -15,7 +16,7 @@ def table(ticket):
     for name, data in ticket.blobs.items():
         path, _, part = name.rpartition("/")
         sizes.setdefault(path, {})[part] = len(data)
-    rows = [_row(path, entry, sizes.get(path, {})) for path, entry in ticket.layers.items()]
+    rows = [_row(path, entry, sizes) for path, entry in ticket.layers.items()]
     rows.append(("Total", *(sum(row[i] for row in rows) for i in range(1, 6))))
     total = rows[-1]
     stored, float32 = sum(total[3:]), 4 * total[1]
@@ -41,14 +42,15 @@ def _line(label, value):
 
 
 def _row(path, entry, sizes):
-    """Return label, weights, kept weights, and bytes of the mask, of kernel values and of the rest."""
-    kernel = entry["kernel"]
+    """Return label, weights, kept weights, and bytes of the masks, of kernel values and of the rest."""
+    kernels = list(kernels_of(entry))
     other = sum(math.prod(variable["shape"]) for variable in entry["variables"])
-    weights = other + (math.prod(kernel["shape"]) if kernel else 0)
-    kept = other + (kernel["kept"] if kernel else 0)
-    values = sizes.get("changes", 0) + sizes.get("values", 0)
-    rest = sizes.get("scores", 0) + sizes.get("variables", 0)
-    return f"{path} ({entry['class']})", weights, kept, sizes.get("mask", 0), values, rest
+    weights = other + sum(math.prod(kernel["shape"]) for _, kernel, _ in kernels)
+    kept = other + sum(kernel["kept"] for _, kernel, _ in kernels)
+    parts = [sizes.get(path, {}), *(sizes.get(f"{path}/{name}", {}) for name, *_ in kernels if name)]
+    masks, *values = (sum(part.get(what, 0) for part in parts) for what in ("mask", "changes", "values"))
+    rest = sum(part.get(what, 0) for part in parts for what in ("scores", "variables"))
+    return f"{path} ({entry['class']})", weights, kept, masks, sum(values), rest
 
 
 def _bits(counts):
@@ -58,5 +60,5 @@ def _bits(counts):
 
 def _entropy(ticket):
     """Return the entropy of the masks in bytes, with independent entries."""
-    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    kernels = [kernel for entry in ticket.layers.values() for _, kernel, _ in kernels_of(entry)]
     return math.ceil(sum(entropy_bits(math.prod(kernel["shape"]), kernel["kept"]) for kernel in kernels) / 8)

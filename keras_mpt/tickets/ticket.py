@@ -13,7 +13,7 @@ from keras_mpt.models.tables import Tabular
 from keras_mpt.tickets import container, header, kernels, report
 from keras_mpt.tickets.container import TicketError
 from keras_mpt.tickets.header import DTYPES
-from keras_mpt.tickets.limits import FREE_WEIGHTS, VARIABLES_PER_KERNEL
+from keras_mpt.tickets.limits import FREE_WEIGHTS, VARIABLES_PER_KERNEL, VARIABLES_PER_VARIABLE
 from keras_mpt.tickets.published import find
 
 _LONGEST_CAUSE = 5000
@@ -86,10 +86,10 @@ class Ticket(Tabular):
         return ticket
 
     def _most(self):
-        """Return the largest number of variables that the model can have, and of their entries together."""
+        """Return the largest number of variables that building the model may create, and of their entries together."""
         kernels = [kernel for entry in self.layers.values() for _, kernel, _ in header.kernels_of(entry)]
         others = [variable for entry in self.layers.values() for variable in entry["variables"]]
-        number = VARIABLES_PER_KERNEL * len(kernels) + len(others)
+        number = VARIABLES_PER_KERNEL * len(kernels) + VARIABLES_PER_VARIABLE * len(others)
         # Of a kernel: itself, scores, the stored mask of some rules, and a few numbers.
         entries = sum(3 * math.prod(kernel["shape"]) + VARIABLES_PER_KERNEL for kernel in kernels)
         return number, FREE_WEIGHTS + entries + sum(math.prod(variable["shape"]) for variable in others)
