@@ -203,6 +203,7 @@ def kinds_of_samples():
     yield tf.data.Dataset.from_tensor_slices(named).batch(3)
     yield tf.data.Dataset.from_tensor_slices((named, np.zeros(4))).batch(2)
     yield lambda: ([a[i : i + 1], b[i : i + 1]] for i in range(4))
+    yield ([[a[i : i + 2], b[i : i + 2]], np.zeros(2)] for i in (0, 2))
 
 
 def test_samples_of_all_kinds():
@@ -210,8 +211,11 @@ def test_samples_of_all_kinds():
         for found, expected in zip(arrays_for(INPUTS, samples), ARRAYS, strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
-    (found,) = arrays_for(INPUTS[:1], (ARRAYS[0][i : i + 1] for i in range(4)))
-    np.testing.assert_array_equal(found, ARRAYS[0])
+    for batches in (
+        (ARRAYS[0][i : i + 1] for i in range(4)),
+        ([ARRAYS[0][i : i + 1], np.zeros(1)] for i in range(4)),  # as PyTorch's loaders have them
+    ):
+        np.testing.assert_array_equal(arrays_for(INPUTS[:1], batches)[0], ARRAYS[0])
     assert len(arrays_for(INPUTS[:1], itertools.repeat(ARRAYS[0]))[0]) == 100
     for samples, message in {
         "x.npy": "read the file, with numpy.load.*Received: 'x.npy'",

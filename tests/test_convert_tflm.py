@@ -132,6 +132,11 @@ def test_a_file_is_written_once_and_whole(tmp_path, monkeypatch):
     values = re.search(r"model\[\] = \{([^}]*)\}", path.read_text()).group(1).split(",")
     assert len(values) == report.bytes and "Arena" in dict(report.notes)
     assert File(bytes(int(value, 16) for value in values)).operations() == report.operations
+    convert.to_tflm(model, path.with_suffix(".cpp"), weights="float32")
+    assert path.with_suffix(".cpp").read_bytes() == path.read_bytes()
+    path.with_suffix(".cpp").unlink()
+    with pytest.raises(ValueError, match=r"`path` must end in \.cc or \.cpp .*Received: '.*model\.c'"):
+        convert.to_tflm(model, path.with_suffix(".c"), weights="float32")
     monkeypatch.setattr(tflm, "arena_bytes", lambda content: 1 / 0)
     before = path.read_bytes()
     for name in ("model.cc", "other.cc"):

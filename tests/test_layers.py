@@ -612,6 +612,9 @@ def test_masks_that_cannot_be_are_refused():
     before, mask = [numpy(w) for w in layer.weights], np.arange(12).reshape(4, 3) < 5
     with pytest.raises(ValueError, match="`mask` must keep a weight of layer 'one'. Received: zeros only"):
         layer.assign_mask(np.zeros((4, 3)))
+    for other in ("x", None, np.zeros((3, 4))):
+        with pytest.raises(ValueError, match=r"`mask` must be zeros and ones of shape \(4, 3\) for layer 'one'"):
+            layer.assign_mask(other)
     with pytest.raises(ValueError, match="`scores` must make the mask: .* differs in 10 of 12 weights"):
         layer.assign_mask(mask, np.arange(12).reshape(4, 3))
     for weight, value in zip(layer.weights, before, strict=True):

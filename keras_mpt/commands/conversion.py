@@ -33,7 +33,7 @@ def add(commands):
     )
     parser.add_argument("ticket", metavar="TICKET", help=sources.TICKET)
     parser.add_argument(
-        "out", metavar="OUT", help="path of the new file, usually .tflite; with tflm, .cc for a C array"
+        "out", metavar="OUT", help="path of the new file, usually .tflite; with tflm, .cc for a C++ array"
     )
     parser.add_argument(
         "--target",

@@ -139,7 +139,7 @@ def _taken(inputs, batches):
     found, count = [], 0
     try:
         for part in batches:
-            part = _matched(inputs, part[0] if isinstance(part, tuple) else part)
+            part = _matched(inputs, part[0] if _has_labels(part, len(inputs)) else part)
             found.append([np.asarray(values) for values in part])
             count += len(found[-1][0])
             if count >= _TAKEN:
@@ -152,6 +152,13 @@ def _taken(inputs, batches):
     if not found:
         raise ValueError("`samples` must be at least one. Received: none")
     return [np.concatenate(parts)[:_TAKEN] for parts in zip(*found, strict=True)]
+
+
+def _has_labels(part, count):
+    """Return whether a batch is one of inputs and labels, of which PyTorch's loaders make lists."""
+    if isinstance(part, list) and part:
+        return len(part) > count or isinstance(part[0], (list, tuple, dict))
+    return isinstance(part, tuple)
 
 
 def _array(tensor, values):

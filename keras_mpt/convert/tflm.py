@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_bool, check_choice
+from keras_mpt.arguments import check_bool, check_choice, check_path
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer
@@ -23,6 +23,7 @@ from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
+_SOURCES, _OTHER_SOURCES = (".cc", ".cpp", ".cxx"), (".c", ".h", ".hh", ".hpp")  # of which those are written
 _TABLE_BYTES = 256  # of a compressed kernel, apart from its indices and values
 _MOST = 32767  # of int16
 _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
@@ -70,8 +71,8 @@ def to_tflm(
 
     Args:
         model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
-        path: Path of the new file. With the ending `.cc`, it is a C array to compile in, named like the file
-            (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
+        path: Path of the new file. With the ending `.cc` or `.cpp`, it is a C++ array to compile in, named like the
+            file (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.
         compress: Whether to store integer kernels as look-up tables of one or two bits where that is smaller; the
             report names the others. It needs `"integer"`, and a TensorFlow Lite Micro with the operation DECODE (2025).
@@ -83,7 +84,8 @@ def to_tflm(
     Raises:
         ConversionError: A layer does not fit the format, the runtime lacks an operation, or the outputs of file and
             model differ. No file is written. It is a ValueError.
-        ValueError: `weights` is unknown, or `compress` does not fit it; or see `to_tflite`.
+        ValueError: `weights` is unknown, `compress` does not fit it, or `path` is that of a header or a file of C; or
+            see `to_tflite`.
         ImportError: tflite-micro is not installed.
 
     Examples:
@@ -91,6 +93,8 @@ def to_tflm(
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)
+    if check_path("path", path).suffix in _OTHER_SOURCES:
+        raise ValueError(f"`path` must end in .cc or .cpp for a C++ array, or in .tflite. Received: {str(path)!r}")
     if compress and weights != "integer":
         raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
     return convert(model, path, Micro(weights, compress), samples, preprocess, labels)
@@ -153,7 +157,7 @@ class Micro(TensorFlowLite):
         return notes
 
     def written(self, content, path):
-        return c_array(content, _identifier(path.stem)).encode() if path.suffix == ".cc" else content
+        return c_array(content, _identifier(path.stem)).encode() if path.suffix in _SOURCES else content
 
     def runtimes(self):
         return [self.engine]

@@ -153,7 +153,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             ValueError: The layer is not built, or an argument is not as described; the layer stays as it was.
         """
         subnet = self._only("assign_mask")
-        if not np.any(mask) and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
+        empty = np.shape(mask) == subnet.shape and not np.any(mask)
+        if empty and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
             raise ValueError(f"`mask` must keep a weight of layer {self.name!r}. Received: zeros only")
         subnet.assign(mask, scores)
 

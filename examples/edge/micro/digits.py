@@ -2,8 +2,8 @@
 
 Trains an MPT-1/1 network on scikit-learn's digits (1,797 images of 8x8 pixels), saves its ticket, converts it to
 integers and runs the file on all test images in TensorFlow Lite Micro's own interpreter. Writes to the folder
-`digits.mpt`, `digits.tflite`, `digits.cc` (the file as a C array), `main.cc` (a program around it) and `images.h` (ten
-images for that). See README.md.
+`digits.mpt`, `digits.tflite`, `digits.cc` (the file as a C++ array), `main.cc` (a program around it) and `images.h`
+(ten images for that). See README.md.
 
     python examples/edge/micro/digits.py --output_dir OUT          # needs the extras tensorflow, tflm and examples
 """
