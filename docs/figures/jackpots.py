@@ -34,6 +34,8 @@ def main(folder=FOLDER):
             for row in rows:
                 if (row["method"], row["sparsity"]) == (method, sparsity):
                     seeds.setdefault(row["seed"], []).append(float(row["test accuracy"]))
+            if not seeds:
+                continue
             curves = np.array([*seeds.values()])
             epochs = range(1, curves.shape[1] + 1)
             axes.plot(epochs, curves.mean(0), color=colour, linestyle=line, label=method)
