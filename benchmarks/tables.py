@@ -35,7 +35,7 @@ PAPER = {  # CIFAR-10, by (network, sparsity, binary activations): as arXiv:2103
 FORMATS = [  # where, bits of the activations, file of docs/edge-results.md
     ("[LiteRT](docs/deployment.md), binary weights", "32", "int8"),
     ('the same, lossy (`weights="dynamic_int8"`)', "32", "dynamic int8"),
-    ("LiteRT, binary weights and activations", "1", "exact int8"),
+    ("LiteRT, binary weights and activations", "1", "integer"),
     ("[larq-compute-engine](docs/deployment.md), the same", "1", "larq-compute-engine"),
 ]
 

@@ -21,7 +21,7 @@ images and other random masks. Each run has a folder with its log, its checkpoin
 `ticket.mpt`, which refers to the dense network: pass that as `base` to `load_ticket`. Called again, the script goes on
 where it was. It prints a table of accuracies, how many epochs a search from the magnitude mask takes to be as good as
 one from random masks in the end, and the overlaps of the masks with those of pruning criteria; `accuracy.csv`,
-`accuracy.png` and `overlap.csv` hold the same.
+`accuracy.png` and `overlap.csv` hold the same. Searches compute in the base's dtypes.
 """
 
 import csv
@@ -67,7 +67,6 @@ flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and the imag
 flags.DEFINE_integer("seeds", 1, "Number of seeds of each search, from --seed on.", lower_bound=1)
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_integer("image_size", 32, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
-flags.DEFINE_bool("bfloat16", False, "Compute searches in bfloat16 (mixed precision).")
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "See cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
 flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
@@ -123,8 +122,7 @@ def base_network(data, folder):
         make = getattr(keras.applications, FLAGS.application)
         return make(weights=None if FLAGS.weights == "none" else FLAGS.weights, classifier_activation=None)
     if FLAGS.base:
-        base = keras.models.load_model(FLAGS.base)
-        return in_bfloat16(base) if FLAGS.bfloat16 else base
+        return keras.models.load_model(FLAGS.base)
     network = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
     arguments = {"width": FLAGS.width, "seed": FLAGS.seed, "batch_norm_affine": True}
 
@@ -134,19 +132,6 @@ def base_network(data, folder):
     batches, validation = data
     settings = {"epochs": FLAGS.base_epochs, "weight_decay": FLAGS.weight_decay, **validation}
     return training.fit(make, batches, folder, **settings)
-
-
-def in_bfloat16(model):
-    """Return the same network, computing in mixed bfloat16."""
-
-    def clone(layer):
-        if isinstance(layer, keras.Model):
-            return in_bfloat16(layer)
-        return layer.__class__.from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
-
-    result = keras.models.clone_model(model, clone_function=clone)
-    result.set_weights(model.get_weights())
-    return result
 
 
 def start(base, sparsity, method, batches, seed=0):

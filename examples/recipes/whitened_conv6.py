@@ -6,12 +6,10 @@
     python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
         --label_smoothing 0.2 --sizes 20:6,24:5,32:5 --output_dir runs/dense                # all weights trained
     python whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --sizes 24:2,32:4 --output_dir runs/jackpot
-    python whitened_conv6.py --scores_from runs/dense/model.keras --sizes 24:1,32:2 --output_dir runs/guided
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
 network, and the scores start at the magnitudes of its weights. With `--binary_activations` it takes the model.keras of
-`--straight_through`. `--scores_from` keeps the random kernels: scores start
-at the trained magnitudes where the signs agree, and near 0 elsewhere; beta and normalization are the network's.
+`--straight_through`.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
 The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
@@ -45,7 +43,6 @@ flags.DEFINE_bool("dense", False, "Train all weights of the plain network instea
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_bool("straight_through", False, "Of --binary_activations: train the weights.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
-flags.DEFINE_string("scores_from", None, "A trained network, whose magnitudes the scores start from.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -167,12 +164,12 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
-    if not FLAGS.jackpot and not FLAGS.scores_from:
+    if not FLAGS.jackpot:
         model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
         return straight_through_twin(model) if FLAGS.straight_through else model
     data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
-    if FLAGS.scores_from or FLAGS.binary_activations:
-        take_over(model, keras.models.load_model(FLAGS.jackpot or FLAGS.scores_from), kernels=bool(FLAGS.jackpot))
+    if FLAGS.binary_activations:
+        take_over(model, keras.models.load_model(FLAGS.jackpot))
         keras_mpt.models.recalibrate_batch_norm(model, data)
         return model
     trained = keras_mpt.models.dense_twin(model)
@@ -188,29 +185,22 @@ def start(images):
     )
 
 
-def take_over(model, trained, kernels):
-    """Take over all that trains from a trained network; let frozen kernels choose what it has, the larger the sooner.
-
-    With `kernels`, they are those of the trained network. Otherwise they stay random, and weights of the other sign are
-    the last choice.
-    """
+def take_over(model, trained):
+    """Take over all variables of a trained network; scores start at the magnitudes of its weights."""
     for layer in model.layers:
         there = trained.get_layer(layer.name)
-        if not isinstance(layer, keras_mpt.layers.MPTLayer):
-            layer.set_weights(there.get_weights())
-            continue
-        weights = keras.ops.convert_to_numpy(there.kernel)
-        if kernels:
+        if isinstance(layer, keras_mpt.layers.MPTLayer):
+            weights = keras.ops.convert_to_numpy(there.kernel)
             layer.frozen_kernel.assign(weights)
-        agree = np.sign(weights) == np.sign(keras.ops.convert_to_numpy(layer.frozen_kernel))
-        scale = np.sqrt(1 / 3 / np.prod(weights.shape[:-1])) / np.sqrt(np.mean(weights**2))  # that of drawn scores
-        least = 0.1 * np.sqrt(np.mean(weights**2))  # a score of 0 has no gradient
-        layer.scores.assign(scale * np.where(agree, np.abs(weights) + least, least))
+            drawn = np.sqrt(1 / 3 / np.prod(weights.shape[:-1]))  # root of the mean square of scores that are drawn
+            layer.scores.assign(drawn / np.sqrt(np.mean(weights**2)) * np.abs(weights))
+        else:
+            layer.set_weights(there.get_weights())
 
 
 def schedule(steps):
     """Return the learning rate by step."""
-    rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot or FLAGS.scores_from else 0.001)
+    rate = FLAGS.learning_rate or (0.0005 if FLAGS.jackpot else 0.001)
     if FLAGS.schedule == "linear":
         return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
     return training.cosine(rate, steps, warmup_steps=steps // 5 if FLAGS.schedule == "warmup" else 0)
