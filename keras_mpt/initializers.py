@@ -188,6 +188,9 @@ class SeededInitializer(keras.initializers.Initializer):
 
     Args:
         seed: Integer in [0, 2**64); None: that of the layer, or a random one outside of a layer.
+
+    Raises:
+        ValueError: `seed` is not as described.
     """
 
     def __init__(self, seed=None):
@@ -252,8 +255,11 @@ class SignedConstant(_Kaiming):
             large.)
         seed: See `SeededInitializer`.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Examples:
-        >>> keras_mpt.initializers.SignedConstant(seed=1).draw((2, 2), seed=1)
+        >>> MPTConv2D(64, 3, kernel_initializer=keras_mpt.initializers.SignedConstant(scale_fan=True), seed=1)
     """
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -270,6 +276,9 @@ class UnsignedConstant(_Kaiming):
     Args:
         scale_fan: See `SignedConstant`.
         seed: Has no effect.
+
+    Raises:
+        ValueError: An argument is not as described.
     """
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -285,6 +294,12 @@ class KaimingNormal(_Kaiming):
     Args:
         scale_fan: See `SignedConstant`.
         seed: See `SeededInitializer`.
+
+    Raises:
+        ValueError: An argument is not as described.
+
+    Examples:
+        >>> MPTDense(10, kernel_initializer=keras_mpt.initializers.KaimingNormal(scale_fan=True), seed=1)
     """
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -300,8 +315,11 @@ class KaimingUniform(SeededInitializer):
     Source: He et al. 2015, arXiv:1502.01852; Ramanujan et al. 2020, arXiv:1911.13299.
 
     Args:
-        a: Negative slope of the leaky ReLU that the bound is meant for.
+        a: Negative slope of the leaky ReLU that the bound is meant for, a finite number.
         seed: See `SeededInitializer`.
+
+    Raises:
+        ValueError: An argument is not as described.
     """
 
     def __init__(self, a=math.sqrt(5), seed=None):

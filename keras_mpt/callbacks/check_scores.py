@@ -31,6 +31,9 @@ class CheckScores(keras.callbacks.Callback):
 
     Raises:
         FloatingPointError: At the end of an epoch in which a layer's scores became NaN.
+
+    Examples:
+        >>> model.fit(images, labels, epochs=10, callbacks=[keras_mpt.callbacks.CheckScores()])
     """
 
     def __init__(self):

@@ -92,7 +92,7 @@ class PartiallyFrozen(MaskRule):
         """Return the changes that let a kernel keep another number of weights: more than are locked.
 
         Raises:
-            ValueError: So many cannot be kept, or so few.
+            ValueError: It is too large, or too small.
         """
         size = math.prod(scores.shape)
         pruned, locked = self.frozen_counts(size)

@@ -76,25 +76,25 @@ def to_jackpot(
             of all layers together stay, so that layers differ in sparsity. Small layers, which take few bytes, are
             spared: the number stands for `magnitude_sparsity(sparsity, least=1000)`. (With `Restricted`, as published,
             `least=0.1`.) Or a dict or a function, see `to_mpt`: `uniform_sparsity(0.8)` removes as much in each layer.
-            To be left out where `mask` is a rule, which has a sparsity of its own.
-        kernel_quantizer: What a kept weight is worth: None (itself), `"scaled_sign"`, or see `MPTLayer`.
+            Leave it out if `mask` is a rule, which has its own sparsity.
+        kernel_quantizer: Value of a kept weight: None (the trained value), `"scaled_sign"`, or see `MPTLayer`.
         input_quantizer: See `to_mpt`.
         mask: Another rule, or a function that makes one of a layer's sparsity, see `to_mpt`: `NofM(2, 4)`, or
             `lambda s: PartiallyFrozen(s, pruned=s / 2)`.
         only: Paths and classes of the layers that are pruned; None: all that can be.
         skip: Paths and classes of layers that are not pruned; None: the last layer that could be, which is the
             classifier if `model` has one, unless `only` is given.
-        data: Inputs, such as a thousand training images, to start from right statistics of batch normalization, which
-            are far off with other kernels: see `recalibrate_batch_norm`. None leaves them to `fit`; a model without
-            batch normalization needs none.
+        data: Inputs, such as a thousand training images, from which to estimate the statistics of batch normalization,
+            because those of `model` do not fit the new kernels: see `recalibrate_batch_norm`. None leaves them to
+            `fit`; a model without batch normalization needs none.
         seed: Integer in `[0, 2**64)`, for rules that depend on the layers' seeds, such as `PartiallyFrozen`.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: As for `to_mpt` and `recalibrate_batch_norm`; or a weight is not finite, a layer would keep no
-            weight, or `skip` is left out with several outputs.
+        ValueError: See `to_mpt` and `recalibrate_batch_norm`; or a weight is not finite, a layer would keep no weight,
+            or `skip` is missing for a model with several outputs.
 
     Examples:
         >>> jackpot = keras_mpt.models.to_jackpot(model, 0.8, kernel_quantizer="scaled_sign", data=images[:1000])

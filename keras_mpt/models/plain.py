@@ -150,6 +150,10 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
     Raises:
         ValueError: `model` is subclassed or has an activation quantizer, which a plain layer cannot train, or
             `kernel_initializer` is not an initializer.
+
+    Examples:
+        >>> dense = keras_mpt.models.dense_twin(model)
+        >>> dense.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
     """
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None

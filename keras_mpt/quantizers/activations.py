@@ -24,20 +24,37 @@ _MOST_BITS = 32
 
 
 class ActivationQuantizer(Quantizer):
-    """Base of the activation quantizers: `forward` is the function, `slope` its pseudo-derivative.
+    """Base class of the activation quantizers: `forward` is the function, `slope` replaces its derivative.
 
     Forward: `y = forward(x)`.
     Gradient: `dL/dx = dL/dy * slope(x)`.
 
-    Calling it on the symbolic input of a functional model adds a `keras.layers.Activation` layer that holds it.
+    A call on a symbolic tensor of a functional model adds a `keras.layers.Activation` with the quantizer.
+
+    Shapes:
+        Any; the output has the input's.
     """
 
     def forward(self, x):
-        """Return the quantized `x` by plain `keras.ops`, without a gradient estimator, also for symbolic tensors."""
+        """Return the quantized `x` by plain `keras.ops`, without a gradient of its own, also for symbolic tensors.
+
+        Args:
+            x: Tensor of floats, of any shape.
+
+        Returns:
+            A tensor in the shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     def slope(self, x):
-        """Return the pseudo-derivative at `x`, in the shape and dtype of `x`."""
+        """Return what replaces the derivative at `x`.
+
+        Args:
+            x: Tensor of floats, of any shape.
+
+        Returns:
+            A tensor in the shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     def __call__(self, x):

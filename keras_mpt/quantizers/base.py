@@ -6,11 +6,11 @@ from keras_mpt.arguments import is_number
 
 
 class Quantizer:
-    """Base of all quantizers: an immutable-by-convention bundle of settings, not a layer and without variables.
+    """Base class of all quantizers: a callable with settings that do not change, not a layer, and without variables.
 
     A subclass keeps each constructor argument in the attribute of the same name; `get_config`, `from_config` and
-    `repr` follow from that. Register a subclass with `keras.saving.register_keras_serializable` so that models
-    holding it can be saved.
+    `repr` read these. Register a subclass with `keras.saving.register_keras_serializable`, so that models that use it
+    can be saved.
 
     Attributes:
         precision: Bits per quantized value, for model summaries; 32 means not quantized.
@@ -24,7 +24,7 @@ class Quantizer:
 
     @classmethod
     def from_config(cls, config):
-        """Return a quantizer made from `get_config()`'s dict."""
+        """Return a quantizer from the result of `get_config()`."""
         return cls(**config)
 
     def __repr__(self):
