@@ -10,20 +10,27 @@ def recycling():
     """Test accuracies, and differences to the plain runs of the same seeds."""
     runs = _recycling_runs()
     sparsities = sorted({sparsity for _, _, sparsity in runs})
-    lines = []
+    lines, everywhere = [], {}
     for algorithm, method in dict.fromkeys(key[:2] for key in runs):
         cells, differences = [], []
         for sparsity in sparsities:
-            found = runs.get((algorithm, method, sparsity), {})
-            plain = runs[algorithm, "plain", sparsity]
-            values = [100 * float(row["accuracy"]) for row in found.values()]
-            paired = [100 * (float(row["accuracy"]) - float(plain[seed]["accuracy"])) for seed, row in found.items()]
+            found, plain = runs[algorithm, method, sparsity], runs[algorithm, "plain", sparsity]
+            paired = [_accuracy(row) - _accuracy(plain[seed]) for seed, row in found.items()]
             differences += paired
-            cells.append(_mean(values) + ("" if method == "plain" else f" ({_mean(paired, sign='+')})"))
-        everywhere = "" if method == "plain" else _interval(differences)
-        lines.append([algorithm, method, *cells, everywhere])
+            values = _mean([_accuracy(row) for row in found.values()])
+            cells.append(values if method == "plain" else f"{values} ({_mean(paired, sign='+')})")
+        everywhere[method] = everywhere.get(method, []) + differences
+        lines.append([algorithm, method, *cells, "" if method == "plain" else _interval(differences)])
+    empty = [""] * len(sparsities)
+    lines += [["both", method, *empty, _interval(values)] for method, values in everywhere.items() if method != "plain"]
+    more = np.subtract(everywhere["recycling"], everywhere["ablation"])
+    lines.append(["both", "recycling, above its ablation", *empty, _interval(more)])
     titles = [f"{float(sparsity):.0%} removed" for sparsity in sparsities]
-    return markdown(["algorithm", "method", *titles, "difference in all, 95 % interval"], lines)
+    return markdown(["algorithm", "method", *titles, "difference, 95 % interval"], lines)
+
+
+def _accuracy(row):
+    return 100 * float(row["accuracy"])
 
 
 def recycling_bytes():

@@ -71,7 +71,6 @@ GIVEN = {
     ("README.md", 1): {"model": sequential, "images": lambda: data()[0], "labels": lambda: data()[1]},
     ("docs/deployment.md", 0): {"ticket": digits_ticket},
     ("docs/guides/recycling.md", 0): {"model": ticket},
-    ("docs/recycling.md", 0): {"model": ticket},
     ("docs/guides/jackpots.md", 0): {"model": sequential},
 }
 
