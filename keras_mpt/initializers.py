@@ -255,9 +255,6 @@ class SignedConstant(_Kaiming):
             large.)
         seed: See `SeededInitializer`.
 
-    Raises:
-        ValueError: An argument is not as described.
-
     Examples:
         >>> MPTConv2D(64, 3, kernel_initializer=keras_mpt.initializers.SignedConstant(scale_fan=True), seed=1)
     """
@@ -294,9 +291,6 @@ class KaimingNormal(_Kaiming):
     Args:
         scale_fan: See `SignedConstant`.
         seed: See `SeededInitializer`.
-
-    Raises:
-        ValueError: An argument is not as described.
 
     Examples:
         >>> MPTDense(10, kernel_initializer=keras_mpt.initializers.KaimingNormal(scale_fan=True), seed=1)

@@ -4,7 +4,6 @@ import numpy as np
 
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
-from keras_mpt.quantizers import ScaledSign
 from keras_mpt.tickets.kernels import scale_of
 
 
@@ -53,21 +52,16 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
         scale: Scale of the kernel quantizer, such as alpha of `ScaledSign`; None for a quantizer without.
         trainable: Whether the mask can be trained further: see `load_ticket`.
     """
-    if scale is not None:
-        # Magnitudes may be the source's. Let the scale follow from them as well: configs of recurrent, attention and
-        # custom layers, in Keras' files and copies, do not have the quantizers of inner layers or of single kernels.
-        quantizer = subnet.kernel_quantizer.frozen(None)
-        found = _scale_of(quantizer, frozen, mask)
-        if found and not np.isclose(found, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
-            frozen = frozen * np.float32(scale / found)
     subnet.frozen_kernel.assign(frozen)
     subnet.assign(mask, scores)
     subnet.layer.trainable = trainable
     if scale is not None:
-        subnet.kernel_quantizer = quantizer if trainable else quantizer.frozen((scale,))
+        subnet.kernel_quantizer = subnet.kernel_quantizer.frozen(None if trainable else (scale,))
 
 
-def _scale_of(quantizer, frozen, mask):
-    if type(quantizer) is ScaledSign:  # without the time that JAX takes to compile for each shape
-        return float(np.abs(frozen[mask]).mean(dtype=np.float64)) if mask.any() else 0.0
-    return scale_of(quantizer, frozen, mask)
+def with_scale(subnet, frozen, mask, scale):
+    """Return frozen weights from which the kernel quantizer makes the scale: magnitudes may be those of the seed."""
+    found = None if scale is None else scale_of(subnet.kernel_quantizer.frozen(None), frozen, mask)
+    if found and not np.isclose(found, scale, rtol=1e-5, atol=0):  # zeros have no sign, whatever the scale
+        return frozen * np.float32(scale / found)
+    return frozen

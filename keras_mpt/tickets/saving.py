@@ -16,11 +16,11 @@ from keras_mpt.files import check_folder
 from keras_mpt.layers import hold
 from keras_mpt.layers.held import forget_compiled
 from keras_mpt.masks.rule import first_scores
-from keras_mpt.models.paths import check_functional, check_is_model
+from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, settings
-from keras_mpt.tickets.filling import fill_subnet, groups_that_differ
+from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
 from keras_mpt.tickets.ticket import Ticket, naming, pack
@@ -310,6 +310,7 @@ def _fill(model, ticket, base, trainable, held=False):
 
     With `held`, layers that are not trained hold their kernels: see `keras_mpt.layers.hold`.
     """
+    by_config = {id(layer) for _, layer in walk(model, lambda layer: isinstance(layer, keras.Model))}
     for name, layer in matched(model, ticket):
         for variable, array in zip(variables_of(layer), ticket._variables(name), strict=True):
             variable.assign(array)
@@ -319,7 +320,12 @@ def _fill(model, ticket, base, trainable, held=False):
         for number, subnet in enumerate(subnets(layer)):
             kernel, scores = ticket._kernel(name, base, number), ticket._scores(name, number)
             scores = first_scores(kernel.mask) if scores is None else scores
-            fill_subnet(subnet, kernel.frozen, kernel.mask, scores, kernel.scale, trainable)  # checks the mask
+            frozen = kernel.frozen
+            # Configs of recurrent, attention and custom layers have no scales of inner layers or of single kernels: in
+            # Keras' files and copies, the scale must follow from the weights.
+            if trainable or id(layer) not in by_config or len(layer.subnets) > 1:
+                frozen = with_scale(subnet, frozen, kernel.mask, kernel.scale)
+            fill_subnet(subnet, frozen, kernel.mask, scores, kernel.scale, trainable)  # checks the mask
             del scores
             if held and type(subnet.kernel_quantizer) in (Identity, ScaledSign):
                 found[subnet.name] = kernel.effective

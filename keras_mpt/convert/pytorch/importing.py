@@ -18,7 +18,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ
+from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ, with_scale
 
 
 def from_pytorch(
@@ -104,7 +104,10 @@ def from_pytorch(
                 variable.assign(array)
             if path in tickets:
                 (subnet,) = layer.subnets
-                fill_subnet(subnet, *tickets[path], trainable=trainable)
+                frozen, mask, scores, scale = tickets[path]
+                if trainable:
+                    frozen = with_scale(subnet, frozen, mask, scale)
+                fill_subnet(subnet, frozen, mask, scores, scale, trainable)
         forget_compiled(model)
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)
