@@ -18,7 +18,7 @@ flags.DEFINE_enum("data", "cifar10", ["cifar10", "digits"], "CIFAR-10, or scikit
 flags.DEFINE_string("data_dir", None, "Of CIFAR-10: see cifar10.py.")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
 flags.DEFINE_float("width", 0.25, "Factor on filters and units of the network.", lower_bound=0)
-flags.DEFINE_enum("network", "conv2", ["conv2", "conv4", "whitened_conv6"], "One of keras_mpt.zoo.")
+flags.DEFINE_enum("network", "conv2", ["conv2", "conv4", "whitened_conv6", "resnet18"], "One of keras_mpt.zoo.")
 flags.DEFINE_bool("scale_fan", False, "Scale kernels by the fraction kept, so that kept weights preserve variance.")
 flags.DEFINE_integer("epochs", 10, "Number of epochs of a run.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)

@@ -1,6 +1,7 @@
 """Train Whitened Conv-6 on CIFAR-10 on a CPU: small images first, full size last.
 
     python whitened_conv6.py --output_dir runs/ticket                                       # MPT-1/32 at 50 %
+    python whitened_conv6.py --recycle_rate 0.2 --recycle_every 3 --output_dir runs/recycled
     python whitened_conv6.py --binary_activations --learning_rate 0.002 --output_dir runs/binary              # MPT-1/1
     python whitened_conv6.py --binary_activations --straight_through --output_dir runs/twin # its weights trained
     python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
@@ -9,7 +10,7 @@
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
 network, and the scores start at the magnitudes of its weights. With `--binary_activations` it takes the model.keras of
-`--straight_through`.
+`--straight_through`. With `--kernel_quantizer identity` kept weights keep their values: a lottery jackpot, or Edge-Popup.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
 The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
@@ -47,6 +48,9 @@ flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", 
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
 flags.DEFINE_list("n_of_m", None, "N,M: keep N of each M input channels: see keras_mpt.masks.NofM.")
+flags.DEFINE_enum("kernel_quantizer", "scaled_sign", ["scaled_sign", "identity"], "Of the kept weights.")
+flags.DEFINE_float("recycle_rate", 0.0, "Recycle so large a part of the weights at a time.", lower_bound=0)
+flags.DEFINE_integer("recycle_every", 1, "Number of epochs from one recycling to the next.", lower_bound=1)
 flags.DEFINE_float("width", 1.0, "Factor on the filters.")
 flags.DEFINE_enum("optimizer", "adam", list(OPTIMIZERS), "Of the scores, or of the weights of --dense.")
 flags.DEFINE_float("learning_rate", None, "The highest one. Default for Adam: by kind of network.", lower_bound=0)
@@ -142,6 +146,7 @@ def arguments():
         "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
         "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
         "width": FLAGS.width,
+        "kernel_quantizer": FLAGS.kernel_quantizer,
         "kernel_initializer": FLAGS.kernel_initializer,
         "seed": FLAGS.seed,
     }
@@ -177,8 +182,8 @@ def start(images):
     return keras_mpt.models.to_jackpot(
         trained,
         None if mask() else keras_mpt.models.uniform_sparsity(FLAGS.sparsity, least=1000),
-        kernel_quantizer="scaled_sign",
-        mask=mask(),
+        kernel_quantizer=FLAGS.kernel_quantizer,
+        mask=mask() or keras_mpt.masks.TopK,
         skip=["stem"],
         data=data,
         seed=FLAGS.seed,
@@ -206,6 +211,12 @@ def schedule(steps):
     return training.cosine(rate, steps, warmup_steps=steps // 5 if FLAGS.schedule == "warmup" else 0)
 
 
+def recycling():
+    """Return the callbacks that change the frozen weights."""
+    rate = FLAGS.recycle_rate
+    return [keras_mpt.callbacks.IterativeWeightRecycling(rate, FLAGS.recycle_every)] if rate else []
+
+
 def train(folder):
     """Return the model after the last epoch."""
     keras.utils.set_random_seed(FLAGS.seed)
@@ -227,6 +238,7 @@ def train(folder):
         folder,
         epochs=len(sizes()),
         weight_decay=FLAGS.weight_decay,
+        callbacks=recycling(),
         stop_after=FLAGS.stop_after,
         validation_data=(cifar10.normalize(cifar10.resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
