@@ -110,7 +110,7 @@ def publish(run, options, test, draft):
     """Copy a run into the folder `draft`; return the entry of its preset.
 
     Raises:
-        ValueError: A trained network gave something to the ticket, and --found does not say what.
+        ValueError: Kept weights are not those that the seeds draw, and --found does not say what they are.
     """
     import cifar10
     from evaluate import accuracy, with_mirror_images
@@ -121,7 +121,7 @@ def publish(run, options, test, draft):
     provenance = ticket.provenance
     changed = any(entry["kernel"] and entry["kernel"]["changes"] for entry in ticket.layers.values())
     if changed and not options.found:
-        raise ValueError(f"--found must say what the trained network gave to the ticket in {run}")
+        raise ValueError(f"--found must say where those weights come from that seeds did not draw: {run}")
     preset = {
         "name": name,
         "architecture": provenance["architecture"],
@@ -275,13 +275,15 @@ def card(preset, draft):
     if floats[True]:
         besides += f" Computed from training images, and stored as floats: {', '.join(floats[True])}."
     binary = preset["arguments"].get("input_quantizer") is not None
+    kind = f"MPT-1/{'1' if binary else '32'}: binary weights"
+    if preset["arguments"].get("kernel_quantizer") == "identity":
+        kind = "a mask over float weights"
     float32 = 4 * int(weights + sum(np.prod(v["shape"]) for e in ticket.layers.values() for v in e["variables"]))
     facts = {
         "note": "",
         "found": "",
         **preset,
-        "kind": f"{preset['architecture']}, MPT-1/{'1' if binary else '32'}: binary weights, "
-        f"{'binary' if binary else 'float'} activations",
+        "kind": f"{preset['architecture']}, {kind}, {'binary' if binary else 'float'} activations",
         "default": f', and so does `weights="{preset["dataset"]}"`' if preset["default"] else "",
         "weights": weights,
         "kept": kept,

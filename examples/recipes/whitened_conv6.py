@@ -2,6 +2,7 @@
 
     python whitened_conv6.py --output_dir runs/ticket                                       # MPT-1/32 at 50 %
     python whitened_conv6.py --recycle_rate 0.2 --recycle_every 3 --output_dir runs/recycled
+    python whitened_conv6.py --teacher runs/dense/checkpoint.keras --label_smoothing 0 --output_dir runs/taught
     python whitened_conv6.py --binary_activations --learning_rate 0.002 --output_dir runs/binary              # MPT-1/1
     python whitened_conv6.py --binary_activations --straight_through --output_dir runs/twin # its weights trained
     python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
@@ -10,7 +11,11 @@
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
 network, and the scores start at the magnitudes of its weights. With `--binary_activations` it takes the model.keras of
-`--straight_through`. With `--kernel_quantizer identity` kept weights keep their values: a lottery jackpot, or Edge-Popup.
+`--straight_through`. With `--kernel_quantizer identity` kept weights keep their values: lottery jackpots, Edge-Popup.
+
+`--teacher` distills (Hinton et al. 2015, arXiv:1503.02531, at a temperature of 1): the labels are the probabilities
+that a trained network gives each training image and its mirror image, before they are shifted. `accuracy` in the log
+is then how often both name the same class. The teacher must take images of any size: a checkpoint.keras does.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
 The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
@@ -44,6 +49,7 @@ flags.DEFINE_bool("dense", False, "Train all weights of the plain network instea
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_bool("straight_through", False, "Of --binary_activations: train the weights.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
+flags.DEFINE_string("teacher", None, "A trained network, the checkpoint.keras of --dense: its answers are labels.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -88,11 +94,12 @@ class Batches(EpochBatches):
 
     Every image is mirrored in each second epoch, which half of them in the first is random (Jordan 2024, section 3.6).
     A batch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted one would have seen.
+    `targets` are of shape (2, images, classes): probabilities for the images, and for the mirrored ones.
     """
 
-    def __init__(self, images, labels, epoch):
+    def __init__(self, images, targets, epoch):
         super().__init__()
-        self.images, self.labels, self.small = images, labels, {}
+        self.images, self.targets, self.small = images, targets, {}
         self.mirrored = self._random(-1).random(len(images)) < 0.5
         self.begin(epoch)
 
@@ -107,7 +114,7 @@ class Batches(EpochBatches):
         batch = crops[np.arange(len(chosen)), rows, columns].transpose(0, 2, 3, 1)
         mirror = self.mirrored[chosen] ^ (self.epoch % 2 == 1)
         batch = np.where(mirror[:, None, None, None], batch[:, :, ::-1], batch)
-        return cifar10.normalize(batch), one_hot(self.labels[chosen])
+        return cifar10.normalize(batch), self.targets[mirror.astype(int), chosen]
 
     def begin(self, epoch):
         self.epoch = epoch
@@ -124,6 +131,13 @@ class Batches(EpochBatches):
 
 def one_hot(labels):
     return keras.utils.to_categorical(labels, 10)
+
+
+def taught(images):
+    """Return the teacher's probabilities for images and for mirrored ones, `(2, images, classes)`."""
+    teacher, images = keras.models.load_model(FLAGS.teacher), cifar10.normalize(cifar10.resized(images, sizes()[-1]))
+    logits = [teacher.predict(part, batch_size=250, verbose=2) for part in (images, images[:, :, ::-1])]
+    return keras.ops.convert_to_numpy(keras.ops.softmax(np.stack(logits)))
 
 
 def mask():
@@ -226,6 +240,7 @@ def train(folder):
     images, labels = (part[: FLAGS.train_examples] for part in data["train"])
     test_images, test_labels = data["test"]
     training.check_batch_size(FLAGS.batch_size, len(images))
+    targets = taught(images) if FLAGS.teacher else np.stack(2 * [one_hot(labels)])
 
     def make(steps):
         model = start(images)
@@ -234,7 +249,7 @@ def train(folder):
 
     return training.fit(
         make,
-        lambda epoch: Batches(images, labels, epoch),
+        lambda epoch: Batches(images, targets, epoch),
         folder,
         epochs=len(sizes()),
         weight_decay=FLAGS.weight_decay,
