@@ -1,4 +1,4 @@
-"""The tables of the studies, whose runs are in examples/results: recycling and jackpots."""
+"""The tables of the studies, whose runs are in examples/results: recycling, diversity of masks, jackpots."""
 
 import numpy as np
 from scipy import stats
@@ -59,6 +59,31 @@ def _recycling_runs():
     return runs
 
 
+def mask_diversity():
+    """How alike the masks of several runs are, and what these are worth together."""
+    runs = {}
+    for row in measured("mask_diversity"):
+        runs.setdefault(row["kind"], []).append(row)
+    overlaps = {row["kind"]: row for row in measured("mask_diversity_overlaps")}
+    titles = {
+        "all": "everything",
+        "scores": "scores and order",
+        "order": "order",
+        "wide": "everything, three times the weights",
+    }
+    lines = []
+    for kind, rows in runs.items():
+        found, accuracies = overlaps.get(kind), [100 * float(row["accuracy"]) for row in rows]
+        size = np.mean([int(row["ticket_bytes"]) for row in rows])
+        cells = ["", "", "", ""]
+        if found:
+            cells = [found["jaccard"], found["expected_jaccard"], found["score_correlation"]]
+            cells = [f"{float(cell):.3f}" for cell in cells] + [f"{100 * float(found['ensemble']):.2f}"]
+        lines.append([titles[kind], _mean(accuracies), f"{size:,.0f}", *cells])
+    header = ["seeds of", "test accuracy (%)", "bytes", "Jaccard index", "of independent masks"]
+    return markdown([*header, "correlation of scores", "three together (%)"], lines)
+
+
 def jackpots():
     """Test accuracies of sparse networks found in a trained one, after some epochs."""
     curves = _jackpot_curves()
@@ -71,6 +96,24 @@ def jackpots():
         else:
             lines.append([f"{float(sparsity):.0%}", method, "", *(_mean(curve[:, epoch - 1]) for epoch in shown)])
     return markdown(["removed", "method", "as it is", *(f"epoch {epoch}" for epoch in shown)], lines)
+
+
+def jackpot_speed():
+    """Epochs until a mean test accuracy is reached, from a random mask and from that of the magnitudes."""
+    curves = {key: curve.mean(0) for key, curve in _jackpot_curves().items()}
+    lines = []
+    for sparsity in dict.fromkeys(sparsity for sparsity, _ in curves):
+        random = curves[sparsity, "random"]
+        for epoch in range(3, len(random) + 1, 3):
+            goal = random[:epoch].max()
+            first = 1 + int(np.argmax(random >= goal))
+            row = [f"{float(sparsity):.0%}", f"{goal:.1f} %", str(first)]
+            for method in ("unrestricted", "jackpot"):
+                reached = curves[sparsity, method] >= goal
+                row.append(str(1 + int(np.argmax(reached))) if reached.any() else "not")
+            lines.append(row)
+    header = ["removed", "test accuracy", "from a random mask", "from magnitudes", "with short restriction"]
+    return markdown(header, lines)
 
 
 def _jackpot_curves():
@@ -105,4 +148,4 @@ def _interval(differences):
     return f"{np.mean(differences):+.2f} ± {half:.2f} ({len(differences)} pairs)"
 
 
-ALL = [recycling, recycling_bytes, jackpots, jackpot_overlaps]
+ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
