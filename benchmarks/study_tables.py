@@ -136,6 +136,25 @@ def jackpot_overlaps():
     )
 
 
+def frontier():
+    """Which width, density and frozen fraction is the most accurate at so many bytes of a file."""
+    runs = {}
+    for row in measured("frontier"):
+        key = row["kind"], row["density"], row["frozen"]
+        runs.setdefault(key, {}).setdefault(int(row["budget"]), []).append(row)
+    budgets, lines = sorted({budget for found in runs.values() for budget in found}), []
+    for (kind, density, frozen), found in runs.items():
+        name = [f"{float(density):.0%}", f"{float(frozen):.0%}"] if kind == "ticket" else [f"all, {kind}", ""]
+        cells = []
+        for budget in budgets:
+            rows = found[budget]
+            fits = float(rows[0]["factor"]) > 0
+            cells += [rows[0]["factor"], _mean([_accuracy(row) for row in rows])] if fits else ["too large", ""]
+        lines.append(name + cells)
+    titles = [title for budget in budgets for title in (f"width, {budget:,} bytes", "test accuracy (%)")]
+    return markdown(["weights kept", "by the seed", *titles], lines)
+
+
 def _mean(values, sign=""):
     """Return "mean ± standard deviation"; one value has no deviation."""
     deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
@@ -148,4 +167,4 @@ def _interval(differences):
     return f"{np.mean(differences):+.2f} ± {half:.2f} ({len(differences)} pairs)"
 
 
-ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
+ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps, frontier]
