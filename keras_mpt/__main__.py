@@ -24,7 +24,7 @@ def main(arguments=None):
         with contextlib.nullcontext() if options.verbose else terminal.quiet():
             options.run(options)
     except (OSError, ImportError, RuntimeError, ValueError) as error:
-        print(f"keras_mpt: {error}", file=sys.stderr)
+        print(f"keras-mpt: error: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -47,7 +47,7 @@ def _parser():
 def _restarted(backend, arguments):
     """Run the same command in a process with another backend; return its exit status."""
     if not requirements.is_installed(backend):
-        print(f'keras_mpt: this command needs {backend}: pip install "keras-mpt[{backend}]"', file=sys.stderr)
+        print(f'keras-mpt: error: this command needs {backend}: pip install "keras-mpt[{backend}]"', file=sys.stderr)
         return 1
     environment = {**os.environ, "KERAS_BACKEND": backend}
     return subprocess.run([sys.executable, "-m", "keras_mpt", *arguments], env=environment).returncode

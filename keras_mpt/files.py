@@ -8,13 +8,15 @@ import re
 import secrets
 import stat
 
-from keras_mpt.arguments import check_path, printable, shown
+from keras_mpt.arguments import check_path, printable, received, shown
 
 try:
     import fcntl
 except ImportError:  # Windows: files of killed processes are not removed
     fcntl = None
 
+_ENDINGS = {".mpt", ".keras", ".h5", ".json", ".tflite", ".onnx", ".pt", ".pth", ".npy", ".npz", ".zip"}
+_ENDINGS |= {".c", ".cc", ".cpp", ".cxx", ".h", ".hh", ".hpp"}
 _LONGEST_MESSAGE = 1500
 _LONGEST_HEAD = 64  # bytes of the name in the name of the unfinished file, which may have 255
 
@@ -45,6 +47,12 @@ def check_folder(path):
         )
     if path.exists() and not path.is_file():
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
+
+
+def check_ending(path, *endings):
+    """Raise ValueError if a path has the ending of another kind of file than `endings`, such as `.keras`."""
+    if pathlib.Path(path).suffix.lower() in _ENDINGS - {*endings}:
+        raise ValueError(f"`path` must end in {' or '.join(endings)}. {received('path', str(path))}")
 
 
 def sha256_of(path):

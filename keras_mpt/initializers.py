@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import is_number
+from keras_mpt.arguments import did_you_mean, is_number
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
@@ -370,7 +370,7 @@ def get(identifier, argument="identifier"):
         names = ", ".join(map(repr, _NAMES))
         raise ValueError(
             f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
-            f"Received: {identifier!r}"
+            f"Received: {identifier!r}.{did_you_mean(identifier, _NAMES)}"
         ) from error
 
 

@@ -134,7 +134,7 @@ def test_bad_arguments_leave_the_model_as_it_was():
         "`data` must be arrays or batches of them. Received: data=3": 3,
         "`data` must be arrays or batches of them. Received: data='X'": "X",
         "`data` must be finite": Endless(),
-        "compatible": X[:, :3],
+        "`data` must have samples of shape (4,) for input": X[:, :3],
     }
     for message, data in cases.items():
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -59,6 +59,8 @@ WRONG = {
     "models: a path": (lambda: models.summary("a.keras"), "model"),
     "tickets: trainable": (lambda: keras_mpt.load_ticket("a.mpt", trainable="no"), "trainable"),
     "tickets: scores": (lambda: keras_mpt.save_ticket(model(), "a.mpt", scores=1), "scores"),
+    "tickets: another kind of file": (lambda: keras_mpt.save_ticket(model(), "a.keras"), "path"),
+    "models: print_fn": (lambda: models.summary(model(), 3), "print_fn"),
     "tickets: path": (lambda: keras_mpt.load_ticket(3), "path"),
 }
 

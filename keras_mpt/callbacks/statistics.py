@@ -42,6 +42,7 @@ class MaskStatistics(keras.callbacks.Callback):
     Raises:
         ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer, or one that is not
             built, or `path` is a file with something else.
+        IsADirectoryError: `path` is a folder.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
 
     Examples:
@@ -59,6 +60,8 @@ class MaskStatistics(keras.callbacks.Callback):
                 f"Received: log_dir={str(log_dir)!r}"
             )
         self.path = None if path is None else check_path("path", path)
+        if self.path is not None and self.path.is_dir():
+            raise IsADirectoryError(f"`path` must be that of a file. Received: path={path!r}, a folder")
         self.log_dir, self.bins = None if log_dir is None else check_path("log_dir", log_dir), bins
         self._masks = self._writer = None
 

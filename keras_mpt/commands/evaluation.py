@@ -83,7 +83,10 @@ def _file(options):
         return named.published(options.runtime), named
     converted = pathlib.Path(options.ticket).suffix == ".tflite"
     if converted != (options.runtime != "keras"):
-        raise ValueError(f"--runtime {options.runtime} cannot run this file. Received: {options.ticket}")
+        others = "keras" if options.runtime != "keras" else "tflite or --runtime lce"
+        raise ValueError(
+            f"--runtime {options.runtime} cannot run this file: pass --runtime {others}. Received: {options.ticket}"
+        )
     if converted:
         return options.ticket, preset
     path, named = sources.find(options.ticket)

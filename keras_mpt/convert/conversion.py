@@ -10,7 +10,7 @@ from keras_mpt.arguments import check_path
 from keras_mpt.convert import annotations, pixels, tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
-from keras_mpt.files import check_another, check_folder, replacing
+from keras_mpt.files import check_another, check_ending, check_folder, replacing
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import held
 from keras_mpt.models.summaries import kernels, positions, with_inside
@@ -31,6 +31,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         )
     path = check_path("path", path)
     check_folder(path)
+    check_ending(path, *target.endings)
     preprocess, ticket = pixels.normalization(preprocess), None
     if isinstance(model, (str, os.PathLike, Ticket)):
         check_another(path, model.path if isinstance(model, Ticket) else model)

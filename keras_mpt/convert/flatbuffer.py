@@ -54,7 +54,7 @@ class File:
 
     def __init__(self, content):
         if bytes(content[4:8]) != b"TFL3":
-            raise ValueError("The file is not a TensorFlow Lite file: it lacks the identifier.")
+            raise ValueError("The file is not a TensorFlow Lite file, usually .tflite: it lacks the identifier.")
         from tensorflow.lite.python import schema_py_generated as schema
 
         self._schema = schema

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._types import Path
+from keras_mpt.arguments import check_bool
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
@@ -78,6 +79,7 @@ def to_lce(
     Examples:
         >>> print(keras_mpt.convert.to_lce(model, "model.tflite", samples=images[:100]))
     """
+    check_bool("require_binary", require_binary)
     return convert(model, path, LarqComputeEngine(require_binary), samples, preprocess, labels)
 
 

@@ -12,12 +12,14 @@ class Target:
         engine: Name of the runtime in words.
         formats: Instances of `Format`: each kernel gets the first that fits.
         lossy: Whether differences to the model are only reported, not refused.
+        endings: Endings of the paths of its files.
     """
 
     name = ""
     engine = ""
     formats = (Format(),)
     lossy = False
+    endings = (".tflite",)
 
     def choose(self, kernel):
         """Set the format of a `Kernel`, and the reason against the formats before it.

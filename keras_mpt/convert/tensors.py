@@ -168,8 +168,13 @@ def _array(tensor, values):
         raise ValueError(
             f"`samples` must have shape ({wanted}) for input {tensor.name!r}. Received: shape {values.shape}"
         )
-    with np.errstate(invalid="ignore"):
-        array = values.astype(tensor.dtype)
+    try:
+        with np.errstate(invalid="ignore"):
+            array = values.astype(tensor.dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`samples` must be numbers for input {tensor.name!r}. Received: dtype {values.dtype}"
+        ) from error
     if values.dtype != array.dtype and not keras.backend.is_float_dtype(tensor.dtype) and (array != values).any():
         raise ValueError(
             f"`samples` must be {tensor.dtype} for input {tensor.name!r}. Received: {values.dtype} from "

@@ -86,8 +86,9 @@ def to_tflite(
         ConversionError: The weights of a layer differ in magnitude, so that int8 is not exact; `weights` requires
             integers and no layer can have them; TensorFlow Lite cannot convert or run the model; or the outputs of file
             and model differ. No file is written. It is a ValueError.
-        ValueError: `weights`, `batch` or `preprocess` is not as described; `model` is subclassed, not built or takes
-            strings; or `preprocess`, `labels` or `samples` do not fit it.
+        ValueError: `weights`, `batch` or `preprocess` is not as described; `path` has the ending of another kind of
+            file; `model` is subclassed, not built or takes strings; or `preprocess`, `labels` or `samples` do not fit
+            it.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         RuntimeError: The backend of Keras is not TensorFlow.
 
@@ -227,7 +228,8 @@ class TensorFlowLite(Target):
 
     def compile(self, graph):
         if self._wanted and not self._found:
-            reasons = "; ".join(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels) or "it has no MPT layer"
+            reasons = dict.fromkeys(f"{kernel.name!r}: {kernel.why}" for kernel in graph.kernels)  # each once
+            reasons = "; ".join(reasons) or "There is no MPT layer"
             raise ConversionError(f"No layer can be integers; `weights` may be {self._otherwise!r} instead. {reasons}.")
         if any(isinstance(kernel.format, Integer) for kernel in graph.kernels):
             content, program = compile_integers(self, graph)

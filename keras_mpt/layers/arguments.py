@@ -51,18 +51,25 @@ def _common(layer):
     }
 
 
-def check(given):
-    """Raise ValueError for sizes and switches of a wrong type, which Keras might misread.
+def checked(given):
+    """Return arguments with numpy's integers as Python's, which Keras requires of some.
 
     Args:
         given: Dict of arguments by name.
+
+    Raises:
+        ValueError: A size or switch is of a wrong type, which Keras might misread.
     """
+    given = dict(given)
     for name, value in given.items():
         if name in _COUNTS and not (value is None and name == "num_key_value_heads"):
             check_count(name, value)
+            given[name] = int(value)
         elif name in _SWITCHES:
             check_bool(name, value)
         elif name in _SIZES:
             sizes = value if isinstance(value, (tuple, list)) else [value]
             if not sizes or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in sizes):
                 raise ValueError(f"`{name}` must be an integer > 0, or a tuple of them. {received(name, value)}")
+            given[name] = tuple(map(int, sizes)) if isinstance(value, (tuple, list)) else int(value)
+    return given

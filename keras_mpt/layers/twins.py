@@ -116,8 +116,7 @@ class PlainTwin:
         for name in named:
             if name in kwargs:
                 raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
-        arguments.check({**named, **kwargs})
-        return {**named, **kwargs}
+        return arguments.checked({**named, **kwargs})
 
     def plain(self, kernel_initializer="zeros", **changes):
         """Return an unbuilt Keras layer of the same shape, to be called on the result of `prepare_plain`.

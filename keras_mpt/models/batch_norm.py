@@ -61,6 +61,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
                 stack.enter_context(each.recorded())
             empty = True
             for batch in _batches(model, data, batch_size):
+                _check_shapes(model, batch)
                 model(batch, training=False)
                 empty = False
         if empty:
@@ -181,6 +182,17 @@ def _inputs(data, count):
     if count is not None and number != count:
         raise ValueError(f"`data` must have an array for each of the {count} inputs of `model`. Received: {number}")
     return data
+
+
+def _check_shapes(model, batch):
+    for wanted, array in zip(getattr(model, "inputs", None) or (), keras.tree.flatten(batch), strict=False):
+        shape = tuple(np.shape(array))
+        fits = len(shape) == len(wanted.shape) and all(n in (None, m) for n, m in zip(wanted.shape, shape, strict=True))
+        if not fits:
+            raise ValueError(
+                f"`data` must have samples of shape {tuple(wanted.shape[1:])} for input {wanted.name!r}, the batch "
+                f"first. Received: a batch of shape {shape}"
+            )
 
 
 def _slices(arrays, batch_size):

@@ -15,7 +15,7 @@ from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
 from keras_mpt.models.copies import held
-from keras_mpt.models.paths import check_is_model, walk
+from keras_mpt.models.paths import check_is_model, mpt_layers, walk
 from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.replacing import with_twins
 from keras_mpt.models.rewrite import check_model
@@ -157,16 +157,26 @@ def chosen_layers(model, only, skip):
         ValueError, TypeError: See `to_mpt`.
     """
     convertible, leaves = convertible_layers(model), _leaves(model)
+    if not convertible:
+        raise ValueError(
+            "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not. "
+            f"Received: model {model.name!r} with {_found(model)}"
+        )
     skipped = _named("skip", skip, leaves, model)
     wanted = convertible if only is None else _named("only", only, convertible, model)
     chosen = {path: layer for path, layer in convertible.items() if path in wanted and path not in skipped}
     if not chosen:
-        what = "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not."
+        what = "There must be a layer to convert: `only` and `skip` leave none."
         raise ValueError(f"{what} Received: {only=}, {skip=}, of {list(convertible)}")
     if only is None:
         _warn_of_others({path: layer for path, layer in leaves.items() if path not in skipped}, model)
     _warn_of_losses(chosen)
     return chosen
+
+
+def _found(model):
+    """Return what a model has in place of layers to convert, in words."""
+    return "MPT layers, which it can be trained as" if mpt_layers(model) else "none"
 
 
 def _named(argument, which, layers_by_path, model):

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_mpt._keras import functional_graph, has_keras_mask, layers_inside
+from keras_mpt.arguments import received
 from keras_mpt.layers import MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import autocast, first_input, holds_mpt
@@ -52,6 +53,8 @@ def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type
             "`inputs` must say what a subclassed model is called on, such as `keras.Input((32, 32, 3))`. "
             f"Received: {type(model).__name__} {model.name!r} without"
         )
+    if not all(keras.backend.is_keras_tensor(x) for x in keras.tree.flatten(inputs)):
+        raise ValueError(f"`inputs` must be symbolic, such as `keras.Input((32, 32, 3))`. {received('inputs', inputs)}")
     if not model.built:
         model(inputs)
     return opening.opened(keras.Model(inputs, _called(model, inputs), name=model.name))

@@ -8,6 +8,7 @@ import keras
 from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
+from keras_mpt.arguments import received
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
@@ -24,6 +25,7 @@ _RECURRENT = (layers.SimpleRNN, layers.LSTM, layers.GRU)
 _CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
 _COUNTED = (layers.Dense, layers.EinsumDense, layers.Embedding, *_CONVOLUTIONS, *_ATTENTION, *_RECURRENT, *_CELLS)
 _WHOLE = _ATTENTION + _RECURRENT  # one row with all that is inside
+_LARGE = 50_000  # bytes, to which a header adds little
 
 
 def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include_macs: bool = True) -> "Summary":
@@ -37,7 +39,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
     The file size is an estimate. The mask of n weights of which a fraction d is kept takes `n * H(d)` bits with
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or the bits of its rule (`MaskRule.mask_bits`). A kept value takes no
     bits if a seeded initializer drew it (recycling is not taken into account), otherwise 1 bit (`ScaledSign`) or 32
-    (`Identity`). Scales and all other weights take 32 bits.
+    (`Identity`). Scales and all other weights take 32 bits. The header, which has the model's config, is not counted.
 
     MACs are those of dense kernels, including removed weights, for one sample; the last line has the number with kept
     weights. For attention, only the projections count, not the products of activations; recurrent layers count at each
@@ -55,7 +57,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
 
     Raises:
         ValueError: The model, or an MPT layer in it, is not built.
-        TypeError: `model` is not a Keras model or layer.
+        TypeError: `model` is not a Keras model or layer, or `print_fn` is not a function.
 
     Examples:
         >>> model = keras_mpt.zoo.conv4_mpt(sparsity=0.8)
@@ -63,6 +65,8 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         485008
     """
     check_is_model(model)
+    if print_fn is not None and not callable(print_fn):
+        raise TypeError(f"`print_fn` must be a function of a string, or None. {received('print_fn', print_fn)}")
     found = _calls(model)
     for layer, *_ in found:
         if not layer.built and (layer is model or isinstance(layer, PlainTwin)):
@@ -120,7 +124,8 @@ class Summary(Tabular):
         binary, other, kept = (short(total[key]) for key in ("macs_1bit", "macs_32bit", "macs_kept"))
         yield "Weights", f"{total['weights']:,}, of which {total['kept']:,} ({share:.1%}) are kept"
         yield "Trainable", f"{total['trainable']:,}"
-        yield "File", f"about {file} (as float32: {float32}{factor})"
+        header = " and a header of a few KB" if total["file_bytes"] < _LARGE else ""
+        yield "File", f"about {file}{header} (as float32: {float32}{factor})"
         floats = [row for row in self.rows if row["weights"] and row["bits_per_weight"] >= 32]
         if 0 < len(floats) < sum(row["weights"] > 0 for row in self.rows):
             weights, bits = (sum(row[key] for row in floats) for key in ("weights", "file_bits"))

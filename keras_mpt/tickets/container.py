@@ -81,7 +81,7 @@ def read(path, name=None):
         whole = os.fstat(file.fileno()).st_size
         begin = file.read(_PREFIX.size)
         if len(begin) < _PREFIX.size or not begin.startswith(MAGIC):
-            raise TicketError(f"{name} is not a ticket file: it does not begin as one.")
+            raise TicketError(f"{name} is not a ticket file{_other_kind(begin)}.")
         _, version, size, digest = _PREFIX.unpack(begin)
         if version not in VERSIONS:
             known = " and ".join(map(str, VERSIONS))
@@ -95,13 +95,25 @@ def read(path, name=None):
         header, listed = _header(name, stored)
         wanted = sum(length for _, length, _ in listed)
         if wanted != left:
-            raise TicketError(f"{name}: the blobs take {wanted:,} bytes, but {left:,} follow the header: {listed!r}.")
+            what = "cut off" if wanted > left else "not a whole ticket file"
+            raise TicketError(f"{name}: the blobs take {wanted:,} bytes, but {left:,} follow the header: it is {what}.")
         blobs = {}
         for blob, length, checksum in listed:
             blobs[blob] = file.read(length)
             if hashlib.sha256(blobs[blob]).hexdigest() != checksum:
                 raise TicketError(f"{name}: blob {blob!r} is damaged (its checksum differs).")
     return version, header, blobs, whole
+
+
+def _other_kind(begin):
+    """Return what a file is that begins so, for the end of an error message."""
+    if begin.startswith(b"PK"):
+        return ", but a zip archive: `keras.models.load_model` reads the .keras files of Keras"
+    if begin.startswith(b"\x89HDF"):
+        return ", but an HDF5 file: `model.load_weights` reads the .weights.h5 files of Keras"
+    if begin[4:8] == b"TFL3":
+        return ", but a converted file: `keras_mpt.convert.run` runs it"
+    return ": it does not begin as one" if begin else ": it is empty"
 
 
 def _header(file, stored):

@@ -26,11 +26,16 @@ def find(source):
     Raises:
         TypeError: It is not a path.
         FileNotFoundError: There is neither a file nor a preset with this name.
+        IsADirectoryError: It is a folder without a `ticket.mpt`.
     """
     source = remote.locate(source)
     path = check_path("path", source)
-    if not isinstance(source, str) or os.path.basename(source) != source or path.suffix or path.exists():
+    if path.is_dir():
+        raise IsADirectoryError(f"`path` must be a ticket file, or a folder with a ticket.mpt. Received: {path}")
+    if path.exists():
         return path
+    if not isinstance(source, str) or os.path.basename(source) != source or path.suffix:
+        raise FileNotFoundError(f"`path` must be a ticket file. Received: {path}. No such file")
     known = {file.stem: file for file in folder().glob(f"*{ENDING}")}
     if source not in known:
         raise FileNotFoundError(

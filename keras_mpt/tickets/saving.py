@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
-from keras_mpt.files import check_folder
+from keras_mpt.files import check_ending, check_folder
 from keras_mpt.layers import hold
 from keras_mpt.layers.held import forget_compiled
 from keras_mpt.masks.rule import first_scores
@@ -23,6 +23,7 @@ from keras_mpt.tickets import config, container, header, kernels, settings
 from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
+from keras_mpt.tickets.published import ENDING
 from keras_mpt.tickets.ticket import Ticket, naming, pack
 
 
@@ -64,7 +65,7 @@ def save_ticket(
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
-        TypeError: `base` is not a model, or `custom_objects` is not a list of classes and functions.
+        TypeError: `model` or `base` is not a Keras model, or `custom_objects` is not a list of classes and functions.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         RuntimeError: The file that was read back differs from the model.
 
@@ -75,6 +76,7 @@ def save_ticket(
     check_choice("dtype", dtype, ("float32", "float16"))
     check_bool("scores", scores)
     check_folder(path)
+    check_ending(path, ENDING)
     provenance = _json_dict(provenance)
     model_config = config.describe(model, custom_objects)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
@@ -364,12 +366,21 @@ def _packed(layer, dtype):
 
 
 def _json_dict(provenance):
+    if not isinstance(provenance, (dict, type(None))):
+        raise ValueError(f"`provenance` must be a dict of JSON data or None. {received('provenance', provenance)}")
     try:
-        return container.parse(json.dumps(dict(provenance or {}), allow_nan=False))
+        return container.parse(json.dumps(provenance or {}, allow_nan=False, default=_python_number))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"`provenance` must be a dict of JSON data, {error}. {received('provenance', provenance)}"
+            f"`provenance` must be a dict of JSON data: {error}. {received('provenance', provenance)}"
         ) from error
+
+
+def _python_number(value):
+    """Return a number of numpy, such as a mean of accuracies, as one of Python."""
+    if isinstance(value, (np.number, np.bool_)):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
 def _settings():

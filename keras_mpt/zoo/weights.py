@@ -93,7 +93,7 @@ def _from_ticket(function, known, weights, **given):
         if part or not others:
             raise
         raise tickets.TicketError(
-            f"{error} With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
+            f"{error}. With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
         ) from error
     hold(model)
     return model
