@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mpt import _keras
+from keras_mpt._keras import layers_inside
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_folder
@@ -333,6 +335,10 @@ def _fill(model, ticket, base, trainable, held=False):
         if found and layer.can_hold:
             layer.hold_kernels(found)
         del found
+    if trainable:  # what is around these layers may be frozen in the file
+        around = [each for each in (model, *layers_inside(model)) if any(map(subnets, layers_inside(each)))]
+        for layer in around:
+            _keras.let_train(layer)
     if held:
         hold(model)
     forget_compiled(model)
