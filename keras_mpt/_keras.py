@@ -193,6 +193,11 @@ def has_keras_mask(tensor):
     return getattr(tensor, "_keras_mask", None) is not None
 
 
+def let_train(layer):
+    """Let a layer be trainable, and leave its variables and the layers inside as they are."""
+    layer._trainable = True
+
+
 def replace_layer(layer, attribute, part):
     """Replace a layer inside another layer."""
     layer._tracker.unlock()

@@ -51,6 +51,16 @@ def samples(shape=(8, 8, 3), number=8):
     return np.random.default_rng(1).normal(size=(number, *shape)).astype("float32")
 
 
+def weight_bytes(path):
+    """Return the bytes of all int8 kernels in a file, of their indices and tables if they are compressed."""
+    file, buffers = File(path.read_bytes()), set()
+    for op in file.graph.operators:
+        inputs = {"CONV_2D": op.inputs[1:2], "FULLY_CONNECTED": op.inputs[1:2], "TFLM_DECODE": op.inputs}
+        tensors = [file.graph.tensors[index] for index in inputs.get(file.kind(op), [])]
+        buffers |= {tensor.buffer for tensor in tensors if tensor.type != 0}
+    return sum(len(data) for index in buffers if (data := file.model.buffers[index].data) is not None)
+
+
 @pytest.mark.parametrize(("pad", "compress"), [(1.0, True), pytest.param(0.0, False, marks=pytest.mark.slow)])
 def test_integers_run_there_and_give_what_keras_gives(tmp_path, pad, compress):
     model, x = network(pad, **SIGN), samples()
@@ -65,6 +75,10 @@ def test_integers_run_there_and_give_what_keras_gives(tmp_path, pad, compress):
         "logits": "exact int16",
     }
     assert report.runtimes == ["TensorFlow Lite Micro"] and report.flips == 0
+    kernels, biases = weight_bytes(report.path), 4 * (3 * 8 + 16 + 5)
+    assert sum(layer.bytes for layer in report.layers if layer.name != "stem") == kernels + biases
+    sizes = {layer.name: layer.bytes for layer in report.layers}
+    assert sizes["dense"] == (2048 // 4 + 16 * 3 + 16 if compress else 2048) + 4 * 16  # tables of 3 values, and a head
     notes = dict(report.notes)
     assert int(re.match(r"[\d,]+", notes["Arena"]).group().replace(",", "")) > 8 * 8 * 8 * 4
     assert "AddConv2D();" in notes["Register"]

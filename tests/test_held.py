@@ -210,6 +210,20 @@ def test_what_is_made_by_hand(file):
     assert layer.is_held
 
 
+def test_scores_that_are_not_trained():
+    model = keras.Sequential([keras.Input((5,)), MPTDense(8, seed=0, use_bias=True), MPTDense(3, seed=1)])
+    layer = model.layers[0]
+    layer.scores.trainable = False
+    keras_mpt.layers.hold(model)
+    assert [each.is_held for each in model.layers] == [True, False]
+    kernel, bias = numpy(layer.kernel), numpy(layer.bias)
+    compiled(model).fit(X, np.ones((4, 3)), verbose=0)
+    assert layer.is_held and (numpy(layer.bias) != bias).any()
+    np.testing.assert_array_equal(numpy(layer.kernel), kernel)
+    layer.scores.trainable = True
+    assert not layer.is_held and any(variable is layer.scores for variable in model.trainable_variables)
+
+
 def test_what_cannot_be_held():
     model = keras.Sequential(
         [keras.Input((4,)), MPTDense(3, seed=0), MPTDense(3, mask=keras_mpt.masks.GlobalTopK(0.5))]

@@ -669,6 +669,7 @@ def test_check_scores_tells_what_is_suspicious():
 
     assert suspicious() == []
     assert suspicious(rate=0.0) == []
+    assert suspicious(lambda one, two: setattr(one.scores, "trainable", False)) == []
     assert suspicious(lambda one, two: one.scores.assign(np.zeros((4, 4))), epochs=2) == [
         "After epoch 1 all scores have the same magnitude in layers 'one'.",
         "After epoch 1 the scores did not change in an epoch in layers 'one'.",

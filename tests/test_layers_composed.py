@@ -10,6 +10,7 @@ from keras import ops
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
+from keras_mpt.models import to_mpt
 from support import reference
 from support.backend import gradient
 from support.layer_contract import inputs, numpy
@@ -135,9 +136,9 @@ def test_copies(cls, settings, shape, fan_ins, tmp_path):
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     clone.load_weights(tmp_path / "model.weights.h5")
-    for copy in (keras.models.load_model(tmp_path / "model.keras"), clone):
-        np.testing.assert_array_equal(numpy(copy(x)), expected)
-        np.testing.assert_allclose(float(sum(copy.losses)), float(sum(model.losses)), rtol=1e-6)
+    for again in (keras.models.load_model(tmp_path / "model.keras"), clone):
+        np.testing.assert_array_equal(numpy(again(x)), expected)
+        np.testing.assert_allclose(float(sum(again.losses)), float(sum(model.losses)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("cls, settings, shape, fan_ins", CASES[::2], ids=lambda case: getattr(case, "__name__", None))
@@ -196,6 +197,32 @@ def test_rules_of_recurrent_layers(rule):
     kept = [int(numpy(subnet.mask).sum()) for subnet in layer.subnets]
     assert sum(kept) == (160 - int(0.7 * 160) if rule.shared else 29 + 20)
     assert any((numpy(subnet.mask) != mask).any() for subnet, mask in zip(layer.subnets, masks, strict=True))
+
+
+def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):
+    x = keras.Input((5, 6))
+    attention = layers.MPTMultiHeadAttention(2, 3, use_bias=True, seed=1, name="attention")
+    rest = [
+        layers.MPTGRU(3, use_bias=True, return_sequences=True, seed=2),
+        layers.MPTSeparableConv1D(4, 3, seed=3, non_trainable=["pointwise_kernel"]),
+        layers.MPTDense(4, use_bias=True, seed=4),
+    ]
+    model = keras.Model(x, keras.Sequential(rest)(attention(x, x)))
+    attention._query_dense.trainable = attention._output_dense.scores.trainable = False
+    rest[0].cell.subnets[1].scores.trainable = rest[2].scores.trainable = False
+    assert attention.non_trainable == ("query_dense", "output_dense/kernel")
+    assert [layer.non_trainable for layer in rest] == [("cell/recurrent_kernel",), ("pointwise_kernel",), ("kernel",)]
+    names = [variable.path.split("/")[-2:] for variable in model.trainable_variables]
+    assert len(names) == 9 and ["query", "bias"] not in names and ["attention_output", "bias"] in names
+    model.save(tmp_path / "model.keras")
+    copies = {
+        "file": keras.models.load_model(tmp_path / "model.keras"),
+        "clone": keras.models.clone_model(model),
+        "to_mpt": to_mpt(keras.Sequential([keras.Input((5, 6)), model, keras.layers.Dense(2)]), seed=0).layers[0],
+    }
+    shapes = [variable.shape for variable in model.trainable_variables]
+    for way, found in copies.items():
+        assert [variable.shape for variable in found.trainable_variables] == shapes, way
 
 
 @pytest.mark.parametrize("wrap", ["rnn", "stacked", "bidirectional", "time"])
@@ -276,6 +303,12 @@ def test_bad_arguments():
         ),
         (layers.MPTEmbedding, {"input_dim": 3, "output_dim": 2, "input_quantizer": "ste_sign"}, "`input_quantizer`"),
         (layers.MPTEmbedding, {"input_dim": 3, "output_dim": 2, "weights": np.ones((3, 2))}, "`weights`"),
+        (
+            layers.MPTDense,
+            {"units": 3, "non_trainable": "kernel"},
+            "`non_trainable` must be a list .* of \\['kernel'\\]",
+        ),
+        (layers.MPTGRU, {"units": 3, "non_trainable": ["kernel"]}, "`non_trainable` .* 'cell/recurrent_kernel'"),
         (layers.MPTSeparableConv2D, {"filters": 3, "kernel_size": 3, "pointwise_constraint": "non_neg"}, "`pointwise"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -197,8 +197,8 @@ def test_nothing_changes_at_rate_0_or_below_one_weight(callback):
 @pytest.mark.parametrize("callback", [IterativeWeightRecycling(0.3, 1), IteRand(0.3, 1), IteRand(0.3, 1, "step")])
 def test_only_kernels_of_layers_that_are_trained_change(callback):
     model = fit(compiled(nested_and_shared(), keras.optimizers.Adam(0.05)), [], 1)
-    fixed, *others = mpt_layers(model)
-    fixed.trainable = False
+    fixed, fixed_too, *others = mpt_layers(model)
+    fixed.trainable = fixed_too.scores.trainable = False
     expected = {id(layer.frozen_kernel) for layer in others}
     if getattr(callback, "unit", "epoch") == "epoch":
         expected |= {id(layer.kernel_epoch) for layer in others}

@@ -180,7 +180,8 @@ def test_layers_that_are_not_trained_stay_as_they_are():
         fit(model, SparsitySchedule(0.9, curve="constant"))
     first, last = mpt_layers(model)[0], mpt_layers(model)[-1]
     before = int(numpy(first.kept))
-    last.trainable = True
+    first.trainable = last.trainable = True
+    first.scores.trainable = False
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     fit(model, SparsitySchedule(0.9, curve="constant"))
     assert int(numpy(first.kept)) == before and int(numpy(last.kept)) == kept(numpy(last.scores).size, 0.9)

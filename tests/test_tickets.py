@@ -258,6 +258,19 @@ def test_a_search_without_scores_starts_from_the_mask(tmp_path):
     assert np.isfinite(scores(loaded)).all() and (masks(loaded) != mask).any() and masks(loaded).sum() == mask.sum()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_frozen_is_trained_if_wanted(whole, tmp_path):
+    model = networks.nested_and_shared()
+    if whole:
+        model.trainable = False
+    else:
+        mpt_layers(model)[0].scores.trainable = model.get_layer("nested").layers[0].trainable = False
+    save_ticket(model, tmp_path / "frozen.mpt")
+    loaded = load_ticket(tmp_path / "frozen.mpt", trainable=True)
+    assert sum(v.name == "scores" for v in loaded.trainable_variables) == len(mpt_layers(model)) == 4
+    assert any(v.name == "gamma" for v in loaded.trainable_variables) != whole
+
+
 def test_masks_stay_as_they_are_by_default(tmp_path):
     model = networks.nested_and_shared()
     for with_scores in (True, False):

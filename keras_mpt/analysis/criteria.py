@@ -91,6 +91,7 @@ def _products(model, batches, loss):
                 "`model` must have the rule masks.Restricted in all its MPT layers, whose scores have the gradient "
                 f"W * g. Received: layer {path!r} with {layer.mask!r}"
             )
+    copy.trainable = True
     for layer in layers_inside(copy):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
@@ -98,7 +99,7 @@ def _products(model, batches, loss):
         layer.trainable = True
     subnets = subnets_by_path("model", copy)
     for subnet in subnets.values():
-        subnet.scores.regularizer = None
+        subnet.scores.regularizer, subnet.scores.trainable = None, True
     scores = {id(subnet.scores) for subnet in subnets.values()}
     for variable in copy.trainable_variables:
         variable.trainable = id(variable) in scores

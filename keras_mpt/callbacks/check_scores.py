@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_mpt.callbacks.checks import trained_kernels
 from keras_mpt.layers import MPTLayer
 from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models.paths import walk
@@ -24,7 +25,7 @@ class CheckScores(keras.callbacks.Callback):
       a layer, training cannot continue;
     - scores that are infinite, or all of the same magnitude, which cannot rank weights;
     - kernels that are not finite, such as those whose alpha exceeds the largest number of their dtype;
-    - scores of a trainable layer that did not change in an epoch: they got no gradient;
+    - scores that are trained, but did not change in an epoch: they got no gradient;
     - kernels with the same shape and seed, which have equal weights.
 
     A model without MPT layers passes.
@@ -44,7 +45,8 @@ class CheckScores(keras.callbacks.Callback):
         self._told, self._before = set(), {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._before = {path: to_numpy(subnet.scores) for path, subnet in self._subnets() if subnet.layer.trainable}
+        trained = {subnet.number for subnet in trained_kernels(self.model)}
+        self._before = {path: to_numpy(subnet.scores) for path, subnet in self._subnets() if subnet.number in trained}
 
     def on_epoch_end(self, epoch, logs=None):
         subnets = self._subnets()

@@ -12,6 +12,19 @@ def check_trained(callback, model, layers):
         )
 
 
+def trained_kernels(model):
+    """Return the kernels of a model's built MPT layers, as `Subnet`, whose scores are trained."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    built = [layer for layer in mpt_layers(model) if layer.built]
+    return [subnet for layer in built for subnet in layer.subnets if id(subnet.scores) in trained]
+
+
+def trained_layers(model):
+    """Return the MPT layers of a model with scores that are trained, or will be once the layer is built."""
+    trained = {id(subnet.layer) for subnet in trained_kernels(model)}
+    return [layer for layer in mpt_layers(model) if (id(layer) in trained if layer.built else layer.trainable)]
+
+
 def check_built(callback, layers):
     """Raise ValueError if a layer is not built: on TensorFlow, `fit` builds a model at its first step only."""
     missing = [layer.name for layer in layers if not layer.built]

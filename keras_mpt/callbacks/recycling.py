@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mpt import _keras
 from keras_mpt.arguments import check_bool, check_choice, check_count, check_fraction
-from keras_mpt.callbacks.checks import check_trained
+from keras_mpt.callbacks.checks import check_trained, trained_kernels, trained_layers
 from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -60,7 +60,7 @@ def redraw(frozen, mask, fresh, uniform, rate):
 
 
 class _KernelChange(keras.callbacks.Callback):
-    """Changes the frozen kernels of all layers whose scores are trained, at the beginning of epochs N, 2N, ..."""
+    """Changes the frozen kernels whose scores are trained, at the beginning of epochs N, 2N, ..."""
 
     def __init__(self, rate, every):
         super().__init__()
@@ -69,14 +69,14 @@ class _KernelChange(keras.callbacks.Callback):
         self.rate, self.every = float(rate), int(every)
 
     def on_train_begin(self, logs=None):
-        check_trained(self, self.model, _trainable(self.model))
+        check_trained(self, self.model, trained_layers(self.model))
         stored = [layer.name for layer in mpt_layers(self.model) if layer.mask.stores_mask]
         if stored:
             raise ValueError(
                 f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
                 f"Received: layers {stored} with masks.Restricted, whose kernels are pretrained"
             )
-        for layer in _trainable(self.model):
+        for layer in trained_layers(self.model):
             if layer.built and not self._is_restored():
                 layer.kernel_epoch.assign(-1)  # that of another training
         self._first_epoch, self._changed_epoch = True, None
@@ -92,7 +92,7 @@ class _KernelChange(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Not before all callbacks have made their changes, and before there is a state to save in which they are made.
         if self._changed_epoch is not None:
-            for layer in _trainable(self.model):
+            for layer in trained_layers(self.model):
                 layer.kernel_epoch.assign(self._changed_epoch)
             self._changed_epoch = None
 
@@ -100,12 +100,11 @@ class _KernelChange(keras.callbacks.Callback):
         return _keras.is_restored(self.model)
 
     def _kernel_epoch(self):
-        return max(int(to_numpy(layer.kernel_epoch)) for layer in _trainable(self.model))
+        return max(int(to_numpy(layer.kernel_epoch)) for layer in trained_layers(self.model))
 
     def _change_kernels(self, time):
-        for layer in _trainable(self.model):
-            for subnet in layer.subnets:
-                subnet.frozen_kernel.assign(self._changed(subnet, time))
+        for subnet in trained_kernels(self.model):
+            subnet.frozen_kernel.assign(self._changed(subnet, time))
 
     def _changed(self, subnet, time):
         """Return the new frozen kernel of a `Subnet`, a float32 array."""
@@ -129,9 +128,10 @@ class IterativeWeightRecycling(_KernelChange):
 
         >>> callbacks = [IteRand(0.1, every=10), IterativeWeightRecycling(0.1, every=10)]
 
-    Layers with `trainable=False` do not change. A training that is resumed between epochs continues exactly as without
-    the interruption. One that `BackupAndRestore(save_freq=...)` resumes within an epoch is not recycled twice in that
-    epoch: the layers' variable `kernel_epoch` records it.
+    Kernels whose scores are not trained (`layer.trainable = False`, or `layer.scores.trainable = False`) do not change.
+    A training that is resumed between epochs continues exactly as without the interruption. One that
+    `BackupAndRestore(save_freq=...)` resumes within an epoch is not recycled twice in that epoch: the layers' variable
+    `kernel_epoch` records it.
 
     Source: Gorbett & Whitley 2023, algorithm 1, arXiv:2303.15953.
 
@@ -176,8 +176,8 @@ class IteRand(_KernelChange):
     initializers of keras_mpt, they have the same bits on every backend. A Keras initializer gets another seed, and is
     called as it is if it has none in its config.
 
-    Scores and the optimizer's state do not change, nor do layers with `trainable=False`. See
-    `IterativeWeightRecycling` for the combination of both, and for resumed trainings.
+    Scores and the optimizer's state do not change, nor do kernels whose scores are not trained. See
+    `IterativeWeightRecycling` for those, for the combination of both, and for resumed trainings.
 
     Source: Chijiwa et al. 2021, section 3, arXiv:2106.09269.
 
@@ -251,7 +251,3 @@ def _fresh(subnet, seed):
     return to_numpy(
         reseeded(initializer, seed + subnet.index)(subnet.shape, dtype="float32")
     )  # Keras' return the same at every call
-
-
-def _trainable(model):
-    return [layer for layer in mpt_layers(model) if layer.trainable]

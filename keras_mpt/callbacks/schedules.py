@@ -17,8 +17,9 @@ class SparsitySchedule(keras.callbacks.Callback):
     `"cubic"`; `"constant"` starts at s. The sparsity depends only on e: a training resumed with `initial_epoch`
     continues as without the interruption. Nothing is compiled again.
 
-    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, other layers individually. Frozen layers,
-    such as those of a loaded ticket, do not change, unless they share their rule with a trainable one.
+    Layers that share a rule (`masks.GlobalTopK`) have this sparsity together, other layers individually. Kernels whose
+    scores are not trained, such as those of a loaded ticket, do not change, unless they share their rule with a trained
+    one.
 
     Source: Diffenderfer et al. 2021, "A Winning Hand", arXiv:2106.09129. There, global pruning starts with half of the
     weights, unless more are kept in the end, and is cubic with E = 10: the defaults.
@@ -64,9 +65,9 @@ class SparsitySchedule(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         layers = mpt_layers(self.model)
-        check_trained(self, self.model, _trained(self.model))
+        check_trained(self, self.model, [layer for layer in layers if _trained(layer)])
         for layer in layers:
-            together = [other.layer for subnet in _built(layer) for other in subnet.group]
+            together = [other.layer for subnet in (layer.subnets if layer.built else ()) for other in subnet.group]
             missing = [other.name for other in together if other not in layers]
             if missing:
                 raise ValueError(
@@ -76,15 +77,11 @@ class SparsitySchedule(keras.callbacks.Callback):
         check_built(self, layers)
 
     def on_epoch_begin(self, epoch, logs=None):
-        for layer in _trained(self.model):
-            final = layer.sparsity if self.sparsity is None else self.sparsity
-            layer.set_sparsity(self.at(epoch, final))
+        for subnet in (each for layer in mpt_layers(self.model) for each in layer.subnets if each.is_trained):
+            final = subnet.layer.sparsity if self.sparsity is None else self.sparsity
+            subnet.set_sparsity(self.at(epoch, final))
 
 
-def _trained(model):
-    """Return the MPT layers whose masks training changes."""
-    return [layer for layer in mpt_layers(model) if layer.trainable or any(each.is_trained for each in _built(layer))]
-
-
-def _built(layer):
-    return layer.subnets if layer.built else ()
+def _trained(layer):
+    """Return whether training changes a mask of an MPT layer, or will once the layer is built."""
+    return any(subnet.is_trained for subnet in layer.subnets) if layer.built else layer.trainable

@@ -36,14 +36,22 @@ class Integer(Format):
 
 
 class Stored(Integer):
-    """The final format of an `Integer` kernel in a file."""
+    """The final format of an `Integer` kernel in a file.
 
-    def __init__(self, form, name, bits):
+    Args:
+        form: The `Integer`.
+        name: Name in reports.
+        bits: Bits of a weight.
+        weights_size: Bytes of all weights; None: what the bits take.
+    """
+
+    def __init__(self, form, name, bits, weights_size=None):
         super().__init__(form.two_bits, form.sums, form.sums_name)
-        self.name, self.bits = name, bits
+        self.name, self.bits, self.weights_size = name, bits, weights_size
 
     def size(self, kernel):
-        return -(-kernel.array.size * self.bits // 8) + 4 * kernel.array.shape[-1]
+        bits_size = -(-kernel.array.size * self.bits // 8)
+        return (bits_size if self.weights_size is None else self.weights_size) + 4 * kernel.array.shape[-1]
 
 
 @dataclasses.dataclass

@@ -280,11 +280,11 @@ def integer_layer(kernel, shape):
     layer, (signs, scales) = kernel.layer, _split(kernel)
     signs = signs.reshape(kernel.array.shape)
     if isinstance(layer, MPTDense):
-        return integer.IntegerLayer(layer.name, signs, scales=scales)
+        return integer.IntegerLayer(kernel.path, signs, scales=scales)
     axes = layer.rank
     widths, ones = layer.pad_widths(shape)[1 : 1 + axes], (1,) * (2 - axes)
     return integer.IntegerLayer(
-        layer.name,
+        kernel.path,
         signs[:, None] if axes == 1 else signs,
         scales=scales,
         strides=(*_pair(layer.strides, axes), *ones),

@@ -13,7 +13,7 @@ from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.integer_form import Integer
+from keras_mpt.convert.integer_form import Integer, Stored
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
@@ -143,6 +143,10 @@ class Micro(TensorFlowLite):
         content = _without_casts(super().compile(graph))
         if integers and self._compress:
             content = self._compressed(content)
+            sizes = _table_sizes(File(content)) if graph.cuts else {}  # pieces say nothing about the whole file
+            for kernel in (each for each in graph.kernels if each.path in sizes):
+                form = kernel.format
+                kernel.format = Stored(form, form.name, form.bits, sizes[kernel.path])
         return content
 
     def notes(self, content):
@@ -175,6 +179,18 @@ class Micro(TensorFlowLite):
             return content
         with errors_of(self.engine, "compress"):
             return bytes(self._micro.compression.compress(content, tensors.values()))
+
+
+def _table_sizes(file):
+    """Return the bytes of indices and look-up tables by the paths of layers. Tables of several count for the first."""
+    sizes, seen = {}, set()
+    for op in file.graph.operators:
+        if file.kind(op) == "TFLM_DECODE":
+            name = file.graph.tensors[op.inputs[0]].name.decode().rpartition("/")[0]
+            buffers = {file.graph.tensors[index].buffer for index in op.inputs} - seen
+            sizes[name] = sizes.get(name, 0) + sum(len(file.model.buffers[index].data) for index in buffers)
+            seen |= buffers
+    return sizes
 
 
 def _int8_kernels(file):

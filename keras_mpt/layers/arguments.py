@@ -51,6 +51,23 @@ def _common(layer):
     }
 
 
+def chosen(argument, names, known):
+    """Return names given as an argument as a tuple.
+
+    Args:
+        argument: Name of the argument.
+        names: A list or tuple of names.
+        known: The names that there are.
+
+    Raises:
+        ValueError: It is no list, or has another name.
+    """
+    names = tuple(names) if isinstance(names, (list, tuple)) else (None,)
+    if not all(name in known for name in names):
+        raise ValueError(f"`{argument}` must be a list with names of {list(known)}. {received(argument, list(names))}")
+    return names
+
+
 def checked(given):
     """Return arguments with numpy's integers as Python's, which Keras requires of some.
 

@@ -30,8 +30,7 @@ class MPTAttention(MPTComposite):
     def build(self, query_shape, value_shape, key_shape=None):
         super().build(query_shape, value_shape, key_shape)
         for seed, (name, plain) in zip(layer_seeds(self._seed), self._inside().items(), strict=False):
-            settings = {**self._settings(seed), "trainable": self._trainable}
-            layer = MPTEinsumDense.from_plain(plain, plain.kernel_initializer, **settings)
+            layer = MPTEinsumDense.from_plain(plain, plain.kernel_initializer, **self._settings(seed, name))
             layer.build(plain.get_build_config()["input_shape"])
             _keras.replace_layer(self, name, layer)
 

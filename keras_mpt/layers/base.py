@@ -48,6 +48,9 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             backend by the initializers of keras_mpt. (Those of Keras differ between backends, and keep their own seed.)
             None draws a seed, which the config stores. Give each layer its own: equal seeds give layers of equal shapes
             the same weights.
+        non_trainable: Names of the kernels whose scores are not trained, such as `["depthwise_kernel"]`. That is the
+            same as `subnet.scores.trainable = False` once the layer is built, and stays so in copies and Keras' files.
+            Their masks do not change, and no callback changes their frozen weights, as with `trainable=False`.
         **kwargs: Keyword arguments of the Keras layer. Two defaults differ: `use_bias=False`, and a seeded
             `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
 
@@ -103,6 +106,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         )
         for subnet in self._subnets:
             subnet.add_scores(super().add_weight, self._prefix(subnet.name))
+            if subnet.name in self._fixed:
+                subnet.scores.trainable = False
 
     def _prefix(self, kernel):
         return "" if len(self._kernels) == 1 else f"{kernel}_"
@@ -163,6 +168,13 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """The kernels, a tuple of `Subnet` in the order in which Keras creates them."""
         self._check_built("subnets")
         return self._subnets
+
+    @property
+    def non_trainable(self):
+        """Names of the kernels whose scores are not trained though the layer is, a tuple."""
+        if not self.built:
+            return self._fixed
+        return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
 
     @property
     def frozen_kernel(self):

@@ -13,6 +13,29 @@ class MPTComposite(PlainTwin):
 
     _inner = ()  # attributes
 
+    @classmethod
+    def _parts(cls):
+        inner = [name.removeprefix("_") for name in cls._inner]
+        return (*inner, *(f"{name}/{kernel}" for name in inner for kernel in cls._kernels))
+
+    def _settings(self, seed, attribute):
+        """Return the arguments of the inner MPT layer with this attribute."""
+        name = attribute.removeprefix("_")
+        inside = [part.removeprefix(f"{name}/") for part in self._fixed if part.startswith(f"{name}/")]
+        trainable = self._trainable and name not in self._fixed
+        return {**super()._settings(seed), "trainable": trainable, "non_trainable": inside}
+
+    @property
+    def non_trainable(self):
+        """Names of the inner layers, and of their kernels, that are not trained though the layer is: a tuple."""
+        if not self._inside():
+            return self._fixed
+        found = []
+        for attribute, layer in self._inside().items() if self.trainable else ():
+            name = attribute.removeprefix("_")
+            found += [f"{name}/{kernel}" for kernel in layer.non_trainable] if layer.trainable else [name]
+        return tuple(found)
+
     @property
     def trainable(self):
         """Whether scores are trained: not if all inner layers are frozen, as `load_ticket` does."""

@@ -100,8 +100,8 @@ class Holding:
 
     @property
     def can_hold(self):
-        """Whether the layer could keep its kernels: it is built and not trained, and has a rule of its own."""
-        if not self.built or self.trainable or self.mask.shared:
+        """Whether the layer could keep its kernels: it is built, trains no scores, and has a rule of its own."""
+        if not self.built or self.mask.shared or any(subnet.is_trainable for subnet in self._subnets):
             return False
         return all(changes_of(subnet.sources) is not None for subnet in self._subnets)
 
@@ -206,6 +206,16 @@ def _guarded(cls):
         def assign(self, value):
             self._mpt_layer._release()
             return self.assign(value)  # as what it was before
+
+        @property
+        def trainable(self):
+            return super().trainable
+
+        @trainable.setter
+        def trainable(self, value):
+            if value:
+                self._mpt_layer._release()
+                self.trainable = value
 
     if keras.backend.backend() == "tensorflow":
         for name in _keras.METHODS_OF_TENSORFLOW:

@@ -110,7 +110,7 @@ class MPTRecurrent(MPTComposite):
         config = {name: value for name, value in self.cell.get_config().items() if name not in left_out}
         for argument in self._kernels.values():
             config[f"{argument}_initializer"] = getattr(self.cell, f"{argument}_initializer")
-        cell = self._cell_class(**config, **self._settings(seed))
+        cell = self._cell_class(**{**config, **self._settings(seed, "cell")})
         cell.implementation = getattr(self.cell, "implementation", None)
         _keras.replace_layer(self, "cell", cell)
         if self.input_quantizer is not None and hasattr(self, "use_cudnn"):

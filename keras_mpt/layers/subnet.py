@@ -164,9 +164,14 @@ class Subnet:
         return group_of(self) if self.layer.mask.shared else (self,)
 
     @property
+    def is_trainable(self):
+        """Whether its own scores are trained; setting `trainable` of the layer or of a model sets this as well."""
+        return self.scores.trainable
+
+    @property
     def is_trained(self):
-        """Whether training changes the mask. With a shared rule, one trained layer is enough."""
-        return self.layer.trainable or any(other.layer.trainable for other in self.group)
+        """Whether training changes the mask. With a shared rule, one kernel that is trained is enough."""
+        return self.is_trainable or any(other.is_trainable for other in self.group)
 
     @property
     def mask(self):

@@ -30,6 +30,7 @@ class PlainTwin:
         scores_initializer="kaiming_uniform",
         scores_regularizer=None,
         seed=None,
+        non_trainable=(),
         **kwargs,
     ):
         kwargs = self._by_name(args, kwargs)
@@ -58,6 +59,7 @@ class PlainTwin:
         self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self._seed = seed
+        self._fixed = arguments.chosen("non_trainable", non_trainable, self._parts())
 
     def _check_policy(self):
         if self.quantization_mode is not None:
@@ -103,6 +105,11 @@ class PlainTwin:
     def _plain_arguments(cls):
         """Return the arguments of the plain class and their `inspect.Parameter`, by name."""
         return arguments.of(cls._plain_class())
+
+    @classmethod
+    def _parts(cls):
+        """Return the names of the parts that can be frozen on their own, see `non_trainable`."""
+        return tuple(cls._kernels)
 
     @classmethod
     def _meaningless_arguments(cls):
@@ -187,6 +194,7 @@ class PlainTwin:
         return {**config, "seed": keras_seed(self._seed)} if "seed" in config else config
 
     def get_config(self):
+        fixed = {"non_trainable": list(self.non_trainable)} if self.non_trainable else {}  # else configs are as ever
         return {
             **self._keras_config(),
             "sparsity": self.sparsity,
@@ -196,6 +204,7 @@ class PlainTwin:
             "scores_initializer": keras.initializers.serialize(self.scores_initializer),
             "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
             "seed": self._seed,
+            **fixed,
         }
 
 

@@ -4,6 +4,8 @@ import functools
 
 import keras
 
+from keras_mpt._keras import own_variables
+from keras_mpt.layers import MPTLayer
 from keras_mpt.models.copies import copied, copy_state, copy_state_inside, held, pairs_inside, wrapped
 from keras_mpt.models.rewrite import of_same_class, rewrite
 
@@ -56,5 +58,11 @@ def with_twins(model, makers, kernels):
 
 def _take_trainable(layer, twin):
     twin.trainable = layer.trainable  # an outer one passes it on to those inside, whose turn comes later
+    trained = {variable.name: variable.trainable for variable in own_variables(layer)}
+    for variable in own_variables(twin):
+        variable.trainable &= trained.get(variable.name, True)
+    if isinstance(twin, MPTLayer) and not isinstance(layer, MPTLayer):
+        for subnet in twin.subnets:
+            subnet.scores.trainable &= trained[subnet.name]
     for pair in pairs_inside(layer, twin):
         _take_trainable(*pair)

@@ -55,6 +55,7 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
     subnet.frozen_kernel.assign(frozen)
     subnet.assign(mask, scores)
     subnet.layer.trainable = trainable
+    subnet.scores.trainable = trainable  # on TensorFlow, a layer that is trainable passes nothing on
     if scale is not None:
         subnet.kernel_quantizer = subnet.kernel_quantizer.frozen(None if trainable else (scale,))
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mpt import _keras
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_ending, check_folder
@@ -335,6 +336,12 @@ def _fill(model, ticket, base, trainable, held=False):
         if found and layer.can_hold:
             layer.hold_kernels(found)
         del found
+    if trainable:  # what is around these layers may be frozen in the file
+        around = [
+            each for each in (model, *_keras.layers_inside(model)) if any(map(subnets, _keras.layers_inside(each)))
+        ]
+        for layer in around:
+            _keras.let_train(layer)
     if held:
         hold(model)
     forget_compiled(model)

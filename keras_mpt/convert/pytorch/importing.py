@@ -118,7 +118,7 @@ def from_pytorch(
 @contextlib.contextmanager
 def _untouched_on_error(model):
     """Undo `fill_subnet` and assignments if an error follows."""
-    arrays = [(variable, to_numpy(variable)) for variable in model.weights]
+    before = [(variable, to_numpy(variable), variable.trainable) for variable in model.weights]
     settings = [(layer, layer.trainable, layer.kernel_quantizer) for layer in mpt_layers(model)]
     try:
         yield
@@ -126,8 +126,9 @@ def _untouched_on_error(model):
         for layer, trainable, quantizer in settings:
             layer.trainable, layer.kernel_quantizer = trainable, quantizer
         forget_compiled(model)
-        for variable, array in arrays:
+        for variable, array, trainable in before:
             variable.assign(array)
+            variable.trainable = trainable
         raise
 
 
