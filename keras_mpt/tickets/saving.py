@@ -337,11 +337,9 @@ def _fill(model, ticket, base, trainable, held=False):
             layer.hold_kernels(found)
         del found
     if trainable:  # what is around these layers may be frozen in the file
-        around = [
-            each for each in (model, *_keras.layers_inside(model)) if any(map(subnets, _keras.layers_inside(each)))
-        ]
-        for layer in around:
-            _keras.let_train(layer)
+        for layer in (model, *_keras.layers_inside(model)):
+            if any(map(subnets, _keras.layers_inside(layer))):
+                _keras.let_train(layer)
     if held:
         hold(model)
     forget_compiled(model)
