@@ -169,7 +169,8 @@ def commands(name):
 
 def run_command(words):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True, env=environment)
+    words = ["-m", "keras_mpt", *words[1:]] if words[0] == "keras-mpt" else words[1:]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, env=environment)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if commands(n)])

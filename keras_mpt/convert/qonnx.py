@@ -169,6 +169,7 @@ class Qonnx(Target):
     """See `to_qonnx`."""
 
     name, engine, batch = "qonnx", "qonnx", 1
+    endings = (".onnx",)
     formats = (_Binary(), _Ternary(), _Exported())
 
     def __init__(self, data_format="channels_first", input_precision=None, activation_precision=None):

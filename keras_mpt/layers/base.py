@@ -330,10 +330,5 @@ def _kernel_property(name):
 
     def ignore(layer, variable):
         """Keras' layers assign the result of `add_weight`, which the subnet has already."""
-        if layer.built:
-            raise AttributeError(
-                f"`{name}` of layer {layer.name!r} cannot be assigned to: it is computed from `frozen_kernel` and "
-                "`scores`. See `layer.assign_mask`."
-            )
 
     return property(found, ignore, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")
