@@ -35,6 +35,8 @@ def main(folder=FOLDER):
         for points in budgets.values():
             axes.plot(*np.transpose(points), ".", color=COLOURS[density], alpha=0.5)
     axes.set(xscale="log", xlabel="file (KB)", ylabel="test accuracy (%)")
+    axes.set_xticks([10, 20, 40], ["10", "20", "40"])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     save(figure, "frontier", folder)
