@@ -202,7 +202,7 @@ def zoo():
 CHOICES = {  # presets of one network
     "binary jackpot, 80 % removed": "whitened_conv6_mpt32_s80_jackpot",
     "binary jackpot, 90 % removed": "whitened_conv6_mpt32_s90_jackpot",
-    "lottery jackpot, 95 % removed": "whitened_conv6_mpt32_s95_lottery_jackpot",
+    "lottery jackpot, 95 % removed": "whitened_conv6_mpt32_s95_lottery",
     "random signs and scores, labels from the trained network": "whitened_conv6_mpt32_s50_taught",
     "random signs and scores, nothing trained": "whitened_conv6_mpt32_s50",
 }

@@ -97,10 +97,10 @@ such](../examples/results/README.md#data): on CIFAR-10 as it is published, witho
 
 A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
 the weights that are *removed*. `half`: half of the filters. `float_stem`: the first convolution is an ordinary one with
-trained weights. `jackpot`: the signs are those of a [trained network](../docs/guides/jackpots.md), and of a `lottery`
-jackpot the values, in 32 bits. `recycled`: some random signs were [replaced](../docs/recycling.md) while the mask was
-searched. `taught`: a trained network gave the labels. [What runs on a phone](../docs/deployment.md) is here, too:
-`.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine.
+trained weights. `jackpot`: the signs are those of a [trained network](../docs/guides/jackpots.md). `lottery`: a lottery
+jackpot, whose kept weights have the values of one, in 32 bits. `recycled`: some random signs were
+[replaced](../docs/recycling.md) while the mask was searched. `taught`: a trained network gave the labels. [What runs on
+a phone](../docs/deployment.md) is here, too: `.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine.
 
 Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
 spelled `examples/train.py` where it is `examples/recipes/train.py` now.

@@ -31,10 +31,11 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         )
     path = check_path("path", path)
     check_folder(path)
-    check_ending(path, *target.endings)
     preprocess, ticket = pixels.normalization(preprocess), None
     if isinstance(model, (str, os.PathLike, Ticket)):
         check_another(path, model.path if isinstance(model, Ticket) else model)
+    check_ending(path, *target.endings)
+    if isinstance(model, (str, os.PathLike, Ticket)):
         ticket = model if isinstance(model, Ticket) else Ticket.read(model)
         model = load_ticket(ticket)
     plan = Plan(model, preprocess)

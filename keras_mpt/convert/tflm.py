@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_bool, check_choice
+from keras_mpt.arguments import check_bool, check_choice, check_path
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer_form import Integer, Stored
@@ -23,7 +23,7 @@ from keras_mpt.tickets import Ticket
 
 WEIGHTS = ("integer", "float32", "int8")
 _ALIGNMENT = 16
-_SOURCES = (".cc", ".cpp", ".cxx")  # of C++
+_SOURCES, _OTHER_SOURCES = (".cc", ".cpp", ".cxx"), (".c", ".h", ".hh", ".hpp")  # of which those are written
 _TABLE_BYTES = 256  # of a compressed kernel, apart from its indices and values
 _MOST = 32767  # of int16
 _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
@@ -92,6 +92,8 @@ def to_tflm(
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)
+    if check_path("path", path).suffix in _OTHER_SOURCES:
+        raise ValueError(f"`path` must end in .cc or .cpp for a C++ array, or in .tflite. Received: {str(path)!r}")
     if compress and weights != "integer":
         raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
     return convert(model, path, Micro(weights, compress), samples, preprocess, labels)

@@ -1,11 +1,8 @@
 """The layers of a model and their paths."""
 
-import os
-
 import keras
 
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.arguments import received
 from keras_mpt.layers import MPTLayer
 
 
@@ -63,9 +60,9 @@ def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
 def check_is_model(model):
     """Raise TypeError unless `model` is a Keras model or layer."""
     if not isinstance(model, keras.layers.Layer):
-        file = isinstance(model, (str, os.PathLike))
-        hint = ": load it with `keras_mpt.load_ticket` or `keras.models.load_model`" if file else ""
-        raise TypeError(f"`model` must be a Keras model{', not a path' * file}{hint}. {received('model', model)}")
+        raise TypeError(
+            f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
+        )
 
 
 def check_not_quantized(model, what):
@@ -80,12 +77,7 @@ def check_not_quantized(model, what):
 
 
 def check_functional(model, what):
-    """Raise ValueError unless a model is built and functional or Sequential. `what`: the purpose, such as "saved".
-
-    Raises:
-        TypeError: It is not a Keras model.
-    """
-    check_is_model(model)
+    """Raise ValueError unless a model is built and functional or Sequential. `what`: the purpose, such as "saved"."""
     if isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             f"`model` must be a built functional or Sequential model to be {what}: call it on data or `build` it "
