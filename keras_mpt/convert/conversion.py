@@ -32,10 +32,11 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
     path = check_path("path", path)
     check_folder(path)
     preprocess, ticket = pixels.normalization(preprocess), None
-    if isinstance(model, (str, os.PathLike, Ticket)):
+    is_ticket = isinstance(model, (str, os.PathLike, Ticket))
+    if is_ticket:
         check_another(path, model.path if isinstance(model, Ticket) else model)
     check_ending(path, *target.endings)
-    if isinstance(model, (str, os.PathLike, Ticket)):
+    if is_ticket:
         ticket = model if isinstance(model, Ticket) else Ticket.read(model)
         model = load_ticket(ticket)
     plan = Plan(model, preprocess)

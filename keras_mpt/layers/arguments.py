@@ -62,10 +62,9 @@ def chosen(argument, names, known):
     Raises:
         ValueError: It is no list, or has another name.
     """
-    names = tuple(names) if isinstance(names, (list, tuple)) else (None,)
-    if not all(name in known for name in names):
-        raise ValueError(f"`{argument}` must be a list with names of {list(known)}. {received(argument, list(names))}")
-    return names
+    if not isinstance(names, (list, tuple)) or not all(name in known for name in names):
+        raise ValueError(f"`{argument}` must be a list with names of {list(known)}. {received(argument, names)}")
+    return tuple(names)
 
 
 def checked(given):
