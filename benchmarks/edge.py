@@ -127,29 +127,23 @@ def table(rows):
 def page(result):
     """Return the text of docs/edge-results.md, of what benchmarks/results/edge.json holds."""
     rows = result["rows"]
-    operations = [
-        f"- {row['network']}, {row['file']}: {', '.join(f'{n} {kind}' for kind, n in row['operations'].items())}"
-        for row in rows
-    ]
     return f"""# Converted files, measured
 
-Written by `python -m benchmarks.edge --data_dir DIR`. Images are test images of {result["data"]},
-normalized as in training. "max error" is the largest difference to Keras' outputs over the samples without a flip
-(dynamic and post-training int8: over all); "agreement" the share of samples with the same
-largest output; "flips" are samples that differ by more than rounding because an activation close to zero took the
-other sign. Times are those of one image on one thread of
-{result["machine"]}, instructions {", ".join(result["instructions"])}.
-larq-compute-engine has no optimized kernels for it, so its time here says nothing about a phone. Conv-4 is
-the zoo's ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. Rows may
-come from different runs of the command (`--networks`, `--files`): "to float32" is the median of the ratios within a
-round to the float32 file of the same run, which is not always the one in the table. Files hold the names of operations,
-which Keras numbers as they are made, so that the same network may take some bytes more or less.
+Written by `python -m benchmarks.edge --data_dir DIR`, from test images of {result["data"]}. Conv-4 is the zoo's
+ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images.
+
+- "max error": the largest difference to Keras' outputs over the samples without a flip (dynamic and post-training int8:
+  over all samples).
+- "agreement": the share of samples with the same largest output.
+- "flips": samples that differ by more than rounding, because an activation close to zero took the other sign.
+- "ms": the time of one image on one thread of {result["machine"]},
+  instructions {", ".join(result["instructions"])}. larq-compute-engine has no optimized kernels for it.
+- "to float32": the median of the ratios within a round to the float32 file of the same run, which is not always the one
+  in the table.
 {POST_TRAINED if any(row["file"] == POST_TRAINING for row in rows) else ""}
 {table(rows)}
 
-## Operations in the files
-
-{chr(10).join(operations)}
+[edge.json](../benchmarks/results/edge.json) also has the operations in each file.
 """
 
 

@@ -57,16 +57,16 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
-Its masks are frozen. To search on, use `keras_mpt.load_ticket(preset.path, trainable=True)`, compile that with about a
-tenth of the rate that found the ticket, and `fit`.
+Its masks are frozen. To train them further, use `keras_mpt.load_ticket("{name}", trainable=True)`, and about a tenth of
+the original learning rate.
 
-The accuracy again, from the file: `python examples/recipes/evaluate.py --weights {name} --data_dir DIR`{runtimes},
-where DIR is or holds [such data](../examples/results/README.md#data).
-The training again: `python examples/recipes/reproduce.py --weights {name} --data_dir DIR --output_dir OUT`; its
-log is [{name}.csv]({name}.csv).{note}
+DIR is a folder or file with [the data](../examples/results/README.md#data):
 
-Meant for research and as an example: the images are small, the classes are ten
-({classes}), and nothing is known of how it does on other pictures.
+- `python examples/recipes/evaluate.py --weights {name} --data_dir DIR` evaluates the file{runtimes};
+- `python examples/recipes/reproduce.py --weights {name} --data_dir DIR --output_dir OUT` trains it again
+  ([log]({name}.csv)).{note}
+
+It is meant for research and as an example. It was tested on small images of ten classes only: {classes}.
 """
 
 README = """# Published tickets
@@ -80,30 +80,34 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
-`keras_mpt.load_ticket("conv4_mpt32_s50")` and `python -m keras_mpt inspect conv4_mpt32_s50` take the name as well. The
-tickets ship with the package and load without an internet connection. For each there is a model card, the log of its
-training, and golden outputs, to check a file by: the logits of four images of noise.
+`load_ticket("conv4_mpt32_s50")` and `keras-mpt inspect conv4_mpt32_s50` take the name as well. The package includes the
+tickets. Each has a model card (click on its name), the log of its training, and files for phones: `.tflite` for LiteRT,
+`_lce.tflite` for larq-compute-engine.
 
 {tables}
-"MACs" are multiply-accumulates for one image, those of removed weights included: of 1-bit weights with 1-bit
-activations, and all others. "dense" is the network of that name with float activations and all weights trained by the
-same script, for all its tickets, those with binary activations included; epochs and log are on the card. Mind them:
-epochs differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has. A ticket that beats its dense
-network by points beats a shorter or plainer training.
+- Accuracies are those of the files on the whole test set, one seed each. On CIFAR-10 as it is published, without JPEG,
+  they are others: see [the data](../examples/results/README.md#data).
+- "dense" is the network of that name with float activations, whose weights were all trained by the same script. Epochs
+  differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has: a ticket that is better than its dense
+  network had a longer or better training.
+- "MACs" are multiply-accumulates for one image, those of removed weights included: of 1-bit weights with 1-bit
+  activations, and all others.
 
-Accuracies are those of the files on the whole test set, one seed each, evaluated by
-`python examples/recipes/evaluate.py --weights all --data_dir DIR`. [What the data are, and how to make
-such](../examples/results/README.md#data): on CIFAR-10 as it is published, without JPEG, the accuracies are others.
+A name consists of the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per
+cent of the weights that are *removed* (`s80`: 80 %). More words:
 
-A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
-the weights that are *removed*. `half`: half of the filters. `float_stem`: the first convolution is an ordinary one with
-trained weights. `jackpot`: the signs are those of a [trained network](../docs/guides/jackpots.md). `lottery`: a lottery
-jackpot, whose kept weights have the values of one, in 32 bits. `recycled`: some random signs were
-[replaced](../docs/recycling.md) while the mask was searched. `taught`: a trained network gave the labels. [What runs on
-a phone](../docs/deployment.md) is here, too: `.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine.
+| word | meaning |
+|---|---|
+| `jackpot` | the signs are those of a [trained network](../docs/guides/jackpots.md) |
+| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): values of a trained network in 32 bits |
+| `taught` | a trained network gave the labels |
+| `recycled` | some random signs were [replaced](../docs/recycling.md) in training |
+| `half` | half of the filters |
+| `float_stem` | the first convolution is an ordinary one with trained weights |
 
-Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
-spelled `examples/train.py` where it is `examples/recipes/train.py` now.
+To evaluate all: `python examples/recipes/evaluate.py --weights all --data_dir DIR`. Table and cards are written by
+`python examples/recipes/publish.py`. The `recipe` inside older tickets says `examples/train.py`, which is
+`examples/recipes/train.py` now.
 """
 HEADER = ["preset", "test accuracy", "dense", "epochs", "ticket, bytes", "weights", "kept", "1-bit MACs", "float MACs"]
 
@@ -298,10 +302,10 @@ def card(preset, draft):
         "dense": "",
         "flipped": "",
         "converted": "".join(conversion(target, found) for target, found in preset["converted"].items()),
-        "runtimes": ",\nof the phone files with `--runtime tflite` and `--runtime lce`" if binary else "",
+        "runtimes": ",\n  and with `--runtime tflite` or `--runtime lce` a phone file" if binary else "",
     }
     if not binary and "file" in preset["converted"].get("tflite", {}):
-        facts["runtimes"] = ",\nof the phone file with `--runtime tflite`"
+        facts["runtimes"] = ",\n  and with `--runtime tflite` the phone file"
     if preset.get("accuracy_flipped"):
         facts["flipped"] = (
             f"| mean of its logits for an image and its mirror image | {preset['accuracy_flipped']:.2%} |\n"

@@ -98,7 +98,8 @@ def to_jackpot(
 
     Examples:
         >>> jackpot = keras_mpt.models.to_jackpot(model, 0.8, kernel_quantizer="scaled_sign", data=images[:1000])
-        >>> jackpot.compile(keras.optimizers.Adam(0.0005), "sparse_categorical_crossentropy")
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> jackpot.compile(keras.optimizers.Adam(0.0005), loss)
         >>> jackpot.fit(images, labels, epochs=10)
         >>> keras_mpt.save_ticket(jackpot, "jackpot.mpt")
     """

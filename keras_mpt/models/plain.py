@@ -153,7 +153,8 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
 
     Examples:
         >>> dense = keras_mpt.models.dense_twin(model)
-        >>> dense.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> dense.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
     """
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None
