@@ -6,7 +6,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import textwrap
 import time
 
 import keras
@@ -76,16 +75,22 @@ assert main(["convert", "model.mpt", "again.tflite", "--samples", "x.npy"]) == 0
 """
 
 
-def test_layers_with_default_names_in_a_new_process(tmp_path):
-    """What conversion adds must not meet them, though Keras counts names from the beginning there."""
+@pytest.mark.parametrize("new_process", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_layers_with_default_names(new_process, tmp_path, monkeypatch):
+    """What conversion adds must not meet them, though Keras counts names from the beginning, as in a new process."""
     keras.backend.clear_session()
     model, x = resnet8(), np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
     keras_mpt.save_ticket(model, tmp_path / "model.mpt")
     assert "add_1" in [layer.name for layer in model.layers]
     np.save(tmp_path / "x.npy", x)
-    command = [sys.executable, "-c", textwrap.dedent(NEW_PROCESS)]
+    monkeypatch.chdir(tmp_path)
+    if not new_process:
+        keras.backend.clear_session()
+        exec(NEW_PROCESS, {})
+        return
+    command = [sys.executable, "-c", NEW_PROCESS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
 
 
