@@ -340,6 +340,7 @@ class Unnamed(keras.layers.Layer):
         return self.body(x)
 
 
+@pytest.mark.slow_with("tensorflow", "jax")  # which take seconds for 26 layers
 def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
     inputs = keras.Input((3,))
     model, file = keras.Model(inputs, Unnamed()(Unnamed(name="second")(inputs))), tmp_path / "unnamed.mpt"
@@ -355,6 +356,7 @@ def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
 
 
+@pytest.mark.slow_with("jax")  # which compiles each
 def test_operations(tmp_path):
     """All that tickets hold, on tensors of a functional model."""
     ops, unary = keras.ops, "absolute exp log sqrt reciprocal negative sign floor round square sin cos tanh"
