@@ -347,6 +347,7 @@ def test_a_ticket_file_cannot_ask_for_more_memory_than_it_has_weights(tmp_path):
         zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
 
 
+@same_on_all_backends
 def test_features_of_a_preset(made):
     preset = PUBLISHED[0]
     (whole, _), features = made(preset), preset.model(include_top=False)
