@@ -17,6 +17,7 @@ from keras_mpt.models import mpt_layers_by_path
 from support.layer_contract import numpy, randomize_scores
 from support.networks import nested_and_shared
 
+pytestmark = pytest.mark.slow_with("jax")  # numpy computes all of this
 PAIRS = hnp.array_shapes(max_dims=3, max_side=5).flatmap(lambda shape: st.tuples(*[hnp.arrays(bool, shape)] * 2))
 
 

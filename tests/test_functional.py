@@ -128,7 +128,7 @@ def test_paths_stay(name):
     assert list(mpt_layers_by_path(model)) == list(mpt_layers_by_path(functional))
 
 
-@pytest.mark.parametrize("name", ["blocks", "network"])
+@pytest.mark.parametrize("name", [pytest.param("blocks", marks=pytest.mark.slow_with("jax")), "network"])
 def test_training_is_passed_on_and_shared(name):
     model, functional = made(name)
     if isinstance(model, Network):

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from support.ticket_files import opened
+
 pytestmark = [
     pytest.mark.tensorflow_only,
     pytest.mark.skipif(
@@ -40,8 +42,7 @@ def run(code, backend="tensorflow", legacy=True):
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-def test_ours_equal_larqs():
-    run("""
+EQUAL = """
 import larq
 import tensorflow as tf
 from support.backend import gradient
@@ -95,7 +96,28 @@ for unknown in (q.NoOp(precision=1), q.DoReFa(mode="weights"), object()):
         assert "must be" in str(error) and "Received: " in str(error), error
     else:
         raise AssertionError(unknown)
-""")
+"""
+
+TICKET = """
+from keras_mpt.layers import MPTDense
+from keras_mpt.tickets import load_ticket, save_ticket
+layer = MPTDense(9, seed=1, input_quantizer=larq.quantizers.SwishSign(beta=2.0))
+model = keras.Sequential([keras.Input((20,)), MPTDense(20, seed=2), layer])
+save_ticket(model, FILE)
+loaded = load_ticket(FILE)
+quantizer = loaded.layers[1].input_quantizer
+assert type(quantizer) is quantizers.SwishSign and quantizer.beta == 2.0
+x = np.random.default_rng(0).normal(size=(9, 20)).astype("float32")
+np.testing.assert_array_equal(model(x).numpy(), loaded(x).numpy())
+"""
+
+
+def test_ours_equal_larqs_and_are_what_tickets_store(tmp_path):
+    """Two checks in one process, whose imports take most of the time."""
+    file = tmp_path / "larq.mpt"
+    run(f"FILE = {str(file)!r}" + EQUAL + TICKET)
+    header, _ = opened(file.read_bytes())
+    assert "larq" not in str(header["model"])
 
 
 LAYER = """

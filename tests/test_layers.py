@@ -33,6 +33,8 @@ from support import reference
 from support.backend import gradient
 from support.layer_contract import assert_reference_kernel, check_layer, inputs, numpy, plain_twin, randomize_scores
 
+slow_on_jax = pytest.mark.slow_with("jax")
+
 # Class, arguments, shape of the inputs, expected fan_in.
 CASES = [
     (MPTDense, {"units": 5}, (7,), 7),
@@ -58,11 +60,20 @@ CASES = [
 ]
 
 
+def others_slow_on_jax(cases):
+    """Return the cases; of each class all but the first are slow tests on JAX, which compiles them for seconds."""
+    seen, params = set(), []
+    for case in cases:
+        params.append(pytest.param(*case, id=names(case), marks=[slow_on_jax] * (case[0] in seen)))
+        seen.add(case[0])
+    return params
+
+
 def names(case):
     return ",".join([case[0].__name__, *(f"{name}={value}" for name, value in case[1].items())])
 
 
-@pytest.mark.parametrize("cls, settings, shape, fan_in", CASES, ids=map(names, CASES))
+@pytest.mark.parametrize("cls, settings, shape, fan_in", others_slow_on_jax(CASES))
 def test_contract(cls, settings, shape, fan_in, tmp_path):
     check_layer(cls, settings, shape, tmp_path)
     layer = cls(**settings)
@@ -97,7 +108,7 @@ PADDED = [
 ]
 
 
-@pytest.mark.parametrize("cls, settings, shape", PADDED, ids=map(names, PADDED))
+@pytest.mark.parametrize("cls, settings, shape", others_slow_on_jax(PADDED))
 def test_pad_values(cls, settings, shape):
     x = inputs(shape)
     layer = cls(**settings, padding="same", pad_values=1.0, seed=0)
@@ -149,7 +160,7 @@ EXPLICIT = [
 ]
 
 
-@pytest.mark.parametrize("cls, settings, shape", EXPLICIT, ids=map(names, EXPLICIT))
+@pytest.mark.parametrize("cls, settings, shape", others_slow_on_jax(EXPLICIT))
 def test_explicit_padding_is_that_of_pytorch(cls, settings, shape):
     torch = pytest.importorskip("torch")
     x = inputs(shape)

@@ -47,6 +47,13 @@ ATTENTION = [
     (layers.MPTGroupQueryAttention, {"head_dim": 4, "num_query_heads": 4, "num_key_value_heads": 2}, (5, 6), None),
 ]
 CASES = KERNELS + ATTENTION
+slow_on_jax = pytest.mark.slow_with("jax")
+# On JAX, each case is a quick test with one quantizer only: it compiles all of them for seconds.
+QUANTIZED = [
+    pytest.param(*case, quantizer, marks=[slow_on_jax] * (number % 2 == (quantizer == "identity")))
+    for number, case in enumerate(CASES)
+    for quantizer in ("scaled_sign", "identity")
+]
 
 
 def arguments(layer, x):
@@ -76,8 +83,9 @@ def model_of(layer, shape):
     return keras.Model(x, keras.layers.Flatten()(layer(*arguments(layer, x))))
 
 
-@pytest.mark.parametrize("quantizer", ["scaled_sign", "identity"])
-@pytest.mark.parametrize("cls, settings, shape, fan_ins", CASES, ids=lambda case: getattr(case, "__name__", None))
+@pytest.mark.parametrize(
+    "cls, settings, shape, fan_ins, quantizer", QUANTIZED, ids=lambda case: getattr(case, "__name__", None)
+)
 def test_equal_to_the_plain_layer_with_the_masked_kernels(cls, settings, shape, fan_ins, quantizer):
     layer, x = built(cls, settings, shape, kernel_quantizer=quantizer, seed=3)
     randomized(layer)

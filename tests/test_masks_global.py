@@ -21,6 +21,7 @@ from support.networks import X, Y
 
 BACKEND = keras.backend.backend()
 SPARSITY = 0.7
+quick_on_torch = pytest.mark.slow_with("tensorflow", "jax")  # which compile the step of each training
 
 
 def network(rule=None, **settings):
@@ -116,7 +117,7 @@ def test_a_ticket_keeps_ties_where_they_were(tmp_path):
         np.testing.assert_array_equal(assert_reference_masks(loaded), assert_reference_masks(model))
 
 
-WAYS = [{}, {"run_eagerly": True}] + [{"jit_compile": True}] * (BACKEND != "torch")
+WAYS = [{}, {"run_eagerly": True}] + [{"jit_compile": True}] * (BACKEND == "tensorflow")  # JAX does without being told
 
 
 @pytest.mark.parametrize("settings", WAYS, ids=str)
@@ -133,7 +134,13 @@ def test_every_step_uses_the_threshold_of_its_scores(settings):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras executes one step at a time on PyTorch")
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile",  # quick as users have it: compiled by XLA on JAX only
+    [
+        pytest.param(False, marks=pytest.mark.slow_with("jax")),
+        pytest.param(True, marks=pytest.mark.slow_with("tensorflow")),
+    ],
+)
 def test_steps_per_execution(jit_compile):
     one, four = (compiled(network(), steps_per_execution=n, jit_compile=jit_compile) for n in (1, 4))
     first = scores_of(one)
@@ -380,7 +387,12 @@ def test_copies_of_an_unbuilt_model():
 
 @pytest.mark.parametrize(
     "scores, trainable, quantizer",
-    [(False, False, "scaled_sign"), (False, True, "scaled_sign"), (True, True, "scaled_sign"), (False, False, None)],
+    [
+        pytest.param(False, False, "scaled_sign", marks=quick_on_torch),
+        pytest.param(False, True, "scaled_sign", marks=quick_on_torch),
+        (True, True, "scaled_sign"),
+        (False, False, None),
+    ],
 )
 def test_ticket(scores, trainable, quantizer, tmp_path):
     model = compiled(network(kernel_quantizer=quantizer))

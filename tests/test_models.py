@@ -91,6 +91,7 @@ def test_strip_whatever_the_class_and_the_loss():
     assert not isinstance(stripped, TakesNothing) and not stripped.compiled
 
 
+@pytest.mark.slow_with("jax", "torch")
 def test_stripped_models_load_without_keras_mpt(tmp_path):
     for name in MODELS:
         model = made(name)

@@ -1,7 +1,9 @@
 """Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
 
 import dataclasses
+import functools
 import hashlib
+import importlib
 import inspect
 import json
 import os
@@ -16,6 +18,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 
 import keras_mpt
 from keras_mpt import zoo
@@ -30,6 +33,18 @@ from support.small_images import small_cifar10
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PUBLISHED = zoo.list_presets()
 each = pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.name)
+same_on_all_backends = pytest.mark.slow_with("jax", "torch")
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Return a function that makes the model of a preset once, and its logits for the golden images."""
+
+    def make(preset):
+        model = preset.model()
+        return model, numpy(model(preset.preprocess(preset.golden_images())))
+
+    return functools.cache(make)
 
 
 def test_something_is_published():
@@ -87,6 +102,7 @@ def test_filters_that_there_are_not(given):
         zoo.list_presets(**given)
 
 
+@same_on_all_backends
 def test_a_name_wherever_a_path_is_taken(capsys, tmp_path, monkeypatch):
     preset = zoo.get_preset("conv4_mpt32_s80")
     assert Ticket.read(preset.name).path == preset.path
@@ -104,6 +120,7 @@ def test_a_name_wherever_a_path_is_taken(capsys, tmp_path, monkeypatch):
 
 
 @each
+@same_on_all_backends
 def test_counts(preset):
     entries = [entry["kernel"] for entry in Ticket.read(preset.name).layers.values() if entry["kernel"]]
     assert preset.counts["weights"] == sum(int(np.prod(entry["shape"])) for entry in entries)
@@ -112,22 +129,20 @@ def test_counts(preset):
 
 
 @each
-def test_golden_outputs(preset):
-    model = preset.model()
+def test_golden_outputs(preset, made):
+    model, logits = made(preset)
     assert model.name == preset.architecture
-    logits = numpy(model(preset.preprocess(preset.golden_images())))
     np.testing.assert_allclose(logits, preset.golden, rtol=1e-3, atol=1e-3)
     assert np.shape(preset.golden)[1] == len(preset.classes)
 
 
 @each
-def test_file_is_the_one_that_was_published(preset):
+def test_file_is_the_one_that_was_published(preset, made):
     assert hashlib.sha256(preset.path.read_bytes()).hexdigest() == preset.sha256
     ticket = Ticket.read(preset.path)
     assert ticket.provenance["accuracy"] == preset.accuracy
-    loaded, built = keras_mpt.load_ticket(preset.path), preset.model()
-    x = preset.preprocess(preset.golden_images())
-    np.testing.assert_array_equal(numpy(loaded(x)), numpy(built(x)))
+    loaded, (built, logits) = keras_mpt.load_ticket(preset.path), made(preset)
+    np.testing.assert_array_equal(numpy(loaded(preset.preprocess(preset.golden_images()))), logits)
     for one, two in zip(mpt_layers(loaded), mpt_layers(built), strict=True):
         assert one.get_config() == two.get_config()
 
@@ -139,6 +154,7 @@ def publish(scripts):
     return publish
 
 
+@same_on_all_backends
 def test_cards_and_table_are_those_of_the_presets(publish, tmp_path):
     publish.write_texts(json.loads((ROOT / "zoo" / "presets.json").read_text()), tmp_path)
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -148,6 +164,7 @@ def test_cards_and_table_are_those_of_the_presets(publish, tmp_path):
 
 
 @each
+@same_on_all_backends
 def test_card_and_logs_say_the_same(preset, publish):
     card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
     for text in (
@@ -165,37 +182,20 @@ def test_card_and_logs_say_the_same(preset, publish):
     assert preset.dense is None or preset.dense == publish.dense(ROOT / "zoo" / preset.dense["log"])
 
 
-READ_FLAGS = """
-import importlib, json, sys
-from absl.flags import FLAGS
-name, recipes = sys.argv[1], json.loads(sys.argv[2])
-sys.argv = [name]
-script = importlib.import_module(name)
-found = []
-for flags in recipes:
-    FLAGS.unparse_flags()
-    FLAGS([name, *flags, "--output_dir=unused"])
-    found.append([script.architecture(), script.arguments(), script.epochs(), FLAGS.seed])
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.slow_with("jax", "torch")
+@same_on_all_backends
 @pytest.mark.parametrize("script", sorted({shlex.split(preset.recipe)[1] for preset in PUBLISHED}))
-def test_the_recipe_makes_the_network(script):
+def test_the_recipe_makes_the_network(script, scripts, monkeypatch):
     """The flags of the command on the card are those that the ticket's arguments came from."""
     made = [preset for preset in PUBLISHED if shlex.split(preset.recipe)[:2] == ["python", script]]
-    recipes = [shlex.split(preset.recipe)[2:] for preset in made]
-    folder, name = (ROOT / script).parent, pathlib.Path(script).stem  # of its own process: both define --sparsity
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    output = subprocess.run(
-        [sys.executable, "-c", READ_FLAGS, name, json.dumps(recipes)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert output.returncode == 0, output.stderr
-    found = json.loads(output.stdout.splitlines()[-1])
+    name = pathlib.Path(script).stem
+    monkeypatch.setattr(sys, "argv", [name])  # the flags are those of the module of this name
+    module, found = importlib.import_module(name), []
+    assert pathlib.Path(module.__file__) == ROOT / script
+    for preset in made:
+        FLAGS.unparse_flags()
+        FLAGS([name, *shlex.split(preset.recipe)[2:], "--output_dir=unused"])
+        told = [module.architecture(), module.arguments(), module.epochs(), FLAGS.seed]
+        found.append(json.loads(json.dumps(told)))  # as a ticket's provenance holds it
     for (_, known, *_), preset in zip(found, made, strict=True):
         for name in known.keys() - preset.arguments.keys():  # newer than the ticket, which had the default
             assert known.pop(name) == inspect.signature(getattr(zoo, preset.architecture)).parameters[name].default
@@ -203,6 +203,7 @@ def test_the_recipe_makes_the_network(script):
 
 
 @each
+@same_on_all_backends
 def test_converted_files_are_those_that_were_published(preset):
     binary = preset.arguments["input_quantizer"] is not None
     card = (ROOT / "zoo" / f"{preset.name}.md").read_text()
@@ -224,7 +225,7 @@ def test_converted_files_are_those_that_were_published(preset):
 @pytest.mark.parametrize(
     "preset", [p for p in PUBLISHED if "file" in p.converted["tflite"]], ids=lambda preset: preset.name
 )
-def test_phone_files_compute_what_the_ticket_does(preset):
+def test_phone_files_compute_what_the_ticket_does(preset, made):
     pytest.importorskip("larq_compute_engine")
     images = preset.preprocess(preset.golden_images())
     for target, found in preset.converted.items():
@@ -233,20 +234,20 @@ def test_phone_files_compute_what_the_ticket_does(preset):
     if "lce" not in preset.converted:
         return
     file = File((ROOT / "zoo" / preset.converted["lce"]["file"]).read_bytes())
-    binary = [layer for layer in mpt_layers(preset.model()) if layer.input_quantizer is not None]
+    binary = [layer for layer in mpt_layers(made(preset)[0]) if layer.input_quantizer is not None]
     assert file.operations()["LceBconv2d"] == len(binary) > 0
     with pytest.raises(ValueError, match="`target` must be 'lce'"):
         keras_mpt.convert.run(ROOT / "zoo" / preset.converted["lce"]["file"], "tflite", images)
 
 
-@pytest.mark.slow_with("jax", "torch")
-def test_loading_by_name_dataset_and_path(tmp_path):
+@same_on_all_backends
+def test_loading_by_name_dataset_and_path(made):
     preset = PUBLISHED[0]
     builder = getattr(zoo, preset.architecture)
     assert zoo.get_preset(preset.name) is preset
     assert preset in zoo.list_presets(preset.architecture)
     x = preset.preprocess(preset.golden_images())
-    expected = numpy(preset.model()(x))
+    _, expected = made(preset)
     ways = [builder(weights=preset.name), builder(weights=preset.path, **preset.arguments)]
     ways += [builder(weights=preset.dataset)] if preset.default else []
     for model in ways:
@@ -263,6 +264,7 @@ def saved(path, **provenance):
     return model
 
 
+@same_on_all_backends
 def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
     file = tmp_path / "conv2.mpt"
     model, x = saved(file, architecture="conv2_mpt", arguments=MADE_WITH), rng.normal(size=(4, 8, 8, 3))
@@ -282,6 +284,7 @@ def test_a_ticket_file_brings_its_arguments(tmp_path, rng):
         zoo.conv4_mpt(weights=file)
 
 
+@same_on_all_backends
 def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, rng):
     file = tmp_path / "conv2.mpt"
     model, x = saved(file, data="none"), rng.normal(size=(4, 8, 8, 3))
@@ -295,6 +298,7 @@ def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, 
             zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})
 
 
+@same_on_all_backends
 def test_operations_may_be_numbered_in_another_way(tmp_path):
     made_with = {"input_shape": [8, 8, 3], "width": 0.125, "seed": 0}
     zoo.resnet20_mpt(**made_with)  # whose padding is the first of this process, perhaps
@@ -303,6 +307,7 @@ def test_operations_may_be_numbered_in_another_way(tmp_path):
     assert zoo.resnet20_mpt(weights=tmp_path / "a.mpt")
 
 
+@same_on_all_backends
 @pytest.mark.parametrize("part", [False, True])
 def test_a_ticket_of_a_network_with_other_shortcuts(part, tmp_path):
     """Layers with weights are the same, so that only the wiring tells."""
@@ -342,9 +347,10 @@ def test_a_ticket_file_cannot_ask_for_more_memory_than_it_has_weights(tmp_path):
         zoo.conv2_mpt(weights=tmp_path / "conv2.mpt")
 
 
-def test_features_of_a_preset():
+@same_on_all_backends
+def test_features_of_a_preset(made):
     preset = PUBLISHED[0]
-    whole, features = preset.model(), preset.model(include_top=False)
+    (whole, _), features = made(preset), preset.model(include_top=False)
     x = preset.preprocess(preset.golden_images())
     inner = keras.Model(whole.inputs[0], whole.get_layer(features.layers[-1].name).output)
     np.testing.assert_array_equal(numpy(features(x)), numpy(inner(x)))
@@ -362,6 +368,7 @@ def test_wrong_names_suggest_the_near_one():
         zoo.conv4_mpt(weights="nowhere.mpt")
 
 
+@same_on_all_backends
 def test_arguments_that_the_ticket_fixes():
     preset = next(preset for preset in PUBLISHED if preset.architecture == "conv4_mpt")
     with pytest.raises(ValueError, match="sparsity"):
@@ -457,6 +464,7 @@ def test_publishing_writes_everything_or_nothing(publishing, tmp_path, monkeypat
     assert not list(tmp_path.glob(".publish*"))
 
 
+@same_on_all_backends
 def test_removing_a_preset(publish, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("*.tflite"))
     (tmp_path / "zoo" / "conv4_mpt11_s50.tflite").touch()

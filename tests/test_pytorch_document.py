@@ -13,7 +13,7 @@ from torch.nn import functional  # noqa: E402
 
 from support import torch_networks as nets  # noqa: E402, which needs torch
 
-pytestmark = pytest.mark.slow_with("jax")
+pytestmark = pytest.mark.slow_with("jax", "tensorflow")
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "from-pytorch.md"
 SHAPE = (32, 32, 3)

@@ -13,7 +13,7 @@ from support.layer_contract import numpy
 torch = pytest.importorskip("torch")
 from support import torch_networks as nets  # noqa: E402, which needs torch
 
-pytestmark = pytest.mark.slow_with("jax")
+pytestmark = pytest.mark.slow_with("jax", "torch")
 
 LAYOUTS = {"biprop": "biprop", "global": "biprop", "edge_popup": "hidden_networks", "jackpots": "lottery_jackpots"}
 SIGN = {"input_quantizer": "approx_sign"}

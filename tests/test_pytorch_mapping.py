@@ -18,6 +18,7 @@ from torch.nn import functional  # noqa: E402
 
 from support import torch_networks as nets  # noqa: E402, which needs torch
 
+pytestmark = pytest.mark.slow_with("jax")
 SHAPE = (8, 8, 3)
 X = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
 MAPPING = {

@@ -129,6 +129,7 @@ def test_keys_of_compiled_models():
         reading.read(state(**{"_orig_mod.layer1.weight": torch.ones(1)}))
 
 
+@pytest.mark.slow  # for PyTorch's compiler, whose import takes seconds
 def test_a_compiled_model(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
     torch.save(torch.compile(model).state_dict(), tmp_path / "a.pth")

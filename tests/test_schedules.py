@@ -64,7 +64,7 @@ CURVES = {  # from 0.5 to 0.9 in four epochs
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("rule", [None, GlobalTopK])
+@pytest.mark.parametrize("rule", [None, pytest.param(GlobalTopK, marks=pytest.mark.slow_with("tensorflow", "jax"))])
 def test_curves(curve, rule):
     model, record = network(rule and rule(0.3)), Record()
     fit(model, SparsitySchedule(0.9, epochs=4, curve=curve), record)

@@ -260,7 +260,7 @@ def bytes_in_use():
 def assert_refused_or_as_declared(content, file):
     """Return whether it was loaded."""
     file.write_bytes(content)
-    before, begin = bytes_in_use(), time.monotonic()
+    before, begin = bytes_in_use(), time.process_time()
     try:
         assert "Total" in str(Ticket.read(file))
         model = load_ticket(file)
@@ -268,7 +268,7 @@ def assert_refused_or_as_declared(content, file):
         assert "ticket.mpt" in str(error)
         return False
     finally:
-        assert bytes_in_use() - before < 1 << 30 and time.monotonic() - begin < 30
+        assert bytes_in_use() - before < 1 << 30 and time.process_time() - begin < 30
     assert_as_declared(model, file)
     return True
 
@@ -357,10 +357,10 @@ def test_a_large_file_of_something_else_is_not_read(tmp_path):
 
 
 def test_a_header_of_many_values_cannot_take_much_memory(tmp_path):
-    before, begin = bytes_in_use(), time.monotonic()
+    before, begin = bytes_in_use(), time.process_time()
     lists = b"[]," * (60 * 2**20 // 3)
     assert_refused(seal(b'{"blobs": [], "a": [' + lists + b"1]}", {}), tmp_path / "ticket.mpt")
-    assert bytes_in_use() - before < 1 << 29 and time.monotonic() - begin < 10
+    assert bytes_in_use() - before < 1 << 29 and time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize("shape", [[2] * 300_000, [10**4000] * 500, [2**63]], ids=["axes", "digits", "large"])

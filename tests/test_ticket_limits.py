@@ -44,10 +44,10 @@ def refusing(file):
 def test_sizes_are_compared_before_anything_is_read(file):
     with file.open("rb+") as opened_file:
         opened_file.truncate(3 << 30)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(TicketError, match=r"a.mpt: the blobs take [\d,]+ bytes, but 3,221,\d+,\d+ follow"):
         Ticket.read(file)
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1
     assert peak(refusing(file)) < 1 << 26
 
 
@@ -127,10 +127,10 @@ def test_models_inside_models_do_not_double_for_ever(tmp_path):
         model = around(model, f"outer{level}", 5 if level == 23 else None)
     content["model"] = model
     (tmp_path / "a.mpt").write_bytes(sealed(content, blobs))
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(TicketError, match="the model is much larger than its description"):
         load_ticket(tmp_path / "a.mpt")
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 def changed(model, file, change):
@@ -173,10 +173,10 @@ def test_operations_cannot_ask_for_much(case, tmp_path):
     operation, argument, value = GREEDY[case]
     change = with_setting(case, argument, value) if argument else with_setting("Tile", "repeats", [1, 2**20, 1, 1])
     changed(after(operation)[1], tmp_path / "a.mpt", change)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(TicketError, match="a.mpt"):
         load_ticket(tmp_path / "a.mpt")
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 30
 
 
 def test_iterations_of_a_layer_are_bounded(tmp_path):

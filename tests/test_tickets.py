@@ -1,6 +1,5 @@
 """Tickets: what is saved is what is loaded, and files that are no good are refused."""
 
-import importlib.util
 import os
 import random
 import runpy
@@ -11,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import test_models
-from test_larq import run
 
 import keras_mpt
 from keras_mpt import initializers, quantizers
@@ -284,26 +282,6 @@ def test_masks_stay_as_they_are_by_default(tmp_path):
     assert (numpy(loaded.trainable_variables[0]) != gamma).any()
 
 
-@pytest.mark.tensorflow_only
-@pytest.mark.skipif(not importlib.util.find_spec("larq"), reason="larq is not installed")
-def test_larqs_quantizers_are_stored_as_ours(tmp_path):
-    run(f"""
-import larq
-from keras_mpt.layers import MPTDense
-from keras_mpt.tickets import load_ticket, save_ticket
-layer = MPTDense(9, seed=1, input_quantizer=larq.quantizers.SwishSign(beta=2.0))
-model = keras.Sequential([keras.Input((20,)), MPTDense(20, seed=2), layer])
-save_ticket(model, {str(tmp_path / "larq.mpt")!r})
-loaded = load_ticket({str(tmp_path / "larq.mpt")!r})
-quantizer = loaded.layers[1].input_quantizer
-assert type(quantizer) is quantizers.SwishSign and quantizer.beta == 2.0
-x = np.random.default_rng(0).normal(size=(9, 20)).astype("float32")
-np.testing.assert_array_equal(model(x).numpy(), loaded(x).numpy())
-""")
-    header, _ = opened((tmp_path / "larq.mpt").read_bytes())
-    assert "larq" not in str(header["model"])
-
-
 @keras.saving.register_keras_serializable(package="test_tickets")
 class Doubled(keras.layers.Layer):
     def call(self, inputs):
@@ -362,6 +340,7 @@ class Unnamed(keras.layers.Layer):
         return self.body(x)
 
 
+@pytest.mark.slow_with("tensorflow", "jax")  # which take seconds for 26 layers
 def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
     inputs = keras.Input((3,))
     model, file = keras.Model(inputs, Unnamed()(Unnamed(name="second")(inputs))), tmp_path / "unnamed.mpt"
@@ -377,6 +356,7 @@ def test_unnamed_layers_inside_custom_ones_are_taken_by_their_order(tmp_path):
             np.testing.assert_array_equal(numpy(ours.scores), numpy(theirs.scores))
 
 
+@pytest.mark.slow_with("jax")  # which compiles each
 def test_operations(tmp_path):
     """All that tickets hold, on tensors of a functional model."""
     ops, unary = keras.ops, "absolute exp log sqrt reciprocal negative sign floor round square sin cos tanh"

@@ -16,6 +16,8 @@ from support import reference
 from support.layer_contract import numpy
 from support.networks import X, Y
 
+slow_on_jax = pytest.mark.slow_with("jax")  # which compiles for each shape; these tests look at no value of it
+EXAMPLES = 5 if keras.backend.backend() == "jax" else 25  # JAX compiles each shape
 CONVERTIBLE = {
     keras.layers.Dense: layers.MPTDense,
     keras.layers.Conv1D: layers.MPTConv1D,
@@ -120,6 +122,7 @@ def test_nothing_pruned_is_the_model_itself(source):
     assert keras.tree.map_structure(np.shape, twin(x)) == keras.tree.map_structure(np.shape, model(x))
 
 
+@slow_on_jax
 def test_every_layer_has_its_twin(source):
     model, _ = source
     twins = layers_by_path(to_mpt(model, 0.6, seed=3))
@@ -154,7 +157,7 @@ def test_shared_layers_are_shared():
 
 
 @given(st.integers(1, 400), st.integers(1, 5), st.floats(0, 0.99), st.integers(0, 2**32), st.booleans())
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_pretrained_scores_are_magnitude_pruning(inputs, units, sparsity, seed, ties):
     rng = np.random.default_rng(seed)
     kernel = rng.integers(-3, 4, (inputs, units)) / 2 if ties else rng.normal(size=(inputs, units))
@@ -183,6 +186,7 @@ def test_pretrained_with_one_threshold(source):
     np.testing.assert_array_equal(masks, wanted)
 
 
+@slow_on_jax
 def test_random_kernels_come_from_one_seed(source):
     model, _ = source
     first, same, other = (mpt_layers_by_path(to_mpt(model, seed=seed)) for seed in (1, 1, 2))
@@ -196,6 +200,7 @@ def test_random_kernels_come_from_one_seed(source):
     assert alone.seed == first[path].seed
 
 
+@slow_on_jax
 def test_arguments_reach_the_layers():
     model = sequential()
     twin = to_mpt(
@@ -215,6 +220,7 @@ def test_arguments_reach_the_layers():
     assert all(type(layer.kernel_quantizer) is keras_mpt.quantizers.ScaledSign for layer in mpt_layers(to_mpt(model)))
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     "which, converted",
     [
@@ -236,6 +242,7 @@ def test_only_and_skip(which, converted):
             np.testing.assert_array_equal(old, new)
 
 
+@slow_on_jax
 def test_paths_of_nested_models():
     model = nested_and_shared()
     assert list(mpt_layers_by_path(to_mpt(model, only=["inner/twice"]))) == ["inner/twice"]
@@ -244,6 +251,7 @@ def test_paths_of_nested_models():
     assert [layer.sparsity for layer in found.values()] == [0.5, 0.5, 0.9]
 
 
+@slow_on_jax
 def test_two_calls_convert_in_two_ways():
     model = trained(sequential())
     first = to_mpt(model, only="conv", seed=1)

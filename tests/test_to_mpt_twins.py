@@ -15,6 +15,7 @@ from support.layer_contract import numpy
 
 WORDS = np.random.default_rng(0).integers(0, 11, (4, 6))
 LAYERS_OF_MPT = (layers.MPTLayer, layers.MPTComposite)
+slow_on_jax = pytest.mark.slow_with("jax")  # which compiles something for each of the many shapes
 
 
 def text():
@@ -74,6 +75,7 @@ def test_nothing_pruned_is_the_model_itself(source):
     assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
 
 
+@slow_on_jax
 def test_pretrained_masks_are_magnitude_pruning(source):
     twin = to_jackpot(source[0], uniform_sparsity(0.7), skip=[], mask=TopK)
     for layer in mpt_layers_by_path(twin).values():
@@ -142,6 +144,7 @@ def test_dense_twin_is_trained_as_a_whole(source):
     assert kernels and all(np.any(numpy(w)) for w in kernels)
 
 
+@slow_on_jax
 def test_only_skip_and_sparsities_within_wrappers():
     model = text()
     twin = to_mpt(model, {"both/forward_lstm": 0.9, "attention": 0.75}, only=["both", "attention"], seed=0)
@@ -164,6 +167,7 @@ def test_only_skip_and_sparsities_within_wrappers():
         to_mpt(model, only=["forward_lstm"])
 
 
+@slow_on_jax
 def test_one_threshold_and_jackpots():
     twin = to_mpt(text(), mask=GlobalTopK(0.8), seed=0)
     subnets = [subnet for layer in mpt_layers_by_path(twin).values() for subnet in layer.subnets]
@@ -176,6 +180,7 @@ def test_one_threshold_and_jackpots():
     assert kept == pytest.approx(0.2 * (size - 6), abs=40)  # sparsities of layers, rounded for each kernel
 
 
+@slow_on_jax
 def test_frozen_parts_stay_frozen():
     model = text()
     model.get_layer("attention")._key_dense.trainable = False
@@ -240,6 +245,7 @@ MACS = [
 ]
 
 
+@slow_on_jax
 @pytest.mark.parametrize("layer, shapes, macs", MACS, ids=lambda value: type(value).__name__)
 def test_macs(layer, shapes, macs):
     inputs = [keras.Input(shape) for shape in shapes]

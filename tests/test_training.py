@@ -62,7 +62,7 @@ def usual_fit():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"run_eagerly": True}]
+    [pytest.param({"run_eagerly": True}, marks=pytest.mark.slow_with("jax"))]  # as `usual_fit` is there
     + [{"jit_compile": True}] * (BACKEND != "torch")
     + [{"steps_per_execution": 4}] * (BACKEND != "torch"),  # Keras has neither for PyTorch on CPUs
     ids=str,

@@ -25,6 +25,7 @@ CONVOLUTIONS = [(27, 64), (576, 64), (576, 128), (1152, 128), (1152, 256), (2304
 FLAT = {2: 16 * 16 * 64, 4: 8 * 8 * 128, 6: 4 * 4 * 256, 8: 2 * 2 * 512}
 KERNELS = {n: [*CONVOLUTIONS[:n], (FLAT[n], 256), (256, 256), (256, 10)] for n in CONV}
 SMALL = {"width": 0.125, "seed": 3}
+made_of_the_same_on_all_backends = pytest.mark.slow_with("jax", "torch")
 
 
 def test_sizes_of_the_papers():
@@ -192,6 +193,7 @@ def test_every_argument_becomes_the_setting_of_its_name():
         assert given == {name: name for name in inspect.signature(build).parameters if name not in ("dtype", "weights")}
 
 
+@made_of_the_same_on_all_backends
 @pytest.mark.parametrize("name", ["conv2_mpt", "vgg_small_mpt", "resnet18_mpt", "resnet20_mpt"])
 def test_settings_reach_the_layers(name):
     shape = (68, 72, 2) if name == "resnet18_mpt" else (40, 48, 2)
@@ -260,6 +262,7 @@ def keras_settings():
     keras.config.set_image_data_format(before[2])
 
 
+@made_of_the_same_on_all_backends
 @pytest.mark.parametrize("name", ["conv2_mpt", "resnet18_mpt", "resnet20_mpt", "vgg_small_mpt"])
 def test_global_settings_change_nothing(name, keras_settings):
     shape = (68, 72, 3) if name == "resnet18_mpt" else (16, 16, 3)
@@ -337,6 +340,7 @@ def test_sparsity_by_layer():
         zoo.conv2_mpt(sparsity={"cnov2": 0.5}, **SMALL)
 
 
+@made_of_the_same_on_all_backends
 @pytest.mark.parametrize("shape", [(32, 32, 3), (72, 72, 3)], ids=["small stem", "ImageNet's stem"])
 def test_float_stem(shape):
     settings = {"input_shape": shape, "width": 0.0625, "seed": 3, "input_quantizer": "approx_sign", "pad_values": 1.0}
@@ -381,6 +385,7 @@ def test_weights_bring_their_arguments(monkeypatch):
     assert len(calls) == 3
 
 
+@made_of_the_same_on_all_backends
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_all_but_the_stem_have_binary_inputs(name):
     settings = {"width": 0.0625, "input_shape": (32, 32, 3), "input_quantizer": "approx_sign", "pad_values": 1.0}

@@ -215,6 +215,7 @@ def test_saved_and_stripped(kind, variant, tmp_path):
         assert numpy(twin(image)).shape == expected.shape
 
 
+@pytest.mark.slow_with("tensorflow")  # which compiles the step for seconds
 @pytest.mark.parametrize("kind, variant", cases(("ImageNet's stem", "1/1"), ("VGG", "1/1")))
 def test_training_step(kind, variant):
     build, settings = KINDS[kind]

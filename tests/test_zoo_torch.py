@@ -12,7 +12,7 @@ from support.layer_contract import inputs, numpy
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.slow_with("jax")
+pytestmark = pytest.mark.slow_with("jax", "torch")
 functional = torch.nn.functional
 
 
