@@ -52,8 +52,6 @@ test-all: lint
 test test-all: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-programs
 test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
-# Without most optimizations, compiling them takes a third less; `test-all` has what users have.
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 
 # Converted files on an emulated 64-bit ARM: Debian, and apt for qemu-user-static.
 test-arm: $(VENV)/.dev
