@@ -138,21 +138,37 @@ def jackpot_overlaps():
 
 def frontier():
     """Which width, density and frozen fraction is the most accurate at so many bytes of a file."""
-    runs = {}
-    for row in measured("frontier"):
-        key = row["kind"], row["density"], row["frozen"]
-        runs.setdefault(key, {}).setdefault(int(row["budget"]), []).append(row)
-    budgets, lines = sorted({budget for found in runs.values() for budget in found}), []
-    for (kind, density, frozen), found in runs.items():
-        name = [f"{float(density):.0%}", f"{float(frozen):.0%}"] if kind == "ticket" else [f"all, {kind}", ""]
+    runs = _frontier_runs("frontier")
+    budgets, lines = sorted({budget for _, budget in runs}), []
+    for name in dict.fromkeys(name for name, _ in runs):
         cells = []
         for budget in budgets:
-            rows = found[budget]
+            rows = runs[name, budget]
             fits = float(rows[0]["factor"]) > 0
             cells += [rows[0]["factor"], _mean([_accuracy(row) for row in rows])] if fits else ["too large", ""]
-        lines.append(name + cells)
+        lines.append([*name, *cells])
     titles = [title for budget in budgets for title in (f"width, {budget:,} bytes", "test accuracy (%)")]
     return markdown(["weights kept", "by the seed", *titles], lines)
+
+
+def frontier_resnet18():
+    """The same of ResNet-18, a line for each file."""
+    lines = []
+    for (name, _), rows in _frontier_runs("frontier_resnet18").items():
+        size = np.mean([int(row["bytes"]) for row in rows])
+        lines.append([*name, rows[0]["factor"], f"{size:,.0f}", _mean([_accuracy(row) for row in rows])])
+    return markdown(["weights kept", "by the seed", "width", "bytes", "test accuracy (%)"], lines)
+
+
+def _frontier_runs(study):
+    """Return `{((kept, by the seed), budget): rows of the seeds}`."""
+    runs = {}
+    for row in measured(study):
+        name = f"{float(row['density']):.0%}", f"{float(row['frozen']):.0%}"
+        if row["kind"] != "ticket":
+            name = f"all, {row['kind']}", ""
+        runs.setdefault((name, int(row["budget"])), []).append(row)
+    return runs
 
 
 def _mean(values, sign=""):
@@ -167,4 +183,5 @@ def _interval(differences):
     return f"{np.mean(differences):+.2f} ± {half:.2f} ({len(differences)} pairs)"
 
 
-ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps, frontier]
+ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
+ALL += [frontier, frontier_resnet18]
