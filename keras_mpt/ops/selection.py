@@ -73,7 +73,8 @@ def top_k_mask(
     size = math.prod(keys.shape) if size is None else size
     more = () if frozen is None else (_rows(frozen),)
     kept, start, size = _integers(kept, start, size)
-    size = ops.maximum(size, kept)  # for a constant, TensorFlow would optimize the function again in each call
+    if keras.backend.backend() == "tensorflow":
+        size = ops.maximum(size, kept)  # for a constant, it would optimize the function again in each call
     mask, threshold, invalid = _top_k(select, frozen is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
@@ -170,7 +171,7 @@ def _search(parts, kept, start, count_at_start, size):
             xp.where(enough, count, low_count),
             xp.where(enough, high, threshold),
             xp.where(enough, high_count, count),
-            passes + 1,
+            xp.minimum(passes + 1, _GUIDED_PASSES),
         )
 
     def unfinished(low, low_count, high, high_count, passes):
@@ -313,7 +314,7 @@ def _end_of_ties(rows, kept, threshold, count):
     kept, count, zero, size = (number(n) for n in (kept, count, 0, math.prod(ops.shape(rows))))
 
     def unfinished(low, high, end, count):
-        return xp.not_equal(count, kept)
+        return xp.logical_and(xp.not_equal(count, kept), xp.less(low, high))
 
     def halve(low, high, end, count):
         end = low + xp.right_shift(high - low, 1)
