@@ -136,7 +136,7 @@ def traced_once(function):
 
 
 def traced_in_graphs(function):
-    """Let TensorFlow trace `function` at its first call in a graph, and JAX at its first call, and use that trace later.
+    """Trace `function` once: let TensorFlow do so at its first call in a graph, JAX at its first call.
 
     Unlike `traced_once`, it may use the shapes of its tensors: all calls must have the same. Elsewhere it is called.
     """
