@@ -1,5 +1,7 @@
 """Operations that Keras lacks."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -68,9 +70,35 @@ def count_true(conditions):
         import torch
 
         return torch.count_nonzero(conditions).to(torch.int32)  # avoids a copy of four times the size
+    if keras.backend.backend() == "jax":
+        return _reduction("add", 0)(ops.cast(conditions, "int32"))
     if len(conditions.shape) == 2:  # sums of float32 are faster
         conditions = ops.sum(ops.cast(conditions, "float32"), axis=-1)
     return sum_int32(ops.cast(conditions, "int32"))
+
+
+def max_int32(x):
+    """Return the largest of int32 entries."""
+    if keras.backend.backend() == "jax":
+        return _reduction("max", -(2**31))(x)
+    return ops.max(x)
+
+
+@functools.cache
+def _reduction(name, first):
+    """Return a function that reduces int32 entries by `jax.lax.<name>`, in a single loop.
+
+    For CPUs, XLA rewrites a reduction of one tensor to a tree of windows, which protects sums of floats. With integers,
+    it only takes four times as long, and each window is compiled separately. It leaves reductions of two tensors alone.
+    """
+    import jax
+
+    function, first = getattr(jax.lax, name), np.int32(first)
+
+    def both(a, b):
+        return function(a[0], b[0]), function(a[1], b[1])
+
+    return jax.jit(lambda x: jax.lax.reduce((x, x), (first, first), both, tuple(range(x.ndim)))[0])
 
 
 def sum_int32(x, axis=None):
@@ -108,10 +136,14 @@ def traced_once(function):
 
 
 def traced_in_graphs(function):
-    """Let TensorFlow trace `function` at its first call within a graph, and use that trace in all graphs from then on.
+    """Trace `function` once: let TensorFlow do so at its first call in a graph, JAX at its first call.
 
     Unlike `traced_once`, it may use the shapes of its tensors: all calls must have the same. Elsewhere it is called.
     """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

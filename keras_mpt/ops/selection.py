@@ -9,7 +9,16 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._types import Tensor
-from keras_mpt.ops.backend import LONGEST_ROW, bitcast, count_true, cumsum_int32, nan_where, sum_int32, traced_once
+from keras_mpt.ops.backend import (
+    LONGEST_ROW,
+    bitcast,
+    count_true,
+    cumsum_int32,
+    max_int32,
+    nan_where,
+    sum_int32,
+    traced_once,
+)
 
 INFINITY_BITS = 0x7F800000  # the bit pattern of +inf in float32; magnitudes above it are NaN
 ALL_BITS = 0x7FFFFFFF  # without the sign
@@ -64,7 +73,8 @@ def top_k_mask(
     size = math.prod(keys.shape) if size is None else size
     more = () if frozen is None else (_rows(frozen),)
     kept, start, size = _integers(kept, start, size)
-    size = ops.maximum(size, kept)  # for a constant, TensorFlow would optimize the function again in each call
+    if keras.backend.backend() == "tensorflow":
+        size = ops.maximum(size, kept)  # for a constant, it would optimize the function again in each call
     mask, threshold, invalid = _top_k(select, frozen is not None)(_rows(keys), kept, start, size, *more)
     return ops.reshape(mask, keys.shape), threshold, invalid
 
@@ -145,11 +155,8 @@ def _counted(parts, threshold):
 
 @traced_once
 def _search(parts, kept, start, count_at_start, size):
-    # PyTorch runs each operation separately. On scalars, numpy is ten times as fast.
-    if keras.backend.backend() == "torch":
-        xp, cast, number, while_loop = np, np.asarray, lambda n: np.int32(int(n)), _while_loop
-    else:
-        xp, cast, number, while_loop = ops, ops.cast, lambda n: _integers(n)[0], ops.while_loop
+    xp, number, while_loop = _scalar_arithmetic()
+    cast = np.asarray if xp is np else ops.cast
     kept, start, count_at_start, size = (number(n) for n in (kept, start, count_at_start, size))
 
     def counted(threshold):
@@ -164,7 +171,7 @@ def _search(parts, kept, start, count_at_start, size):
             xp.where(enough, count, low_count),
             xp.where(enough, high, threshold),
             xp.where(enough, high_count, count),
-            passes + 1,
+            xp.minimum(passes + 1, _GUIDED_PASSES),
         )
 
     def unfinished(low, low_count, high, high_count, passes):
@@ -187,7 +194,7 @@ def _search(parts, kept, start, count_at_start, size):
 
         enclosed = xp.logical_and(lower_known, xp.less(high, _TOP))
         threshold = xp.where(enclosed, interpolated, extrapolated)
-        threshold = xp.where(xp.less(passes, _GUIDED_PASSES), threshold, low + (high - low) // 2)
+        threshold = xp.where(xp.less(passes, _GUIDED_PASSES), threshold, low + xp.right_shift(high - low, 1))
         threshold = xp.clip(threshold, low + 1, high - 1)
         return enclose(threshold, counted(threshold), low, low_count, high, high_count, passes)
 
@@ -195,6 +202,13 @@ def _search(parts, kept, start, count_at_start, size):
     bracket = enclose(start, count_at_start, zero, size, top, zero, zero)
     low, low_count, *_ = while_loop(unfinished, narrow, bracket)
     return tuple(_integers(low, low_count))
+
+
+def _scalar_arithmetic():
+    """Return a module, a function that converts a number for it, and a loop: PyTorch is slow with single numbers."""
+    if keras.backend.backend() == "torch":
+        return np, lambda n: np.int32(int(n)), _while_loop
+    return ops, lambda n: _integers(n)[0], ops.while_loop
 
 
 def _while_loop(unfinished, narrow, bracket):
@@ -268,47 +282,47 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
 def _masked_rows(rows, kept, threshold, count, invalid, frozen=None):
     """Return the mask: keys >= the threshold, except for ties that do not fit, and for frozen keys.
 
-    Without frozen keys, no conditional returns a tensor in the shape of the kernel: XLA would give it another memory
-    layout, and transpose it before each use.
+    No conditional returns a tensor in the shape of the kernel: XLA would give it another memory layout, and transpose
+    it before each use.
     """
-    height, width = ops.shape(rows)
-    clear = ops.logical_or(invalid, ops.equal(count, kept))
-
-    def tied():
-        needed = kept - count_true(ops.greater(rows, threshold))
-        # Keep whole rows of ties while they fit; of the next row, keep only the first columns.
-        tie = ops.equal(rows, threshold)
-        tie = ops.cast(tie if frozen is None else ops.logical_and(tie, ops.greater(frozen, 0)), "int32")
-        ends = cumsum_int32(sum_int32(tie, axis=1))
-        cut = count_true(ops.less_equal(ends, needed))
-        last = ops.minimum(cut, height - 1)
-        row = ops.take(tie, last, axis=0)
-        room = needed - (ops.take(ends, last) - sum_int32(row))
-        return cut, count_true(ops.less_equal(cumsum_int32(row), room))
-
-    cut_row, cut_column = ops.cond(clear, lambda: tuple(_integers(height, 0)), tied)
-    row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
+    searched = rows if frozen is None else ops.where(ops.greater(frozen, 0), rows, -1)
     # PyTorch knows the case, and skips passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
-    least = threshold if known and clear else threshold + ops.cast(ops.greater(row, cut_row), "int32")
-    stay = ops.greater_equal(rows, least)
-
-    def falls():
-        column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
-        tie = ops.equal(ops.take(rows, ops.minimum(cut_row, height - 1), axis=0), threshold)
-        return ops.logical_and(ops.equal(row, cut_row), ops.logical_and(ops.greater_equal(column, cut_column), tie))
-
-    def wrong():
-        chosen = ops.logical_and(ops.not_equal(stay, falls()), ops.greater(frozen, 0))
-        return ops.not_equal(stay, ops.logical_or(chosen, ops.less(frozen, 0)))
-
-    if frozen is not None:  # their keys are <= 0: unless the threshold is 0, only those of ones are wrong
-        usual = ops.logical_and(clear, ops.greater(threshold, 0))
-        stay = ops.not_equal(stay, ops.cond(usual, lambda: ops.less(frozen, 0), wrong))
-    elif not (known and clear):
-        stay = ops.not_equal(stay, falls())
+    if known and (invalid or count == kept):
+        stay = ops.greater_equal(searched, threshold)
+    else:
+        end = _end_of_ties(searched, kept, threshold, ops.where(invalid, kept, count))
+        stay = _before(searched, threshold, end)
+    if frozen is not None:
+        stay = ops.logical_or(stay, ops.less(frozen, 0))
     mask = ops.cast(stay, "float32")
     return mask if known and not invalid else mask + nan_where(invalid)
+
+
+def _before(rows, threshold, end):
+    """Return where keys are above the threshold, or equal to it with a flat index below `end`."""
+    height, width = ops.shape(rows)
+    row = ops.expand_dims(ops.arange(height, dtype="int32"), 1)
+    column = ops.expand_dims(ops.arange(width, dtype="int32"), 0)
+    outside = ops.cast(ops.greater_equal(column, end - row * width), "int32")
+    return ops.greater_equal(rows, threshold + outside)
+
+
+def _end_of_ties(rows, kept, threshold, count):
+    """Return the flat index before which ties stay: with few of them, it is found in few passes, at most 31."""
+    xp, number, while_loop = _scalar_arithmetic()
+    kept, count, zero, size = (number(n) for n in (kept, count, 0, math.prod(ops.shape(rows))))
+
+    def unfinished(low, high, end, count):
+        return xp.logical_and(xp.not_equal(count, kept), xp.less(low, high))
+
+    def halve(low, high, end, count):
+        end = low + xp.right_shift(high - low, 1)
+        count = number(count_true(_before(rows, threshold, *_integers(end))))
+        few = xp.less(count, kept)
+        return xp.where(few, end, low), xp.where(few, high, end), end, count
+
+    return _integers(while_loop(unfinished, halve, (zero, size, size, count))[2])[0]
 
 
 _mask_of_rows = traced_once(_masked_rows)
@@ -362,4 +376,4 @@ def has_nan(keys: Tensor) -> Tensor:
     Args:
         keys: int32 tensor of any shape, see `magnitude_bits`.
     """
-    return ops.greater(ops.max(keys), INFINITY_BITS)
+    return ops.greater(max_int32(keys), INFINITY_BITS)
