@@ -286,6 +286,7 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     train(data, tmp_path / "dense", "--epochs=1", "--dense", "--learning_rate=0.01")
     flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]
     flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
+    flags += ["--seeds=1", "--image_size=32"]
 
     def called(*more):
         command = [sys.executable, "jackpot_study.py", *flags, *more]

@@ -94,6 +94,8 @@ def test_equal_to_the_plain_layer_with_the_masked_kernels(cls, settings, shape, 
         np.testing.assert_array_equal(numpy(subnet.mask), mask)
         kernels.append(reference.KERNELS[quantizer](numpy(subnet.frozen_kernel), mask))
         np.testing.assert_allclose(numpy(subnet.kernel), kernels[-1], rtol=1e-6)
+        with pytest.raises(AttributeError, match=f"`{subnet.name}` of layer .* cannot be assigned to"):
+            setattr(subnet.layer, subnet.name, kernels[-1])
     theirs = [numpy(w) for w in twin.weights]
     assert all(any(w.shape == k.shape and np.allclose(w, k) for w in theirs) for k in kernels)
 

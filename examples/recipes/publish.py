@@ -95,12 +95,13 @@ Accuracies are those of the files on the whole test set, one seed each, evaluate
 `python examples/recipes/evaluate.py --weights all --data_dir DIR`. [What the data are, and how to make
 such](../examples/results/README.md#data): on CIFAR-10 as it is published, without JPEG, the accuracies are others.
 
-A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per cent of
-the weights that are *removed*. `half`: half of the filters. `float_stem`: the first convolution is an ordinary one with
-trained weights. `jackpot`: the signs are those of a [trained network](../docs/guides/jackpots.md). `lottery`: a lottery
-jackpot, whose kept weights have the values of one, in 32 bits. `recycled`: some random signs were
-[replaced](../docs/recycling.md) while the mask was searched. `taught`: a trained network gave the labels. [What runs on
-a phone](../docs/deployment.md) is here, too: `.tflite` for stock LiteRT, `_lce.tflite` for larq-compute-engine.
+A name says the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1; of a `lottery`, 32
+and 32), and the per cent of the weights that are *removed*. `half`: half of the filters. `float_stem`: the first
+convolution is an ordinary one with trained weights. `jackpot`: the signs are those of a [trained
+network](../docs/guides/jackpots.md). `lottery`: a lottery jackpot, whose kept weights have the values of one, in 32
+bits. `recycled`: some random signs were [replaced](../docs/recycling.md) while the mask was searched. `taught`: a
+trained network gave the labels. [What runs on a phone](../docs/deployment.md) is here, too: `.tflite` for stock LiteRT,
+`_lce.tflite` for larq-compute-engine.
 
 Table and cards are written by `python examples/recipes/publish.py`. What `recipe` says in the tickets themselves is
 spelled `examples/train.py` where it is `examples/recipes/train.py` now.
