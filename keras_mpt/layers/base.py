@@ -106,8 +106,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         )
         for subnet in self._subnets:
             subnet.add_scores(super().add_weight, self._prefix(subnet.name))
-            if subnet.name in self._fixed:
-                subnet.scores.trainable = False
+        self.freeze_parts()
 
     def _prefix(self, kernel):
         return "" if len(self._kernels) == 1 else f"{kernel}_"
@@ -175,6 +174,12 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         if not self.built:
             return self._fixed
         return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
+
+    def freeze_parts(self):
+        """Freeze the kernels that the argument `non_trainable` names."""
+        for subnet in self._subnets:
+            if subnet.name in self._fixed:
+                subnet.scores.trainable = False
 
     @property
     def seed(self):

@@ -171,11 +171,12 @@ def load_ticket(
     last bit on JAX, where XLA may sum alpha in another order.)
 
     By default, the MPT layers are frozen and as fast as plain layers (see `keras_mpt.layers.hold`), and other layers
-    train as usual. With `trainable=True`, masks can be trained further: alpha is computed from the kept weights again,
-    which may change its last bits. Scores come from the file if it was saved with `scores=True`. Otherwise, the ranking
-    of the kept weights is unknown: their scores start at 1 and those of removed weights at 0.99, which gives the saved
-    mask until training changes it. If the file has only the signs of weights, their magnitudes are the seed's, times a
-    constant that gives alpha. Without a seed, removed weights are zero, and keeping one again has no effect.
+    train as usual. With `trainable=True`, masks can be trained further, but for those of `non_trainable` kernels: alpha
+    is computed from the kept weights again, which may change its last bits. Scores come from the file if it was saved
+    with `scores=True`. Otherwise, the ranking of the kept weights is unknown: their scores start at 1 and those of
+    removed weights at 0.99, which gives the saved mask until training changes it. If the file has only the signs of
+    weights, their magnitudes are the seed's, times a constant that gives alpha. Without a seed, removed weights are
+    zero, and keeping one again has no effect.
 
     A ticket is data. Loading creates only layers of keras_mpt and ordinary layers of Keras, runs nothing from the file,
     and allocates no memory for more weights than a file of its size may hold.
