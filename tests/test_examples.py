@@ -329,6 +329,25 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(tuned.get_layer(path).kernel) != 0, mask)
 
 
+@pytest.mark.slow
+@pytest.mark.tensorflow_only  # does not depend on the backend
+def test_the_study_of_jackpots_trains_the_network_that_its_page_names():
+    code = (
+        "import pathlib, jackpot_study as study\n"
+        "study.FLAGS(['study', '--output_dir=x', '--data_dir=DIR'])\n"
+        "print(*study.base_command(pathlib.Path('runs/base')))\n"
+        "print(study.skipped(), study.FLAGS.sparsities, study.FLAGS.epochs, study.FLAGS.seeds)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    command, rest = run.stdout.splitlines()[-2:]
+    ours = dict(re.findall(r"--(\w+)=?(\S*)", command))
+    page = (EXAMPLES.parents[1] / "docs" / "jackpots.md").read_text()
+    page = page[page.index("python examples/recipes/whitened_conv6.py") :]
+    theirs = dict(re.findall(r"--(\w+)(?: ([^-\s\\]\S*))?", page[: page.index("```")]))
+    assert ours.pop("seed") == "0" and ours.pop("data_dir").endswith("DIR") and theirs.pop("data_dir") == "DIR"
+    assert ours == theirs and rest == "['stem', 'logits'] ['0.95'] 15 3"
+
+
 def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import cifar10

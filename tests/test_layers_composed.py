@@ -202,6 +202,22 @@ def test_rules_of_recurrent_layers(rule):
     assert any((numpy(subnet.mask) != mask).any() for subnet, mask in zip(layer.subnets, masks, strict=True))
 
 
+@pytest.mark.parametrize("case", [layers.MPTGRU(3, seed=1), layers.MPTSeparableConv1D(3, 2, seed=1)])
+def test_a_quantizer_that_is_assigned_is_that_of_all_kernels(case):
+    layer = type(case).from_config(case.get_config())
+    layer.mask = Restricted(0.25)
+    layer.build((None, 5, 4))
+    for subnet in layer.subnets:
+        subnet.kernel_quantizer = subnet.kernel_quantizer.frozen((2.0,))
+    layer.kernel_quantizer = None
+    for subnet in layer.subnets:
+        assert subnet.layer.mask.sparsity == 0.25 and numpy(subnet.mask).mean() == pytest.approx(0.75, abs=0.05)
+        np.testing.assert_allclose(numpy(subnet.kernel), numpy(subnet.frozen_kernel) * numpy(subnet.mask))
+    with pytest.raises(ValueError, match="kernel_quantizer"):
+        layer.kernel_quantizer = "approx_sign"
+    assert type(layer.subnets[0].kernel_quantizer).__name__ == "Identity"
+
+
 def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):
     x = keras.Input((5, 6))
     attention = layers.MPTMultiHeadAttention(2, 3, use_bias=True, seed=1, name="attention")
