@@ -11,19 +11,19 @@ from keras_mpt import requirements
 from keras_mpt.files import sha256_of
 from keras_mpt.remote import TICKET
 from keras_mpt.tickets import Ticket, save_ticket
-from keras_mpt.tickets.header import kernels_of
+from keras_mpt.tickets.header import kernels_of, of_base
 
 __all__ = ["card", "metadata_block", "push_to_hub"]
 
 _CARD = """{metadata}
 # {name}
 
-A multi-prize ticket: a subnetwork of a random network, found with keras_mpt. It is a Keras model.
+{kind}, found with keras_mpt. It is a Keras model.
 
 ```python
 import keras_mpt  # pip install "keras-mpt[hub]"
 
-model = keras_mpt.load_ticket("hf://{repo_id}")
+model = keras_mpt.load_ticket("hf://{repo_id}"{base}
 ```
 
 | | |
@@ -100,8 +100,10 @@ def card(ticket, repo_id, metadata=None):
     facts = "".join(f"| {key} | {_cell(value)} |\n" for key, value in ticket.provenance.items())
     return _CARD.format(
         metadata=metadata_block(values),
+        kind=_kind(kernels),
         name=repo_id.partition("/")[2],
         repo_id=repo_id,
+        base=", base=base)  # the network that it was found in" if of_base(ticket.layers.values())[0] else ")",
         weights=weights,
         kept=kept,
         share=kept / max(weights, 1),
@@ -111,6 +113,15 @@ def card(ticket, repo_id, metadata=None):
         sha256=sha256_of(ticket.path),
         facts=facts,
     )
+
+
+def _kind(kernels):
+    """Return what a ticket with these entries of kernels is, in words."""
+    drawn = all(kernel["source"]["from"] == "seed" and kernel["changes"] is None for kernel in kernels)
+    network = "a random network" if drawn else "a network whose weights are not all a seed's"
+    if all(kernel["scale"] is not None for kernel in kernels):
+        return f"A multi-prize ticket: a subnetwork of {network}"
+    return f"A ticket of float weights: a subnetwork of {network}"
 
 
 def metadata_block(values):

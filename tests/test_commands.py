@@ -155,13 +155,16 @@ def test_images_that_are_none(content, message, images, capsys):
     assert message in error and error.count("\n") == 1
 
 
-def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys):
+def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys, monkeypatch):
     inputs = keras.Input((32, 32, 3))
     outputs = keras_mpt.layers.MPTDense(10, seed=1)(inputs)
     keras_mpt.save_ticket(keras.Model(inputs, [outputs, -outputs]), images / "two.mpt")
     files = [str(images / name) for name in ("two.mpt", "images.npy", "labels.npy")]
     assert main(["evaluate", *files]) == 1
     assert "must be a model with one input and one output. Received: 1 inputs and 2 outputs" in capsys.readouterr().err
+    monkeypatch.setattr(keras_mpt.convert, "run", lambda *_: dict.fromkeys(("a", "b"), np.zeros((4, 10))))
+    assert main(["evaluate", "two.tflite", *files[1:], "--runtime", "tflite"]) == 1
+    assert "must be a file with one output. Received: two.tflite with a, b" in capsys.readouterr().err
 
 
 def test_conversion_restarts_itself_with_tensorflow(monkeypatch, capsys):

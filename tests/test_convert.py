@@ -555,11 +555,50 @@ def test_a_file_that_gives_nan_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_an_engine_cannot_run_is_said_of_pieces_too(tmp_path):
+@pytest.mark.parametrize(
+    "activation, message",
+    [("gelu", "operation Erfc. Exact GELU needs it: .*approximate=True"), ("softsign", "operation Softsign. Use")],
+)
+def test_operations_that_an_engine_lacks_are_named(activation, message, tmp_path):
     pytest.importorskip("larq_compute_engine")
-    model = chain(MPTDense(8, seed=1), keras.layers.Activation("gelu"), MPTDense(3, seed=2, **SIGN), shape=(6,))
-    with pytest.raises(convert.ConversionError, match="larq-compute-engine cannot run this model"):
+    model = chain(MPTDense(8, seed=1), keras.layers.Activation(activation), MPTDense(3, seed=2, **SIGN), shape=(6,))
+    with pytest.raises(convert.ConversionError, match=f"larq-compute-engine has no {message}.*`to_tflite`"):
         convert.to_lce(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["lce", "tflite"])
+def test_custom_gradients_do_not_matter(target, tmp_path):
+    if target == "lce":
+        pytest.importorskip("larq_compute_engine")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, MPTDense(3, seed=2)(keras.activations.silu(MPTDense(8, seed=1)(inputs))))
+    assert getattr(convert, f"to_{target}")(model, tmp_path / "model.tflite").max_error < 1e-5
+
+
+def test_files_of_another_kind_are_no_files_of_a_target(tmp_path):
+    """Runtimes raise errors of several classes, and some crash."""
+    pytest.importorskip("larq_compute_engine")
+    model, x = chain(MPTDense(32, seed=2, **SIGN), shape=(32,)), np.ones((2, 32), "float32")
+    files = {name: tmp_path / f"{name}.tflite" for name in ("lce", "cut", "text", "empty", "missing")}
+    convert.to_lce(model, files["lce"])
+    files["cut"].write_bytes(files["lce"].read_bytes()[:900])
+    files["text"].write_text("a text of some length")
+    files["empty"].touch()
+    wrong = {("lce", "tflite"): "`target` must be 'lce'"}
+    wrong |= {("cut", target): "The file is damaged" for target in ("tflite", "lce")}
+    wrong |= {(name, target): "lacks the identifier" for name in ("text", "empty") for target in ("tflite", "lce")}
+    for (name, target), message in wrong.items():
+        for fails in (lambda: convert.run(files[name], target, x), lambda: convert.latency(files[name], target)):  # noqa: B023
+            with pytest.raises(ValueError, match=f"`path` must be .*{target!r}. Received: .*{name}.tflite.*{message}"):
+                fails()
+    for target in ("tflite", "lce"):
+        with pytest.raises(FileNotFoundError, match="missing.tflite"):
+            convert.run(files["missing"], target, x)
+        with pytest.raises(IsADirectoryError):
+            convert.run(tmp_path, target, x)
+    with pytest.raises(ValueError, match="`path` must be .*cut.tflite. The file is damaged"):
+        convert.metadata(files["cut"])
 
 
 def test_a_sample_of_large_outputs_hides_no_wrong_one():

@@ -66,6 +66,9 @@ def test_integers_run_there_and_give_what_keras_gives(tmp_path, pad, compress):
     model, x = network(pad, **SIGN), samples()
     report = convert.to_tflm(model, tmp_path / "model.tflite", compress=compress, samples=x)
     forms = {layer.name: layer.form for layer in report.layers}
+    if compress:
+        with pytest.raises(ValueError, match="`path` must be .*model.tflite. `target` must be 'tflm'"):
+            convert.run(report.path, "tflite", x)
     assert forms == {
         "stem": "float32",
         "conv1": "integer",
@@ -171,6 +174,15 @@ def test_names_of_operations_and_arrays_are_those_of_cpp():
         "nullptr": "model_nullptr",
     }
     assert {stem: tflm._identifier(stem) for stem in names} == names
+
+
+def test_scales_of_channels_are_refused_which_the_runtime_would_not_read(tmp_path):
+    layers = [MPTDense(8, seed=1), keras.layers.BatchNormalization()]
+    model, x = settled(keras.Sequential([keras.Input((16,)), *layers])), samples((16,))
+    convert.to_tflite(model, tmp_path / "model.tflite", weights="int8")
+    np.testing.assert_allclose(convert.run(tmp_path / "model.tflite", "tflite", x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="`path` must be .*'tflm'.*a scale for each channel"):
+        convert.run(tmp_path / "model.tflite", "tflm", x)
 
 
 def test_look_up_tables_only_where_they_are_right_and_smaller():

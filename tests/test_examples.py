@@ -286,6 +286,7 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     train(data, tmp_path / "dense", "--epochs=1", "--dense", "--learning_rate=0.01")
     flags = [f"--data_dir={data}", f"--base={tmp_path / 'dense' / 'checkpoint.keras'}", f"--output_dir={tmp_path}"]
     flags += ["--batch_size=16", "--epochs=2", "--sparsities=0.9", "--criteria_batches=2", "--learning_rate=0.02"]
+    flags += ["--seeds=1", "--image_size=32"]
 
     def called(*more):
         command = [sys.executable, "jackpot_study.py", *flags, *more]
@@ -326,6 +327,25 @@ def test_jackpots_of_a_dense_network(data, tmp_path):
     before = keras_mpt.analysis.masks(tmp_path / "magnitude_0.9_0" / "ticket.mpt", base)
     for path, mask in before.items():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(tuned.get_layer(path).kernel) != 0, mask)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only  # does not depend on the backend
+def test_the_study_of_jackpots_trains_the_network_that_its_page_names():
+    code = (
+        "import pathlib, jackpot_study as study\n"
+        "study.FLAGS(['study', '--output_dir=x', '--data_dir=DIR'])\n"
+        "print(*study.base_command(pathlib.Path('runs/base')))\n"
+        "print(study.skipped(), study.FLAGS.sparsities, study.FLAGS.epochs, study.FLAGS.seeds)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    command, rest = run.stdout.splitlines()[-2:]
+    ours = dict(re.findall(r"--(\w+)=?(\S*)", command))
+    page = (EXAMPLES.parents[1] / "docs" / "jackpots.md").read_text()
+    page = page[page.index("python examples/recipes/whitened_conv6.py") :]
+    theirs = dict(re.findall(r"--(\w+)(?: ([^-\s\\]\S*))?", page[: page.index("```")]))
+    assert ours.pop("seed") == "0" and ours.pop("data_dir").endswith("DIR") and theirs.pop("data_dir") == "DIR"
+    assert ours == theirs and rest == "['stem', 'logits'] ['0.95'] 15 3"
 
 
 def test_batches_are_functions_of_seed_epoch_and_step(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_mpt
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
@@ -102,6 +103,8 @@ def test_equal_to_the_plain_layer_with_the_masked_kernels(cls, settings, shape, 
         np.testing.assert_array_equal(numpy(subnet.mask), mask)
         kernels.append(reference.KERNELS[quantizer](numpy(subnet.frozen_kernel), mask))
         np.testing.assert_allclose(numpy(subnet.kernel), kernels[-1], rtol=1e-6)
+        with pytest.raises(AttributeError, match=f"`{subnet.name}` of layer .* cannot be assigned to"):
+            setattr(subnet.layer, subnet.name, kernels[-1])
     theirs = [numpy(w) for w in twin.weights]
     assert all(any(w.shape == k.shape and np.allclose(w, k) for w in theirs) for k in kernels)
 
@@ -207,6 +210,22 @@ def test_rules_of_recurrent_layers(rule):
     assert any((numpy(subnet.mask) != mask).any() for subnet, mask in zip(layer.subnets, masks, strict=True))
 
 
+@pytest.mark.parametrize("case", [layers.MPTGRU(3, seed=1), layers.MPTSeparableConv1D(3, 2, seed=1)])
+def test_a_quantizer_that_is_assigned_is_that_of_all_kernels(case):
+    layer = type(case).from_config(case.get_config())
+    layer.mask = Restricted(0.25)
+    layer.build((None, 5, 4))
+    for subnet in layer.subnets:
+        subnet.kernel_quantizer = subnet.kernel_quantizer.frozen((2.0,))
+    layer.kernel_quantizer = None
+    for subnet in layer.subnets:
+        assert subnet.layer.mask.sparsity == 0.25 and numpy(subnet.mask).mean() == pytest.approx(0.75, abs=0.05)
+        np.testing.assert_allclose(numpy(subnet.kernel), numpy(subnet.frozen_kernel) * numpy(subnet.mask))
+    with pytest.raises(ValueError, match="kernel_quantizer"):
+        layer.kernel_quantizer = "approx_sign"
+    assert type(layer.subnets[0].kernel_quantizer).__name__ == "Identity"
+
+
 def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):
     x = keras.Input((5, 6))
     attention = layers.MPTMultiHeadAttention(2, 3, use_bias=True, seed=1, name="attention")
@@ -223,7 +242,9 @@ def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):
     names = [variable.path.split("/")[-2:] for variable in model.trainable_variables]
     assert len(names) == 9 and ["query", "bias"] not in names and ["attention_output", "bias"] in names
     model.save(tmp_path / "model.keras")
+    keras_mpt.save_ticket(model, tmp_path / "model.mpt")
     copies = {
+        "ticket": keras_mpt.load_ticket(tmp_path / "model.mpt", trainable=True),
         "file": keras.models.load_model(tmp_path / "model.keras"),
         "clone": keras.models.clone_model(model),
         "to_mpt": to_mpt(keras.Sequential([keras.Input((5, 6)), model, keras.layers.Dense(2)]), seed=0).layers[0],

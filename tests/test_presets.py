@@ -68,6 +68,9 @@ def test_presets_print_in_a_line_and_can_be_hashed():
     preset = zoo.get_preset("conv4_mpt32_s80")
     line = "<Preset conv4_mpt32_s80: float activations, 20% kept, 223,655 bytes, 78.24% on cifar10>"
     assert repr(preset) == str(preset) == line
+    lottery = zoo.get_preset("whitened_conv6_mpt32_s95_lottery")
+    assert (preset.weights, lottery.weights) == ("binary", "float")
+    assert "_lottery: float weights and float activations, 5% kept" in repr(lottery)
     assert len(set(PUBLISHED)) == len(PUBLISHED) and {preset: 1}[dataclasses.replace(preset)] == 1
 
 

@@ -315,6 +315,15 @@ def test_a_model_that_has_run_already_predicts_anew(rng):
     np.testing.assert_allclose(model.predict(x, verbose=0), numpy(model(x)), rtol=1e-5)
 
 
+def test_a_frozen_model_is_trained_on(rng):
+    model = keras.Sequential([keras.Input((4,)), dense_model()])
+    model.trainable = False
+    path = f"{model.layers[0].name}/fc"
+    for trainable in (True, False):
+        from_pytorch(dense_checkpoint(rng), model, 0.3, "biprop", mapping={path: "fc"}, trainable=trainable)
+        assert [v.name for v in model.trainable_variables] == ["scores"] * trainable
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.05])
 def test_a_global_threshold_that_removes_nothing(sparsity, rng):
     rule = masks.GlobalTopK(sparsity)

@@ -10,7 +10,7 @@ import pytest
 from test_recycling import Stop, fit, small
 from test_training import compiled
 
-from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics
+from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import mpt_layers, mpt_layers_by_path
 from keras_mpt.quantizers import KernelQuantizer
@@ -87,10 +87,14 @@ def test_edge_popup_has_no_alpha(tmp_path):
 
 
 def test_a_resumed_training_goes_on_with_the_file(tmp_path):
+    """Also behind a schedule, whose changes at the beginning of an epoch do not count then."""
+
     def run(folder, *more):
         model = compiled(small())
         backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
-        return fit(model, [MaskStatistics(folder / "masks.csv"), backup, *more], 4)
+        behind = MaskStatistics(folder / "behind.csv")
+        both = [MaskStatistics(folder / "masks.csv"), SparsitySchedule(0.9, epochs=3), behind]
+        return fit(model, [*both, backup, *more], 4)
 
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -100,9 +104,14 @@ def test_a_resumed_training_goes_on_with_the_file(tmp_path):
     run(tmp_path / "killed")
     names = {layer.name for layer in mpt_layers(compiled(small()))}
     assert len(names) == 2
-    killed, whole = (rows_of(tmp_path / folder / "masks.csv") for folder in ("killed", "whole"))
-    for ours, theirs in zip(killed, whole, strict=True):  # Keras numbers the layers' names
-        assert {**ours, "layer": ""} == {**theirs, "layer": ""}
+    flips = {}
+    for name in ("masks.csv", "behind.csv"):
+        killed, whole = (rows_of(tmp_path / folder / name) for folder in ("killed", "whole"))
+        for ours, theirs in zip(killed, whole, strict=True):  # Keras numbers the layers' names
+            assert {**ours, "layer": ""} == {**theirs, "layer": ""}
+        flips[name] = np.array([float(row["flip_ratio"]) for row in whole if row["epoch"] == "2"])
+    removed = 0.4 * 7 / 27  # from epoch 1 to epoch 2
+    assert np.all(flips["masks.csv"] > removed - 0.02) and np.any(flips["behind.csv"] < flips["masks.csv"])
 
 
 @pytest.mark.parametrize("first_epoch", [0, 1])

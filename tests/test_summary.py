@@ -10,6 +10,7 @@ import pytest
 from keras_mpt import zoo
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.summaries import Summary, summary
+from support.layer_contract import numpy
 
 pytestmark = pytest.mark.slow_with("jax")
 
@@ -122,6 +123,25 @@ def test_bits_in_the_file(kernel_quantizer, initializer, bits_per_kept, scale):
     (row,) = silent(model_of(layer)).rows
     assert row["file_bits"] == pytest.approx(128 * entropy(128, 32) + bits_per_kept * 32 + scale + 32 * 8)
     assert (row["weights"], row["kept"], row["trainable"]) == (128 + 8, 32 + 8, 128 + 8)
+
+
+@pytest.mark.parametrize("kernel_quantizer", ["scaled_sign", None])
+def test_bits_of_weights_that_are_no_longer_the_seeds(kernel_quantizer):
+    """Of the kept ones: an eighth has another sign, another eighth another magnitude only."""
+    layer = MPTDense(64, kernel_quantizer=kernel_quantizer, seed=1)
+    model = model_of(layer)
+    before = silent(model).totals["file_bits"]
+    kernel = numpy(layer.frozen_kernel)
+    kept = np.flatnonzero(numpy(layer.subnet_mask))
+    kernel.flat[kept[: len(kept) // 8]] *= -1
+    kernel.flat[kept[-len(kept) // 8 :]] *= 2
+    kernel.flat[np.flatnonzero(numpy(layer.subnet_mask) == 0)] = 5
+    layer.frozen_kernel.assign(kernel)
+    eighths = 1 if kernel_quantizer else 2
+    more = len(kept) * entropy(len(kept), eighths * len(kept) // 8) + (
+        0 if kernel_quantizer else 32 * 2 * len(kept) // 8
+    )
+    assert silent(model).totals["file_bits"] == pytest.approx(before + more)
 
 
 def test_macs_are_1_bit_only_where_inputs_and_kernel_are():

@@ -164,8 +164,7 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
     x = np.eye(100, dtype=np.float32)
     base, other = (keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)]) for _ in range(2))
     model, layer = wide(kernel_quantizer)
-    alone = save_ticket(model, tmp_path / "alone.mpt", base=base)
-    load_ticket(tmp_path / "alone.mpt")  # refers to nothing
+    alone = save_ticket(model, tmp_path / "alone.mpt")
     layer.frozen_kernel.assign(numpy(base.layers[0].kernel))
     ticket = save_ticket(model, tmp_path / "pretrained.mpt", base=base)
     assert ticket.size <= alone.size + 200
@@ -174,7 +173,10 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
     np.testing.assert_array_equal(numpy(loaded.layers[0].frozen_kernel), numpy(layer.frozen_kernel))
     np.testing.assert_array_equal(ticket.kernel("wide", base=base).effective, numpy(layer.kernel))
     for wrong in (None, other):
-        with pytest.raises(TicketError, match="pretrained.mpt: layer 'wide'.*another network: pass that as `base`"):
+        given = "the given one does not have them" if wrong else "example$"
+        with pytest.raises(
+            TicketError, match=f"pretrained.mpt: layer 'wide'.*another network: pass that as `base`.*{given}"
+        ):
             load_ticket(tmp_path / "pretrained.mpt", base=wrong)
     for fails in (
         lambda base: load_ticket(tmp_path / "pretrained.mpt", base=base),
@@ -187,14 +189,33 @@ def test_a_kernel_of_another_network(kernel_quantizer, tmp_path, rng):
         ticket.kernel("wide")
 
 
-def test_a_kernel_that_shares_some_weights_with_a_base_is_not_made_of_it(tmp_path):
+def test_a_base_of_no_use_is_refused(tmp_path):
+    """It shares too few weights, is of another network, or has what the seed gives: the file needs no base."""
     model, layer = wide("scaled_sign")
-    base = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    base, small = (keras.Sequential([keras.Input((n,)), keras.layers.Dense(n, name="other")]) for n in (100, 4))
     kernel = numpy(base.layers[0].kernel)
     kernel[:30] = numpy(layer.frozen_kernel)[:30]
     base.layers[0].kernel.assign(kernel)
-    ticket = save_ticket(model, tmp_path / "seed.mpt", base=base)
-    assert ticket.layers["wide"]["kernel"]["source"]["from"] == "seed"
+    for wrong in (base, small, model, keras.Sequential()):
+        with pytest.raises(ValueError, match=f"`base`.*Received: base='{wrong.name}', of use for none of 1 kernels"):
+            save_ticket(model, tmp_path / "seed.mpt", base=wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_base_of_some_kernels(tmp_path):
+    """Those that it does not have, and those that the seed gives, need no base; the table says how many do."""
+    dense = [keras.layers.Dense(100, name=name) for name in "ab"]
+    base = keras.Sequential([keras.Input((100,)), *dense])
+    ours = [MPTDense(100, seed=seed, name=name) for seed, name in enumerate("abc")]
+    model = keras.Sequential([keras.Input((100,)), *ours])
+    ours[0].frozen_kernel.assign(numpy(dense[0].kernel))
+    dense[1].kernel.assign(numpy(ours[1].frozen_kernel))
+    ticket = save_ticket(model, tmp_path / "a.mpt", base=base)
+    assert [ticket.layers[name]["kernel"]["source"]["from"] for name in "abc"] == ["base", "seed", "seed"]
+    assert "needed to load, for 1 of 3 kernels" in str(ticket)
+    card = keras_mpt.hub.card(ticket, "me/a")
+    assert 'load_ticket("hf://me/a", base=base)' in card and "a network whose weights are not all a seed's" in card
+    assert_equal_models(model, load_ticket(ticket.path, base=base), np.eye(100, dtype=np.float32))
 
 
 def test_float16_rounds_other_variables_only(tmp_path, rng):

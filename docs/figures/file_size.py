@@ -25,7 +25,8 @@ def main(folder=FOLDER):
     figure, axes = card(8, 5)
     for preset in keras_mpt.zoo.list_presets():
         colour = POSITIVE if preset.activations == "float" else NEGATIVE
-        axes.plot(preset.bytes, 100 * preset.accuracy, "*", color=colour, markersize=13)
+        marker = "*" if preset.weights == "binary" else "P"
+        axes.plot(preset.bytes, 100 * preset.accuracy, marker, color=colour, markersize=13 if marker == "*" else 9)
         place = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 7, "color": colour}
         axes.annotate(preset.name, (preset.bytes, 100 * preset.accuracy), **place)
         for facts in preset.converted.values():
@@ -36,7 +37,8 @@ def main(folder=FOLDER):
     for below, (name, (size, accuracy)) in zip((True, False, False), PUBLISHED.items(), strict=True):
         axes.plot(size, accuracy, "D", color=PALE, markersize=7, markeredgecolor=INK)
         axes.annotate(name, (size, accuracy), xytext=(7, -10 if below else 3), textcoords="offset points", fontsize=7)
-    kinds = [("*", POSITIVE, "ticket, MPT-1/32"), ("*", NEGATIVE, "ticket, MPT-1/1"), ("o", INK, "its phone files")]
+    kinds = [("*", POSITIVE, "ticket, MPT-1/32"), ("*", NEGATIVE, "ticket, MPT-1/1")]
+    kinds += [("P", POSITIVE, "ticket of float weights"), ("o", INK, "its phone files")]
     kinds += [("s", INK, "dense network, float32"), ("D", PALE, "from papers, without JPEG")]
     for marker, colour, label in kinds:
         axes.plot([], [], marker, color=colour, label=label)

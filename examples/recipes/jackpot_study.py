@@ -1,10 +1,11 @@
 """Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, beside other ways.
 
-    python jackpot_study.py --output_dir runs/jackpot                        # trains a dense ResNet-32 first
+    python jackpot_study.py --output_dir runs/jackpot                        # trains half of Whitened Conv-6 first
     python jackpot_study.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
     python jackpot_study.py --application ResNet50 --weights imagenet --data_dir DIR --output_dir …  # on ImageNet
 
-The question of Zhang et al. 2023 (arXiv:2104.08700). At each sparsity, of the weights but for those of the classifier:
+The question of Zhang et al. 2023 (arXiv:2104.08700), by default with the numbers of docs/jackpots.md. At each sparsity,
+of the weights but for those of the classifier:
 
 - `magnitude`: the network with its largest weights, as it is;
 - `jackpot`: a search from that mask, with short restriction;
@@ -27,6 +28,8 @@ one from random masks in the end, and the overlaps of the masks with those of pr
 import csv
 import inspect
 import pathlib
+import subprocess
+import sys
 
 import cifar10
 import imagenet
@@ -43,19 +46,20 @@ from keras_mpt.models import magnitude_sparsity, mpt_layers_by_path, to_jackpot,
 FLAGS = flags.FLAGS
 _METHODS = ["magnitude", "jackpot", "unrestricted", "random", "finetuned", "binary"]
 _RATES = {"global": magnitude_sparsity, "uniform": uniform_sparsity}
+_BASE_EPOCHS = 30  # of the network that is trained first
 _SAMPLE = 8  # batches, for the statistics of batch normalization
 _COLUMNS = ["method", "sparsity", "seed", "epoch", "test accuracy", "training accuracy"]
 flags.DEFINE_list("methods", _METHODS, "Which ones.")
-flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Fractions of the weights removed.")
+flags.DEFINE_list("sparsities", ["0.95"], "Fractions of the weights removed.")
 flags.DEFINE_enum("rates", "global", list(_RATES), "One magnitude threshold, or the same sparsity everywhere.")
 flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: train one first.")
-flags.DEFINE_enum("network", "resnet32", ["conv2", "conv4", "resnet20", "resnet32", "vgg19"], "What to train first.")
-flags.DEFINE_float("width", 1.0, "Factor on its filters and units.")
-flags.DEFINE_integer("base_epochs", 30, "Its epochs.", lower_bound=1)
-flags.DEFINE_list("skip", None, "Layers that are not pruned: see to_jackpot. Default: the classifier.")
+flags.DEFINE_bool("bfloat16", True, "Of the network that is trained first: compute in bfloat16.")
+flags.DEFINE_list(
+    "skip", None, "Layers that are not pruned. Default: the classifier, of Whitened Conv-6 also the stem."
+)
 flags.DEFINE_string("application", None, "A network of keras.applications as base, on ImageNet.")
 flags.DEFINE_string("weights", "imagenet", "Of --application: imagenet, a file, or none.")
-flags.DEFINE_integer("epochs", 30, "Number of epochs of a search.", lower_bound=1)
+flags.DEFINE_integer("epochs", 15, "Number of epochs of a search.", lower_bound=1)
 flags.DEFINE_integer(
     "stop_after", None, "End after this epoch of a search; called again, the script goes on.", lower_bound=1
 )
@@ -64,9 +68,9 @@ flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the sta
 flags.DEFINE_float("binary_learning_rate", 0.0005, "Of Adam, for binary jackpots, likewise.")
 flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient, of SGD.")
 flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and the images' order and crops.", lower_bound=0)
-flags.DEFINE_integer("seeds", 1, "Number of seeds of each search, from --seed on.", lower_bound=1)
-flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
-flags.DEFINE_integer("image_size", 32, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
+flags.DEFINE_integer("seeds", 3, "Number of seeds of each search, from --seed on.", lower_bound=1)
+flags.DEFINE_integer("train_examples", 10_000, "Use only so many training images of CIFAR-10.", lower_bound=1)
+flags.DEFINE_integer("image_size", 20, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "See cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
 flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
@@ -116,22 +120,33 @@ def compiled(model, steps, epochs, method=None):
     return model
 
 
-def base_network(data, folder):
+def base_network(folder):
     """Return the trained dense network, which is trained first if none was given."""
     if FLAGS.application:
         make = getattr(keras.applications, FLAGS.application)
         return make(weights=None if FLAGS.weights == "none" else FLAGS.weights, classifier_activation=None)
     if FLAGS.base:
         return keras.models.load_model(FLAGS.base)
-    network = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
-    arguments = {"width": FLAGS.width, "seed": FLAGS.seed, "batch_norm_affine": True}
+    if not training.is_finished(folder, _BASE_EPOCHS):
+        subprocess.run(base_command(folder.resolve()), cwd=pathlib.Path(__file__).parent, check=True)
+    return keras.models.load_model(folder / "checkpoint.keras")
 
-    def make(steps):
-        return compiled(keras_mpt.models.dense_twin(network(**arguments)), steps, FLAGS.base_epochs)
 
-    batches, validation = data
-    settings = {"epochs": FLAGS.base_epochs, "weight_decay": FLAGS.weight_decay, **validation}
-    return training.fit(make, batches, folder, **settings)
+def base_command(folder):
+    """Return the command that trains the dense network, half of Whitened Conv-6, in a folder."""
+    flags = ["--dense", "--width=0.5", f"--train_examples={FLAGS.train_examples}", f"--seed={FLAGS.seed}"]
+    flags += ["--optimizer=sgd", "--learning_rate=0.2", "--weight_decay=5e-4", "--schedule=warmup"]
+    flags += ["--label_smoothing=0.2", f"--sizes={FLAGS.image_size}:{_BASE_EPOCHS}"]
+    if FLAGS.bfloat16:
+        flags.append("--bfloat16")
+    if FLAGS.data_dir:
+        flags.append(f"--data_dir={pathlib.Path(FLAGS.data_dir).resolve()}")
+    return [sys.executable, "whitened_conv6.py", *flags, f"--output_dir={folder}"]
+
+
+def skipped():
+    """Return the layers that are not pruned, as `to_jackpot` takes them."""
+    return ["stem", "logits"] if FLAGS.skip is None and not (FLAGS.base or FLAGS.application) else FLAGS.skip
 
 
 def start(base, sparsity, method, batches, seed=0):
@@ -139,8 +154,8 @@ def start(base, sparsity, method, batches, seed=0):
     if method == "binary":
         sample = (batch for _, batch in zip(range(_SAMPLE), batches(0, seed), strict=False))
         rates = _RATES[FLAGS.rates](sparsity, least=1000)
-        return to_jackpot(base, rates, kernel_quantizer="scaled_sign", skip=FLAGS.skip, data=sample)
-    model = to_jackpot(base, _RATES[FLAGS.rates](sparsity, least=0.1), skip=FLAGS.skip)
+        return to_jackpot(base, rates, kernel_quantizer="scaled_sign", skip=skipped(), data=sample)
+    model = to_jackpot(base, _RATES[FLAGS.rates](sparsity, least=0.1), skip=skipped())
     if method == "random":
         random = np.random.default_rng(seed)
         for layer in mpt_layers_by_path(model).values():
@@ -310,7 +325,7 @@ def main(_):
 def study(folder):
     """Do what is missing, then show what came out."""
     data = load_data()
-    base = base_network(data, folder / "dense")
+    base = base_network(folder / "dense")
     # a seed's runs come together, so that a study that is stopped has the whole table for fewer seeds
     folders = {
         (m, s, seed): folder / f"{m}_{s}_{seed}"

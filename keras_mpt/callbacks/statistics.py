@@ -20,8 +20,8 @@ _COLUMNS = ["epoch", "layer", *_SCALARS, "scores_min", "scores_max"]
 class MaskStatistics(keras.callbacks.Callback):
     """Record after each epoch how much each layer's mask changed.
 
-    For each MPT layer with the mask M at the end of this epoch, M' at the end of the previous one (or at the beginning
-    of the first one), the frozen kernel W and the scores S:
+    For each MPT layer with the mask M at the end of this epoch, M' at its beginning, the frozen kernel W and the
+    scores S:
 
     - `flip_ratio`: `mean(M != M')`, the fraction of weights that came or went;
     - `sparsity`: `1 - mean(M)`;
@@ -30,8 +30,8 @@ class MaskStatistics(keras.callbacks.Callback):
 
     `history` has them as `"flip_ratio/conv1"` and so on, by the paths of the layers; several kernels of a layer add
     their names. `logs`, which other callbacks, the progress bar and `history` show, get `mask_flip_ratio` and
-    `mask_sparsity` over all layers together. Put this callback first: then later ones see these numbers, and masks are
-    compared with those at the beginning of the epoch.
+    `mask_sparsity` over all layers together. Put this callback first: then later ones see these numbers, and changes of
+    masks that they make when an epoch begins count, such as those of `SparsitySchedule`.
 
     Args:
         path: CSV file with one row per epoch and layer. A resumed training appends to it, and replaces the rows of
@@ -74,17 +74,16 @@ class MaskStatistics(keras.callbacks.Callback):
         self._masks = self._writer = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._masks is None:  # not when training begins: a later callback may restore the model then
-            self._masks = {path: _mask(subnet) for path, subnet in self._subnets()}
-            if self.path is not None:
-                self._forget_from(epoch)
+        if self._masks is None and self.path is not None:
+            self._forget_from(epoch)
+        # Not those of the last end: a resumed training does not know what callbacks have changed since.
+        self._masks = {path: _mask(subnet) for path, subnet in self._subnets()}
 
     def on_epoch_end(self, epoch, logs=None):
         flips = kept = size = 0
         rows, scores = {}, {}
         for path, subnet in self._subnets():
             mask, before = _mask(subnet), self._masks[path]
-            self._masks[path] = mask
             rows[path] = {
                 "flip_ratio": float(np.mean(mask != before)),
                 "sparsity": float(1 - np.mean(mask)),

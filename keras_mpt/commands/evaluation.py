@@ -51,6 +51,8 @@ def run(options):
         logits = _predicted(load_ticket(Ticket.read(path)), images)
     else:
         logits = convert.run(path, options.runtime, images.astype(np.float32))
+        if isinstance(logits, dict):
+            raise ValueError(f"TICKET must be a file with one output. Received: {path} with {', '.join(logits)}")
     if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"LABELS must be from 0 to the number of outputs less one. Received: {labels.min()} to {labels.max()}, and "

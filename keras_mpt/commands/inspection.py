@@ -29,8 +29,8 @@ def _converted(path):
         from keras_mpt.convert import metadata
         from keras_mpt.convert.flatbuffer import File
 
-        content = pathlib.Path(path).read_bytes()
-        file, facts = File(content), metadata(path)
+        facts, content = metadata(path), pathlib.Path(path).read_bytes()
+        file = File(content)
     lines = {
         "File": f"{path}: {len(content):,} bytes",
         "Inputs": "; ".join(map(str, file.inputs())),

@@ -30,14 +30,19 @@ def metadata(path: Path) -> dict:
           `(pixels / 255 - mean) / std`.
 
     Raises:
-        ValueError: The file is not a TensorFlow Lite file.
+        ValueError: The file is not a TensorFlow Lite file, or damaged.
         OSError: The file cannot be opened.
 
     Examples:
         >>> convert.metadata("conv4.tflite")["labels"][0]
         'airplane'
     """
-    entry = File(check_path("path", path).read_bytes()).metadata(_NAME)
+    path = check_path("path", path)
+    content = path.read_bytes()
+    try:
+        entry = File(content).metadata(_NAME)
+    except ValueError as error:
+        raise ValueError(f"`path` must be a TensorFlow Lite file. Received: {path}. {error}") from error
     return {} if entry is None else json.loads(entry)
 
 

@@ -1,5 +1,6 @@
 """Run converted files on this machine, and measure their latency."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -30,11 +31,14 @@ def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndar
         An array `(number, ...)`; for several outputs, a dict by their names.
 
     Raises:
-        ValueError: `target` is unknown or cannot run the file, or `samples` do not fit the inputs.
+        ValueError: `target` is unknown or cannot run the file, which may be damaged or made for another one, or
+            `samples` do not fit the inputs.
         OSError: The file cannot be opened.
     """
     session = _session(path, target)
-    outputs = outputs_of(session, arrays_for(session.inputs, samples), session.inputs[0].shape[0])
+    arrays = arrays_for(session.inputs, samples)
+    with _errors_of(path, target):
+        outputs = outputs_of(session, arrays, session.inputs[0].shape[0])
     if len(outputs) == 1:
         return outputs[0]
     return {tensor.name: array for tensor, array in zip(session.outputs, outputs, strict=True)}
@@ -54,12 +58,14 @@ def latency(path: Path, target: str, threads: int = 1) -> float:
         Seconds, a float, after a warm-up.
 
     Raises:
-        ValueError: `target` is unknown, `threads` is not an integer > 0, or the file takes inputs of any size.
+        ValueError: `target` is unknown or cannot run the file, `threads` is not an integer > 0, or the file takes
+            inputs of any size.
         OSError: The file cannot be opened.
     """
     invoke = invoker(path, target, threads)
-    for _ in range(3):
-        invoke()
+    with _errors_of(path, target):
+        for _ in range(3):
+            invoke()
     seconds, deadline = [], time.perf_counter() + _SECONDS
     while len(seconds) < 5 or time.perf_counter() < deadline:
         start = time.perf_counter()
@@ -86,4 +92,23 @@ def _session(path, target, threads=2, runtime=None):
     path = check_path("path", path)
     check_choice("target", target, sorted(TARGETS))
     check_count("threads", threads)
-    return TARGETS[target]().session(path.read_bytes(), runtime, threads)
+    content, made = path.read_bytes(), TARGETS[target]()
+    with _errors_of(path, target):
+        return made.session(content, runtime, threads)
+
+
+@contextlib.contextmanager
+def _errors_of(path, target):
+    """Convert an error inside a runtime, of any class, to a ValueError that names the file.
+
+    Raises:
+        ValueError: An error was raised in the context.
+    """
+    try:
+        yield
+    except Exception as error:
+        message, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        engine = TARGETS[target].engine
+        raise ValueError(
+            f"`path` must be a file that {engine} can run, for target={target!r}. Received: {path}. {message}"
+        ) from error

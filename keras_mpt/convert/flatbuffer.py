@@ -2,30 +2,16 @@
 
 import collections
 import copy
-import math
 
 import numpy as np
 
-from keras_mpt.convert.kernels import ternary
+from keras_mpt.convert.kernels import sparse_size, ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.convert.tensors import Tensor
 
 # Operations with a kernel, and the axis of its output channels. It is the second input; for GATHER, the first.
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
 _KERNEL_AXES |= {"CONV_3D_TRANSPOSE": 3, "BATCH_MATMUL": -1, "GATHER": 0}
-
-
-def sparse_size(kernel, itemsize):
-    """Return the approximate size of a sparse kernel in bytes: non-zero values, their positions, and ends of rows.
-
-    Args:
-        kernel: Array as in the file, with rows along the last axis.
-        itemsize: Bytes of a value.
-    """
-    if kernel.ndim > 4:
-        return math.inf  # the DENSIFY of the runtimes gives other values
-    kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
-    return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
 def check_int8(file, kernels):
@@ -59,8 +45,11 @@ class File:
 
         self._schema = schema
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-        self.graph = self.model.subgraphs[0]  # others are bodies of loops, such as those of recurrent layers
+        try:
+            self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+            self.graph = self.model.subgraphs[0]  # others are bodies of loops, such as those of recurrent layers
+        except Exception as error:  # the reader checks nothing
+            raise ValueError("The file is damaged: a TensorFlow Lite file begins, and cannot be read on.") from error
         self._small = {}  # int8 tensors by graph and float32 constant
 
     def content(self):
@@ -78,6 +67,10 @@ class File:
         """Return the number of operations of each kind, a dict by name."""
         operators = [operator for graph in self.model.subgraphs for operator in graph.operators]
         return dict(sorted(collections.Counter(map(self.kind, operators)).items()))
+
+    def custom_operations(self):
+        """Return the names of operations that TensorFlow Lite does not have, a list."""
+        return [name for name in self.operations() if name not in self._names.values()]
 
     def inputs(self):
         """Return a `Tensor` for each input."""

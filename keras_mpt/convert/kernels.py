@@ -1,6 +1,7 @@
 """Kernels of MPT layers, formats of kernels in files, and calls of MPT layers as plain Keras operations."""
 
 import functools
+import math
 
 import keras
 import numpy as np
@@ -18,6 +19,19 @@ _IDLE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.Alpha
 _IDLE += (keras.layers.GaussianNoise, keras.layers.Identity, keras.layers.ActivityRegularization)  # in inference
 
 sign = ApproxSign().forward  # in the form that larq-compute-engine's converter recognizes
+
+
+def sparse_size(kernel, itemsize):
+    """Return the approximate size of a sparse kernel in bytes: non-zero values, their positions, and ends of rows.
+
+    Args:
+        kernel: Array as in the file, with rows along the last axis.
+        itemsize: Bytes of a value.
+    """
+    if kernel.ndim > 4:
+        return math.inf  # the DENSIFY of the runtimes gives other values
+    kept, width, rows = np.count_nonzero(kernel), kernel.shape[-1], kernel.size // kernel.shape[-1]
+    return kept * (itemsize + (1 if width <= 256 else 2)) + rows * (2 if kept < 65536 else 4)
 
 
 class Kernel:

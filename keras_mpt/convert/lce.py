@@ -83,6 +83,12 @@ def to_lce(
     return convert(model, path, LarqComputeEngine(require_binary), samples, preprocess, labels)
 
 
+# The engine's converter passes on what its interpreter lacks.
+_OTHERS = "Use another layer or activation in its place, or `to_tflite`, which has more"
+_GELU = "Exact GELU needs it: use `keras.activations.gelu(x, approximate=True)` in its place, or `to_tflite`"
+_INSTEAD = {"Erf": _GELU, "Erfc": _GELU, "TFLM_DECODE": "The file is one for TensorFlow Lite Micro: target='tflm'"}
+
+
 class LarqComputeEngine(Target):
     """See `to_lce`."""
 
@@ -127,14 +133,19 @@ class LarqComputeEngine(Target):
         return File(content).operations()
 
     def session(self, content, runtime=None, threads=2):
-        return _Interpreted(content, self._interpreter.Interpreter(content, num_threads=threads))
+        file = File(content)  # first: the interpreter crashes on damaged files
+        missing = [name for name in file.custom_operations() if not name.startswith("Lce")]
+        if missing:
+            raise ConversionError(
+                f"{self.engine} has no operation {' or '.join(missing)}. {_INSTEAD.get(missing[0], _OTHERS)}."
+            )
+        return _Interpreted(file, self._interpreter.Interpreter(content, num_threads=threads))
 
 
 class _Interpreted(Session):
     """A file in the engine's interpreter."""
 
-    def __init__(self, content, interpreter):
-        file = File(content)
+    def __init__(self, file, interpreter):
         self.inputs, self.outputs = file.inputs(), file.outputs()
         self._predict = interpreter.interpreter.predict  # of one batch, not of a list
 

@@ -32,5 +32,7 @@ def saved_model(graph):
     module = tf.Module()
     module.serve = tf.function(named, input_signature=specs)
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: module.serve.get_concrete_function()})
+        # Gradients, such as that of SiLU, may refer to tensors that the frozen function does not have.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, {SIGNATURE: module.serve.get_concrete_function()}, options)
         yield folder

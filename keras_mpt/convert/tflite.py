@@ -13,9 +13,9 @@ from keras_mpt._types import Path
 from keras_mpt.arguments import check_choice, check_count
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
-from keras_mpt.convert.flatbuffer import File, check_int8, sparse_size
+from keras_mpt.convert.flatbuffer import File, check_int8
 from keras_mpt.convert.integer_form import Integer, compile_integers
-from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, why_no_signs
+from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, sparse_size, why_no_signs
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
@@ -267,13 +267,17 @@ class TensorFlowLite(Target):
         return Interpreted(content, _interpreters()[runtime or "tf.lite"], threads)
 
 
+_MADE_FOR = {"Lce": "lce", "TFLM": "tflm"}  # custom operations
+
+
 class Interpreted(Session):
     """A file in an interpreter of TensorFlow Lite."""
 
     def __init__(self, content, interpreter, threads):
         file = File(content)
-        if any(name.startswith("Lce") for name in file.operations()):
-            raise ValueError("`target` must be 'lce': the file has its operations. Received: target='tflite'")
+        for begin, target in _MADE_FOR.items():
+            if any(name.startswith(begin) for name in file.custom_operations()):
+                raise ValueError(f"`target` must be {target!r}: the file has its operations. Received: target='tflite'")
         self.inputs, self.outputs = file.inputs(), file.outputs()
         with warnings.catch_warnings():  # that LiteRT will replace it
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")

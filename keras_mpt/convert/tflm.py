@@ -217,6 +217,11 @@ class MicroSession(Session):
 
     def __init__(self, content, micro):
         file = File(content)
+        if _misread(file):
+            raise ValueError(
+                "The file has kernels with a scale for each channel to DEQUANTIZE, of which the runtime would use the "
+                "first only: convert with `to_tflm`."
+            )
         self.inputs, self.outputs = file.inputs(), file.outputs()
         self.interpreter = micro.runtime.Interpreter.from_bytes(content, arena_size=_arena(file, content))
 
@@ -225,6 +230,13 @@ class MicroSession(Session):
             self.interpreter.set_input(array, index)
         self.interpreter.invoke()
         return [self.interpreter.get_output(index) for index in range(len(self.outputs))]
+
+
+def _misread(file):
+    """Return whether an operation converts a tensor with different scales to floats: the runtime takes one."""
+    found = [file.graph.tensors[op.inputs[0]] for op in file.graph.operators if file.kind(op) == "DEQUANTIZE"]
+    scales = [tensor.quantization.scale for tensor in found if tensor.quantization is not None]
+    return any(each is not None and len(np.unique(each)) > 1 for each in scales)
 
 
 def _without_casts(content):

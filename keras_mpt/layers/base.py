@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import _keras, quantizers
+from keras_mpt.initializers import check_seed
 from keras_mpt.layers.groups import remember_model
 from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
@@ -61,8 +62,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
     Raises:
         ValueError: An argument is out of range, or has no meaning for a frozen kernel.
-        AttributeError: `sparsity`, or `mask` of a built layer, is assigned to (see `set_sparsity`), or an attribute
-            of a single kernel is read from a layer with several.
+        AttributeError: `sparsity` or a kernel, or `mask` or `seed` of a built layer, is assigned to (see
+            `set_sparsity`, `assign_mask`), or an attribute of a single kernel is read from a layer with several.
     """
 
     _kernels = types.MappingProxyType({"kernel": "kernel"})  # what Keras calls each, and how its arguments begin
@@ -75,7 +76,6 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.seed = self._seed
         self._model, self._only_model, self._subnets = None, False, ()
 
     def build(self, input_shape):
@@ -106,8 +106,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         )
         for subnet in self._subnets:
             subnet.add_scores(super().add_weight, self._prefix(subnet.name))
-            if subnet.name in self._fixed:
-                subnet.scores.trainable = False
+        self.freeze_parts()
 
     def _prefix(self, kernel):
         return "" if len(self._kernels) == 1 else f"{kernel}_"
@@ -175,6 +174,26 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         if not self.built:
             return self._fixed
         return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
+
+    def freeze_parts(self):
+        """Freeze the kernels that the argument `non_trainable` names."""
+        for subnet in self._subnets:
+            if subnet.name in self._fixed:
+                subnet.scores.trainable = False
+
+    @property
+    def seed(self):
+        """The seed of the frozen kernel and of the first scores."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value):
+        if self.built:
+            raise AttributeError(
+                f"`seed` of layer {self.name!r} cannot be assigned to once the layer is built: its weights are drawn. "
+                f"Received: {value!r}"
+            )
+        self._seed = check_seed(value)
 
     @property
     def frozen_kernel(self):
@@ -328,7 +347,12 @@ def _kernel_property(name):
             raise AttributeError(f"`{name}` of {type(layer).__name__} {layer.name!r} exists once the layer is built")
         return subnet.kernel
 
-    def ignore(layer, variable):
-        """Keras' layers assign the result of `add_weight`, which the subnet has already."""
+    def refuse(layer, value):
+        """Refuse what is not the result of `add_weight`, which Keras' layers assign and the subnet has already."""
+        if not any(value is subnet.frozen_kernel for subnet in layer._subnets):  # cells are `built` before they do so
+            raise AttributeError(
+                f"`{name}` of layer {layer.name!r} cannot be assigned to: it is computed from `frozen_kernel` and "
+                "`scores`, variables that can be assigned to, and `assign_mask` assigns a mask"
+            )
 
-    return property(found, ignore, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")
+    return property(found, refuse, doc=f"The {name} that the layer computes with, in the layer's compute dtype.")

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_mpt import quantizers
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -17,6 +18,26 @@ class MPTComposite(PlainTwin):
     def _parts(cls):
         inner = [name.removeprefix("_") for name in cls._inner]
         return (*inner, *(f"{name}/{kernel}" for name in inner for kernel in cls._kernels))
+
+    @property
+    def kernel_quantizer(self):
+        """The kernel quantizer. Assigned to, it becomes that of all inner layers."""
+        return self._kernel_quantizer
+
+    @kernel_quantizer.setter
+    def kernel_quantizer(self, quantizer):
+        self._kernel_quantizer = quantizers.get_kernel(quantizer)
+        self._pass_on("kernel_quantizer", self._kernel_quantizer)
+
+    @PlainTwin.mask.setter
+    def mask(self, rule):
+        PlainTwin.mask.fset(self, rule)
+        self._pass_on("mask", rule)
+
+    def _pass_on(self, name, value):
+        for layer in self._inside().values():
+            if isinstance(layer, PlainTwin):  # not Keras' own, before it is replaced
+                setattr(layer, name, value)
 
     def _settings(self, seed, attribute):
         """Return the arguments of the inner MPT layer with this attribute."""
@@ -35,6 +56,12 @@ class MPTComposite(PlainTwin):
             name = attribute.removeprefix("_")
             found += [f"{name}/{kernel}" for kernel in layer.non_trainable] if layer.trainable else [name]
         return tuple(found)
+
+    def freeze_parts(self):
+        """Freeze the inner layers that the argument `non_trainable` names; their kernels are up to themselves."""
+        for attribute, layer in self._inside().items():
+            if attribute.removeprefix("_") in self._fixed:
+                layer.trainable = False
 
     @property
     def trainable(self):

@@ -6,7 +6,7 @@ import weakref
 import keras
 from keras import ops
 
-from keras_mpt import _keras
+from keras_mpt import _keras, quantizers
 from keras_mpt.arguments import check_instance
 from keras_mpt.ops.backend import as_tensor
 
@@ -95,8 +95,11 @@ class Holding:
 
     @kernel_quantizer.setter
     def kernel_quantizer(self, quantizer):
+        quantizer = quantizers.get_kernel(quantizer)
         self._release()
         self._kernel_quantizer = quantizer
+        for subnet in getattr(self, "_subnets", ()):
+            subnet.forget_quantizer()
 
     @property
     def can_hold(self):

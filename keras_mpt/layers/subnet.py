@@ -70,6 +70,10 @@ class Subnet:
         else:
             self.layer.kernel_quantizer = quantizer
 
+    def forget_quantizer(self):
+        """Use the layer's kernel quantizer from now on."""
+        self._quantizer = None
+
     @property
     def initializer(self):
         """Initializer of the frozen weights."""

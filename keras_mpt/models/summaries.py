@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
@@ -16,6 +17,7 @@ from keras_mpt.models.copies import first_input, held
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
 from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
+from keras_mpt.ops import entropy_bits, to_numpy
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.SeparableConv1D, layers.SeparableConv2D)
@@ -38,8 +40,10 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
 
     The file size is an estimate. The mask of n weights of which a fraction d is kept takes `n * H(d)` bits with
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or the bits of its rule (`MaskRule.mask_bits`). A kept value takes no
-    bits if a seeded initializer drew it (recycling is not taken into account), otherwise 1 bit (`ScaledSign`) or 32
-    (`Identity`). Scales and all other weights take 32 bits. The header, which has the model's config, is not counted.
+    bits if a seeded initializer drew it, otherwise 1 bit (`ScaledSign`) or 32 (`Identity`). If a fraction c of k kept
+    values, or signs, is no longer what was drawn, because of recycling for example, this takes `k * H(c)` bits, and for
+    values another 32 bits each. Scales and all other weights take 32 bits. The header, which has the model's config, is
+    not counted.
 
     MACs are those of dense kernels, including removed weights, for one sample; the last line has the number with kept
     weights. For attention, only the projections count, not the products of activations; recurrent layers count at each
@@ -312,9 +316,21 @@ def _row(layer, depth, calls, counted):
 def _kernel_bits(subnet, size, kept):
     """Return the bits of a kernel in the file: its mask, its scale, and its values unless a seed gives them."""
     bits, quantizer = subnet.layer.mask.mask_bits(size, kept), subnet.kernel_quantizer
+    precision = getattr(quantizer, "precision", 32)
     if not isinstance(subnet.initializer, SeededInitializer):
-        bits += kept * getattr(quantizer, "precision", 32)
+        bits += kept * precision
+    elif kept:
+        changed = _changed(subnet, signs=precision == 1)
+        bits += entropy_bits(kept, changed) + (0 if precision == 1 else changed * precision)
     return bits + 32 * getattr(quantizer, "scale_count", 0)
+
+
+def _changed(subnet, signs):
+    """Return how many kept weights of a kernel, or signs of them, are not what its initializer drew."""
+    initializer, settings = subnet.draw()
+    kept = to_numpy(subnet.mask) != 0
+    ours, drawn = to_numpy(subnet.frozen_kernel)[kept], initializer.draw(subnet.shape, **settings)[kept]
+    return np.count_nonzero((ours < 0) != (drawn < 0) if signs else ours != drawn)
 
 
 def _totals(rows):

@@ -84,6 +84,12 @@ def kernels_of(entry):
             yield further["name"], further["kernel"], further["scores"]
 
 
+def of_base(layers):
+    """Return how many kernels in the entries of layers are those of another network, and how many there are."""
+    found = [kernel["source"]["from"] == "base" for entry in layers for _, kernel, _ in kernels_of(entry)]
+    return sum(found), len(found)
+
+
 def size_of(shape):
     """Return the number of entries of a shape.
 

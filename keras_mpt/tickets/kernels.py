@@ -29,7 +29,7 @@ from keras import ops
 from keras_mpt.arguments import check_instance
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
 from keras_mpt.ops import to_numpy
-from keras_mpt.tickets import coding
+from keras_mpt.tickets import coding, header
 
 _INITIALIZERS = {cls.__name__: cls for cls in (KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant)}
 _BLOCK = 1 << 20  # weights at a time, to take little memory besides the kernel itself
@@ -95,11 +95,20 @@ def encode(subnet, name, whole, base):
     kept = int(np.count_nonzero(mask))
     kernel = _kernel(subnet, frozen, mask)
 
-    source = _source(subnet, frozen, base)
     chosen = np.ones(mask.size, bool) if whole else mask.ravel()
-    ours, theirs = frozen.ravel()[chosen], _start(source, frozen.shape, base).ravel()[chosen]
-    by_sign = kernel.scale is not None and not whole and np.all(ours != 0)
-    changed = (ours < 0) != (theirs < 0) if by_sign else ours.view(np.uint32) != theirs.view(np.uint32)
+    ours = frozen.ravel()[chosen]
+    by_sign = bool(kernel.scale is not None and not whole and np.all(ours != 0))
+
+    def differences(source):
+        theirs = _start(source, frozen.shape, base).ravel()[chosen]
+        return (ours < 0) != (theirs < 0) if by_sign else ours.view(np.uint32) != theirs.view(np.uint32)
+
+    source = _source(subnet)
+    changed = differences(source)
+    if changed.any() and (nearest := _nearest(frozen, base)) is not None:
+        fewer = differences(nearest)
+        if np.count_nonzero(fewer) < np.count_nonzero(changed):
+            source, changed = nearest, fewer
 
     blobs = {}
 
@@ -181,6 +190,17 @@ def content_table(model):
     return {_sha256([array]): array for array in map(to_numpy, weights)}
 
 
+def check_base(base, layers):
+    """Raise ValueError if there is a base model, and no kernel in the entries of layers refers to it."""
+    referring, number = header.of_base(layers)
+    if base is not None and not referring:
+        raise ValueError(
+            "`base` must make the file smaller, as the network of which `models.to_jackpot` made the model does: more "
+            "than half of the entries of a frozen kernel must be those of a float32 kernel of `base`, and not from the "
+            f"seed. Received: base={base.name!r}, of use for none of {number} kernels"
+        )
+
+
 def _kernel(subnet, frozen, mask):
     """Return the `Kernel` of these arrays; the layer's own may change meanwhile, in training."""
     if not has_scale(subnet):
@@ -201,11 +221,15 @@ def _called_with(frozen, mask):
     return *tensors, int(np.count_nonzero(mask))
 
 
-def _source(subnet, frozen, base):
+def _nearest(frozen, base):
+    """Return the source of the kernel of `base` that has more than half of these weights, None if there is none."""
     alike = {sha: np.mean(w == frozen) for sha, w in base.items() if w.shape == frozen.shape}
     nearest = max(alike, key=alike.get, default=None)
-    if nearest is not None and alike[nearest] > 0.5:
-        return {"from": "base", "sha256": nearest}
+    return {"from": "base", "sha256": nearest} if nearest is not None and alike[nearest] > 0.5 else None
+
+
+def _source(subnet):
+    """Return the source that needs no other network."""
     initializer, settings = subnet.draw()
     if type(initializer) not in _INITIALIZERS.values():
         return {"from": "nothing"}
@@ -223,8 +247,9 @@ def _start(source, shape, base):
     if source["from"] == "base":
         weights = base.get(source["sha256"])
         if weights is None or weights.shape != shape:
+            given = "; the given one does not have them" if base else ""
             raise ValueError(
-                "its weights are those of another network: pass that as `base`, of `load_ticket` for example"
+                f"its weights are those of another network: pass that as `base`, of `load_ticket` for example{given}"
             )
         return np.array(weights)
     return np.zeros(shape, np.float32)

@@ -6,7 +6,7 @@ import math
 from keras_mpt.arguments import printable
 from keras_mpt.models.tables import BYTES, WIDTH, Table, short, shortened
 from keras_mpt.ops import entropy_bits
-from keras_mpt.tickets.header import kernels_of
+from keras_mpt.tickets.header import kernels_of, of_base
 
 
 def table(ticket):
@@ -26,6 +26,7 @@ def table(ticket):
         ("Weights", f"{total[1]:,}, of which {total[2]:,} ({total[2] / max(total[1], 1):.1%}) are kept"),
         ("File", f"{ticket.size:,} bytes (as float32: {short(float32, BYTES)}, {times})"),
         ("Bytes", f"masks {total[3]:,} (entropy {_entropy(ticket):,}), header {ticket.size - stored:,}"),
+        *_base(ticket),
         ("Saved", str(ticket.created)),
         ("With", ", ".join(f"{name} {version}" for name, version in ticket.software.items())),
     ]
@@ -34,6 +35,11 @@ def table(ticket):
     facts = [_line(label, value) for label, value in facts]
     cells = [[printable(label), *more] for label, *more in cells]
     return Table(printable(f'Ticket "{ticket.path.name}"'), header, cells, facts)
+
+
+def _base(ticket):
+    referring, number = of_base(ticket.layers.values())
+    return [("Base", f"needed to load, for {referring} of {number} kernels")] if referring else []
 
 
 def _line(label, value):

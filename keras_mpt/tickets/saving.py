@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mpt import _keras
 from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice, received
 from keras_mpt.files import check_ending, check_folder
@@ -21,7 +20,7 @@ from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, settings
-from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, with_scale
+from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, let_train, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
 from keras_mpt.tickets.published import ENDING
@@ -56,8 +55,8 @@ def save_ticket(
             training resume where it stopped.
         dtype: Type to store other float32 variables in: `"float32"`, or `"float16"`, which rounds them.
         base: A Keras model with pretrained kernels. If more than half of the entries of a frozen kernel are those of
-            one of its kernels, the ticket refers to that kernel (by SHA-256) and stores the differences. Loading the
-            ticket then needs `base`.
+            one of its kernels, and more than the seed gives, the ticket refers to that kernel (by SHA-256) and stores
+            the differences. Loading the ticket then needs `base`.
         provenance: JSON-able dict to store with the model: data, recipe, accuracy, ...
         custom_objects: See `load_ticket`.
 
@@ -65,7 +64,8 @@ def save_ticket(
         The `Ticket`, like `Ticket.read(path)`.
 
     Raises:
-        ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
+        ValueError: An argument is not as described, no kernel of `model` comes from `base`, a score is NaN, or a value
+            is beyond the range of `dtype`.
         TypeError: `model` or `base` is not a Keras model, or `custom_objects` is not a list of classes and functions.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         RuntimeError: The file that was read back differs from the model.
@@ -78,8 +78,7 @@ def save_ticket(
     check_bool("scores", scores)
     check_folder(path)
     check_ending(path, ENDING)
-    provenance = _json_dict(provenance)
-    model_config = config.describe(model, custom_objects)
+    provenance, model_config = _json_dict(provenance), config.describe(model, custom_objects)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
     with _scores_at_rest(model, scores) as stored:
         for name, layer in owners(model):
@@ -101,7 +100,7 @@ def save_ticket(
             layers.append(entry)
     if not originals:
         raise ValueError(f"`model` must have layers of keras_mpt to be a ticket. Received: {model.name!r} without one")
-
+    kernels.check_base(base, layers)
     names = [entry["path"] for entry in layers]
     if len(set(names)) < len(names):
         raise ValueError(f"`model` must have layers with names of their own. Received: {sorted(names)}")
@@ -172,11 +171,12 @@ def load_ticket(
     last bit on JAX, where XLA may sum alpha in another order.)
 
     By default, the MPT layers are frozen and as fast as plain layers (see `keras_mpt.layers.hold`), and other layers
-    train as usual. With `trainable=True`, masks can be trained further: alpha is computed from the kept weights again,
-    which may change its last bits. Scores come from the file if it was saved with `scores=True`. Otherwise, the ranking
-    of the kept weights is unknown: their scores start at 1 and those of removed weights at 0.99, which gives the saved
-    mask until training changes it. If the file has only the signs of weights, their magnitudes are the seed's, times a
-    constant that gives alpha. Without a seed, removed weights are zero, and keeping one again has no effect.
+    train as usual. With `trainable=True`, masks can be trained further, but for those of `non_trainable` kernels: alpha
+    is computed from the kept weights again, which may change its last bits. Scores come from the file if it was saved
+    with `scores=True`. Otherwise, the ranking of the kept weights is unknown: their scores start at 1 and those of
+    removed weights at 0.99, which gives the saved mask until training changes it. If the file has only the signs of
+    weights, their magnitudes are the seed's, times a constant that gives alpha. Without a seed, removed weights are
+    zero, and keeping one again has no effect.
 
     A ticket is data. Loading creates only layers of keras_mpt and ordinary layers of Keras, runs nothing from the file,
     and allocates no memory for more weights than a file of its size may hold.
@@ -336,10 +336,8 @@ def _fill(model, ticket, base, trainable, held=False):
         if found and layer.can_hold:
             layer.hold_kernels(found)
         del found
-    if trainable:  # what is around these layers may be frozen in the file
-        for layer in (model, *_keras.layers_inside(model)):
-            if any(map(subnets, _keras.layers_inside(layer))):
-                _keras.let_train(layer)
+    if trainable:
+        let_train(model)
     if held:
         hold(model)
     forget_compiled(model)

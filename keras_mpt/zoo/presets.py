@@ -76,9 +76,10 @@ class Preset:
 
     def __repr__(self):
         cells = dict(zip(_COLUMNS, self._row(), strict=True))
+        floats = "float weights and " * (self.weights == "float")
         return (
-            f"<Preset {self.name}: {cells['activations']} activations, {cells['kept']} kept, {cells['bytes']} bytes, "
-            f"{cells['accuracy']} on {self.dataset}>"
+            f"<Preset {self.name}: {floats}{cells['activations']} activations, {cells['kept']} kept, "
+            f"{cells['bytes']} bytes, {cells['accuracy']} on {self.dataset}>"
         )
 
     def __hash__(self):
@@ -104,6 +105,11 @@ class Preset:
     def activations(self):
         """`"binary"` or `"float"`."""
         return "float" if self.arguments.get("input_quantizer") is None else "binary"
+
+    @property
+    def weights(self):
+        """`"binary"`, plus or minus one number for each kernel, or `"float"`."""
+        return "float" if self.arguments.get("kernel_quantizer") == "identity" else "binary"
 
     @property
     def input_shape(self):

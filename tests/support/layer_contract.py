@@ -4,6 +4,7 @@ import json
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from support import reference
@@ -93,6 +94,16 @@ def check_trainable(layer):
     assert not layer.frozen_kernel.trainable
 
 
+def check_read_only(layer):
+    """What training computes, or was drawn from, is not assigned to in vain; what Keras' `build` assigns is taken."""
+    for subnet in layer.subnets:
+        setattr(layer, subnet.name, subnet.frozen_kernel)
+        with pytest.raises(AttributeError, match=f"`{subnet.name}` of layer '{layer.name}' cannot be assigned to"):
+            setattr(layer, subnet.name, numpy(subnet.kernel))
+    with pytest.raises(AttributeError, match="`seed` of layer .* Received: 5"):
+        layer.seed = 5
+
+
 def check_round_trips(layer, x, directory):
     """Config, clone, `.keras` and `.weights.h5` give the same layer again, which has a regularizer of its scores."""
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
@@ -136,5 +147,6 @@ def check_layer(cls, settings, shape, directory):
     for kernel_quantizer in ("scaled_sign", "identity"):
         check_mathematics(make(seed=3, kernel_quantizer=kernel_quantizer), x)
     check_trainable(first)
+    check_read_only(first)
     regularizer = keras.regularizers.L2(0.5)  # no default: a config that leaves it out would give another layer
     check_round_trips(make(seed=3, scores_initializer="ones", scores_regularizer=regularizer), x, directory)

@@ -18,7 +18,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ, with_scale
+from keras_mpt.tickets.filling import check_rules, fill_subnet, groups_that_differ, let_train, with_scale
 
 
 def from_pytorch(
@@ -53,8 +53,9 @@ def from_pytorch(
         mapping: For a model that is not of the zoo: dict from the path of each layer with weights (its name, or
             `"block/conv1"` in a nested model) to its name in PyTorch. The operations between these layers cannot be
             checked: compare some outputs.
-        trainable: Whether masks can be trained further. Alpha is then computed from the kept weights, which are scaled
-            by a constant if that is necessary to get the checkpoint's alpha.
+        trainable: Whether masks can be trained further, also where layers or the model were frozen. Alpha is then
+            computed from the kept weights, which are scaled by a constant if that is necessary to get the checkpoint's
+            alpha.
         epsilon: Epsilon of the checkpoint's batch normalization. The model must have the same.
         **arguments: Arguments of the network of the zoo, such as `input_shape`, `width`, or
             `input_quantizer="approx_sign"` for binary activations. The others are taken from the checkpoint. The keys
@@ -112,6 +113,8 @@ def from_pytorch(
         masks = {path: mask for path, (_, mask, *_) in tickets.items()}
         check_rules({path: layers[path][0] for path in masks}, masks)
         check_signs_of_zero(model, checkpoint.name)
+    if trainable:
+        let_train(model)
     return model
 
 
