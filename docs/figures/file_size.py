@@ -8,7 +8,8 @@ is for CIFAR-10 without JPEG.
 
 import sys
 
-from common import FOLDER, INK, NEGATIVE, PALE, POSITIVE, card, save
+from common import FOLDER, INK, NEGATIVE, PALE, PAPER, POSITIVE, card, save
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 import keras_mpt
@@ -28,6 +29,7 @@ def main(folder=FOLDER):
         marker = "*" if preset.weights == "binary" else "P"
         axes.plot(preset.bytes, 100 * preset.accuracy, marker, color=colour, markersize=13 if marker == "*" else 9)
         place = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 7, "color": colour}
+        place["path_effects"] = [withStroke(linewidth=3, foreground=PAPER)]  # readable across dots
         axes.annotate(preset.name, (preset.bytes, 100 * preset.accuracy), **place)
         for facts in preset.converted.values():
             if "file" in facts:
@@ -38,7 +40,7 @@ def main(folder=FOLDER):
         axes.plot(size, accuracy, "D", color=PALE, markersize=7, markeredgecolor=INK)
         axes.annotate(name, (size, accuracy), xytext=(7, -10 if below else 3), textcoords="offset points", fontsize=7)
     kinds = [("*", POSITIVE, "ticket, MPT-1/32"), ("*", NEGATIVE, "ticket, MPT-1/1")]
-    kinds += [("P", POSITIVE, "ticket of float weights"), ("o", INK, "its phone files")]
+    kinds += [("P", POSITIVE, "ticket of float weights"), ("o", "#8fa3ad", "its phone files")]
     kinds += [("s", INK, "dense network, float32"), ("D", PALE, "from papers, without JPEG")]
     for marker, colour, label in kinds:
         axes.plot([], [], marker, color=colour, label=label)
