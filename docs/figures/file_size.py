@@ -8,8 +8,7 @@ is for CIFAR-10 without JPEG.
 
 import sys
 
-from common import FOLDER, INK, NEGATIVE, PALE, PAPER, POSITIVE, card, save
-from matplotlib.patheffects import withStroke
+from common import FOLDER, INK, NEGATIVE, PALE, POSITIVE, card, save
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 import keras_mpt
@@ -28,8 +27,7 @@ def main(folder=FOLDER):
         colour = POSITIVE if preset.activations == "float" else NEGATIVE
         marker = "*" if preset.weights == "binary" else "P"
         axes.plot(preset.bytes, 100 * preset.accuracy, marker, color=colour, markersize=13 if marker == "*" else 9)
-        place = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 7, "color": colour}
-        place["path_effects"] = [withStroke(linewidth=3, foreground=PAPER)]  # readable across dots
+        place = {"xytext": (-8, -3), "textcoords": "offset points", "fontsize": 7, "color": colour, "ha": "right"}
         axes.annotate(preset.name, (preset.bytes, 100 * preset.accuracy), **place)
         for facts in preset.converted.values():
             if "file" in facts:
@@ -45,8 +43,8 @@ def main(folder=FOLDER):
     for marker, colour, label in kinds:
         axes.plot([], [], marker, color=colour, label=label)
     axes.set_xscale("log")
-    axes.set(xlim=(5e4, 6e7), xlabel="bytes", ylabel="test accuracy (%)")
-    axes.set_xticks([1e5, 3e5, 1e6, 3e6, 1e7, 3e7])
+    axes.set(xlim=(1e4, 3e7), xlabel="bytes", ylabel="test accuracy (%)")
+    axes.set_xticks([1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:g} MB"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
