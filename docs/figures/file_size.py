@@ -43,12 +43,12 @@ def main(folder=FOLDER):
     for marker, colour, label in kinds:
         axes.plot([], [], marker, color=colour, label=label)
     axes.set_xscale("log")
-    axes.set(xlim=(1e4, 3e7), xlabel="bytes", ylabel="test accuracy (%)")
+    axes.set(xlim=(7e3, 3e7), xlabel="bytes", ylabel="test accuracy (%)")
     axes.set_xticks([1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:g} MB"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower left")
     axes.set_title("CIFAR-10 after JPEG (quality 75), one seed each", fontsize=11)
     save(figure, "file_size", folder)
 

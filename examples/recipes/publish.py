@@ -99,7 +99,7 @@ cent of the weights that are *removed* (`s80`: 80 %). More words:
 | word | meaning |
 |---|---|
 | `jackpot` | the signs are those of a [trained network](../docs/guides/jackpots.md) |
-| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): values of a trained network, in 32 bits |
+| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): values of a trained network in 32 bits |
 | `taught` | a trained network gave the labels |
 | `recycled` | some random signs were [replaced](../docs/recycling.md) in training |
 | `half` | half of the filters |
