@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from keras import ops
 
-import keras_mpt
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
@@ -242,9 +241,7 @@ def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):
     names = [variable.path.split("/")[-2:] for variable in model.trainable_variables]
     assert len(names) == 9 and ["query", "bias"] not in names and ["attention_output", "bias"] in names
     model.save(tmp_path / "model.keras")
-    keras_mpt.save_ticket(model, tmp_path / "model.mpt")
     copies = {
-        "ticket": keras_mpt.load_ticket(tmp_path / "model.mpt", trainable=True),
         "file": keras.models.load_model(tmp_path / "model.keras"),
         "clone": keras.models.clone_model(model),
         "to_mpt": to_mpt(keras.Sequential([keras.Input((5, 6)), model, keras.layers.Dense(2)]), seed=0).layers[0],

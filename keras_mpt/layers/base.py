@@ -106,7 +106,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         )
         for subnet in self._subnets:
             subnet.add_scores(super().add_weight, self._prefix(subnet.name))
-        self.freeze_parts()
+            if subnet.name in self._fixed:
+                subnet.scores.trainable = False
 
     def _prefix(self, kernel):
         return "" if len(self._kernels) == 1 else f"{kernel}_"
@@ -174,12 +175,6 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         if not self.built:
             return self._fixed
         return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
-
-    def freeze_parts(self):
-        """Freeze the kernels that the argument `non_trainable` names."""
-        for subnet in self._subnets:
-            if subnet.name in self._fixed:
-                subnet.scores.trainable = False
 
     @property
     def seed(self):

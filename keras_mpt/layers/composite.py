@@ -57,12 +57,6 @@ class MPTComposite(PlainTwin):
             found += [f"{name}/{kernel}" for kernel in layer.non_trainable] if layer.trainable else [name]
         return tuple(found)
 
-    def freeze_parts(self):
-        """Freeze the inner layers that the argument `non_trainable` names; their kernels are up to themselves."""
-        for attribute, layer in self._inside().items():
-            if attribute.removeprefix("_") in self._fixed:
-                layer.trainable = False
-
     @property
     def trainable(self):
         """Whether scores are trained: not if all inner layers are frozen, as `load_ticket` does."""

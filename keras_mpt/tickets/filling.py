@@ -4,7 +4,6 @@ import numpy as np
 
 from keras_mpt import _keras
 from keras_mpt.layers import MPTLayer
-from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.masks.rule import largest
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets.kernels import scale_of
@@ -64,16 +63,10 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
 
 
 def let_train(model):
-    """Let what is around the MPT layers of a model train, and freeze again what is frozen on its own.
-
-    Inside a frozen model or layer nothing is trained.
-    """
+    """Let what is around the MPT layers of a model train: nothing inside a frozen model or layer would."""
     for layer in (model, *_keras.layers_inside(model)):
         if any(isinstance(inside, MPTLayer) for inside in _keras.layers_inside(layer)):
             _keras.let_train(layer)
-    for layer in _keras.layers_inside(model):
-        if isinstance(layer, PlainTwin):
-            layer.freeze_parts()
 
 
 def with_scale(subnet, frozen, mask, scale):

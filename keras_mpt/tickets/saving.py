@@ -171,7 +171,7 @@ def load_ticket(
     last bit on JAX, where XLA may sum alpha in another order.)
 
     By default, the MPT layers are frozen and as fast as plain layers (see `keras_mpt.layers.hold`), and other layers
-    train as usual. With `trainable=True`, masks can be trained further, but for those of `non_trainable` kernels: alpha
+    train as usual. With `trainable=True`, masks can be trained further, also those of kernels that were frozen: alpha
     is computed from the kept weights again, which may change its last bits. Scores come from the file if it was saved
     with `scores=True`. Otherwise, the ranking of the kept weights is unknown: their scores start at 1 and those of
     removed weights at 0.99, which gives the saved mask until training changes it. If the file has only the signs of
