@@ -29,7 +29,7 @@ from keras import ops
 from keras_mpt.arguments import check_instance
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
 from keras_mpt.ops import to_numpy
-from keras_mpt.tickets import coding, header
+from keras_mpt.tickets import coding
 
 _INITIALIZERS = {cls.__name__: cls for cls in (KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant)}
 _BLOCK = 1 << 20  # weights at a time, to take little memory besides the kernel itself
@@ -188,17 +188,6 @@ def content_table(model):
     check_instance("base", model, (keras.layers.Layer, type(None)), "a Keras model or None")
     weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
     return {_sha256([array]): array for array in map(to_numpy, weights)}
-
-
-def check_base(base, layers):
-    """Raise ValueError if there is a base model, and no kernel in the entries of layers refers to it."""
-    referring, number = header.of_base(layers)
-    if base is not None and not referring:
-        raise ValueError(
-            "`base` must make the file smaller, as the network of which `models.to_jackpot` made the model does: more "
-            "than half of the entries of a frozen kernel must be those of a float32 kernel of `base`, and not from the "
-            f"seed. Received: base={base.name!r}, of use for none of {number} kernels"
-        )
 
 
 def _kernel(subnet, frozen, mask):
