@@ -137,7 +137,8 @@ class LarqComputeEngine(Target):
         missing = [name for name in file.custom_operations() if not name.startswith("Lce")]
         if missing:
             raise ConversionError(
-                f"{self.engine} has no operation {' or '.join(missing)}. {_INSTEAD.get(missing[0], _OTHERS)}."
+                f"{self.engine} cannot run this model: it has no operation {' or '.join(missing)}. "
+                f"{_INSTEAD.get(missing[0], _OTHERS)}."
             )
         return _Interpreted(file, self._interpreter.Interpreter(content, num_threads=threads))
 
