@@ -562,7 +562,8 @@ def test_a_file_that_gives_nan_is_refused(tmp_path):
 def test_operations_that_an_engine_lacks_are_named(activation, message, tmp_path):
     pytest.importorskip("larq_compute_engine")
     model = chain(MPTDense(8, seed=1), keras.layers.Activation(activation), MPTDense(3, seed=2, **SIGN), shape=(6,))
-    with pytest.raises(convert.ConversionError, match=f"larq-compute-engine cannot run this model: it has no {message}.*`to_tflite`"):
+    said = f"larq-compute-engine cannot run this model: it has no {message}.*`to_tflite`"
+    with pytest.raises(convert.ConversionError, match=said):
         convert.to_lce(model, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
 
