@@ -37,8 +37,7 @@ def metadata(path: Path) -> dict:
         >>> convert.metadata("conv4.tflite")["labels"][0]
         'airplane'
     """
-    path = check_path("path", path)
-    content = path.read_bytes()
+    content = check_path("path", path).read_bytes()
     try:
         entry = File(content).metadata(_NAME)
     except ValueError as error:
