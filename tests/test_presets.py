@@ -1,5 +1,6 @@
 """Published tickets: complete, intact, found by name, with the outputs they had when they were published."""
 
+import argparse
 import dataclasses
 import functools
 import hashlib
@@ -487,6 +488,24 @@ def test_removing_a_preset(publish, tmp_path, monkeypatch):
     assert remove("conv4_mpt32_s50")["conv4_mpt32_s80"]  # the best of the others is the default then
     with pytest.raises(SystemExit):
         remove("conv4_mpt32_s50")
+
+
+@same_on_all_backends
+@pytest.mark.parametrize("flags", [(), ("--default",)])
+def test_a_default_that_is_published_again_stays_one(flags, publish, monkeypatch):
+    import cifar10
+
+    entry = {"architecture": "conv4_mpt", "accuracy": 0.5, "dense": None}
+    presets = {name: {**entry, "name": name, "default": name == "a"} for name in "ab"}
+    monkeypatch.setattr(cifar10, "load", lambda _: {"test": None})
+    monkeypatch.setattr(publish, "publish", lambda *_: {**entry, "default": bool(flags)})
+    monkeypatch.setattr(publish, "convert", lambda *_: {})
+    options = argparse.Namespace(run="run", note=None, data_dir=None, dense=None, default=bool(flags), name="a")
+    publish.change(presets, options, None)
+    assert [presets[name]["default"] for name in "ab"] == [True, False]
+    options.name = "b"
+    publish.change(presets, options, None)
+    assert [presets[name]["default"] for name in "ab"] == [not flags, bool(flags)]
 
 
 @pytest.mark.slow

@@ -398,7 +398,8 @@ def change(presets, options, draft):
 
         test = cifar10.load(options.data_dir)["test"]
         if options.run:
-            new = publish(options.run, options, test, draft)
+            new, old = publish(options.run, options, test, draft), presets.get(options.name)
+            new["default"] |= bool(old and old["default"])
             for preset in presets.values():
                 preset["default"] &= not (new["default"] and preset["architecture"] == new["architecture"])
             presets[options.name] = new
