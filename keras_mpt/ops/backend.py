@@ -136,16 +136,12 @@ def traced_once(function):
 
 
 def traced_in_graphs(function):
-    """Trace `function` once: let TensorFlow do so at its first call in a graph, JAX at its first call.
+    """Let TensorFlow trace `function` at its first call within a graph, and use that trace in all graphs from then on.
 
     Unlike `traced_once`, it may use the shapes of its tensors: all calls must have the same. Elsewhere it is called.
     """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
     if keras.backend.backend() != "tensorflow":
-        return function
+        return function  # compiled by itself, JAX would sum alpha in another order
     import tensorflow as tf
 
     traced = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
