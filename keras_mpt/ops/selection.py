@@ -282,10 +282,13 @@ def mask_at(keys: Tensor, kept: Tensor, threshold: Tensor, count: Tensor) -> Ten
 def _masked_rows(rows, kept, threshold, count, invalid, frozen=None):
     """Return the mask: keys >= the threshold, except for ties that do not fit, and for frozen keys.
 
-    No conditional returns a tensor in the shape of the kernel: XLA would give it another memory layout, and transpose
-    it before each use.
+    Without frozen keys, no conditional returns a tensor in the shape of the kernel: XLA would give it another memory
+    layout, and transpose it before each use.
     """
-    searched = rows if frozen is None else ops.where(ops.greater(frozen, 0), rows, -1)
+    searched = rows
+    if frozen is not None:  # their keys are <= 0: above 0, the threshold excludes them
+        outside = ops.greater(threshold, 0)
+        searched = ops.cond(outside, lambda: rows, lambda: ops.where(ops.greater(frozen, 0), rows, -1))
     # PyTorch knows the case, and skips passes over the keys that XLA fuses.
     known = keras.backend.backend() == "torch"
     if known and (invalid or count == kept):
