@@ -10,6 +10,7 @@ from keras_mpt._types import Path
 from keras_mpt.arguments import check_choice, check_count, check_path
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
+from keras_mpt.convert.report import first_line
 from keras_mpt.convert.tensors import arrays_for, outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
 from keras_mpt.convert.tflm import Micro
@@ -107,8 +108,7 @@ def _errors_of(path, target):
     try:
         yield
     except Exception as error:
-        message, *_ = str(error).strip().splitlines() or [type(error).__name__]
         engine = TARGETS[target].engine
         raise ValueError(
-            f"`path` must be a file that {engine} can run, for target={target!r}. Received: {path}. {message}"
+            f"`path` must be a file that {engine} can run, for target={target!r}. Received: {path}. {first_line(error)}"
         ) from error

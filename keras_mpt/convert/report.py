@@ -11,6 +11,11 @@ class ConversionError(ValueError):
     """A model cannot be converted as asked, or the outputs of file and model differ. No file is written."""
 
 
+def first_line(error):
+    """Return the first line of an error's message, or its class if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextlib.contextmanager
 def errors_of(engine, what):
     """Convert an error inside an engine to one that names what the engine cannot do.
@@ -23,8 +28,7 @@ def errors_of(engine, what):
     except ConversionError:
         raise
     except Exception as error:  # of any class, depending on the engine
-        message, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        message = message.rpartition("): ")[2]  # without the trace of operations in front
+        message = first_line(error).rpartition("): ")[2]  # without the trace of operations in front
         raise ConversionError(f"{engine} cannot {what} this model: {message}") from error
 
 

@@ -89,7 +89,7 @@ def _reduction(name, first):
     """Return a function that reduces int32 entries by `jax.lax.<name>`, in a single loop.
 
     For CPUs, XLA rewrites a reduction of one tensor to a tree of windows, which protects sums of floats. With integers,
-    it only takes four times as long, and each window is compiled separately. It leaves reductions of two tensors alone.
+    it only takes longer, and each window is compiled separately. It leaves reductions of two tensors alone.
     """
     import jax
 
