@@ -66,6 +66,7 @@ flags.DEFINE_enum("schedule", "linear", ["linear", "cosine", "warmup"], "Down to
 flags.DEFINE_string("kernel_initializer", "signed_constant", "Of the frozen weights: of keras_mpt.initializers.")
 flags.DEFINE_float("label_smoothing", 0.1, "Part of a label that goes to the other classes.")
 flags.DEFINE_list("sizes", ["20:7", "24:4", "32:4"], "Image sizes and for how many epochs each, in order.")
+flags.DEFINE_float("cutout", 0.0, "Erase a square of so large a part of each image's side.", 0.0, 1.0)
 flags.DEFINE_integer("batch_size", 125, "Batch size.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augmentation.", lower_bound=0)
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
@@ -92,6 +93,8 @@ def sizes():
 class Batches(EpochBatches):
     """Shuffled batches of images shifted by up to two pixels, of the size that belongs to the epoch.
 
+    With --cutout a square around a random pixel becomes the mean colour (DeVries and Taylor 2017, arXiv:1708.04552).
+
     Every image is mirrored in each second epoch, which half of them in the first is random (Jordan 2024, section 3.6).
     A batch depends on seed, epoch and step alone, so a resumed training sees what an uninterrupted one would have seen.
     `targets` are of shape (2, images, classes): probabilities for the images, and for the mirrored ones.
@@ -110,11 +113,19 @@ class Batches(EpochBatches):
         chosen = self.order[step * FLAGS.batch_size : (step + 1) * FLAGS.batch_size]
         images = np.pad(self.current[chosen], ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode="reflect")
         crops = np.lib.stride_tricks.sliding_window_view(images, self.current.shape[1:3], axis=(1, 2))
-        rows, columns = self._random(self.epoch, 1 + step).integers(0, 2 * PAD + 1, (2, len(chosen)))
+        random = self._random(self.epoch, 1 + step)
+        rows, columns = random.integers(0, 2 * PAD + 1, (2, len(chosen)))
         batch = crops[np.arange(len(chosen)), rows, columns].transpose(0, 2, 3, 1)
         mirror = self.mirrored[chosen] ^ (self.epoch % 2 == 1)
         batch = np.where(mirror[:, None, None, None], batch[:, :, ::-1], batch)
-        return cifar10.normalize(batch), self.targets[mirror.astype(int), chosen]
+        batch = cifar10.normalize(batch)
+        if FLAGS.cutout:
+            side = batch.shape[1]
+            erased = round(FLAGS.cutout * side)
+            offset = np.arange(side) - random.integers(0, side, (2, len(chosen), 1)) + erased // 2
+            rows, columns = (offset >= 0) & (offset < erased)
+            batch[rows[:, :, None] & columns[:, None, :]] = 0
+        return batch, self.targets[mirror.astype(int), chosen]
 
     def begin(self, epoch):
         self.epoch = epoch
