@@ -94,6 +94,23 @@ def test_evaluating(images, capsys):
     assert f"{number - 1} of {number} right" in capsys.readouterr().out
 
 
+def test_samples_of_a_conversion_are_normalized_as_images_to_evaluate(images, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    taken = []
+    monkeypatch.setattr(keras_mpt.convert, "to_tflite", lambda *_, samples, **__: taken.append(samples))
+    preset, file = zoo.get_preset(PRESET), images / "images.npy"
+    pixels = np.load(file)
+    np.savez(images / "named.npz", image=pixels)
+    command = ["convert", PRESET, "out.tflite", "--samples"]
+    assert main([*command, str(file)]) == main([*command, str(images / "named.npz")]) == 0
+    np.testing.assert_array_equal(taken[0], preset.preprocess(pixels))
+    np.testing.assert_array_equal(taken[1]["image"], preset.preprocess(pixels))
+    assert main([*command, str(file), "--preprocess", "preset"]) == 0  # the file normalizes
+    assert main(["convert", str(preset.path), *command[2:], str(file)]) == 0
+    np.testing.assert_array_equal(taken[2], pixels)
+    np.testing.assert_array_equal(taken[3], pixels)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_evaluating_a_converted_file(images, capsys):

@@ -17,7 +17,7 @@ def add(commands):
         "evaluate",
         help="measure the accuracy of a ticket or of a converted file",
         description="Measure the accuracy of a classifier on your own images and labels. Images for a preset are "
-        "pixels from 0 to 255, which are normalized; other files get the images as they are.",
+        "pixels from 0 to 255, which are normalized; other tickets get them as they are.",
     )
     parser.add_argument("ticket", metavar="TICKET", help=f"{sources.TICKET}; or, with --runtime, a .tflite file")
     parser.add_argument("images", metavar="IMAGES", help="file of numpy.save: (number, ...), the model's inputs")
