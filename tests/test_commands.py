@@ -179,6 +179,11 @@ def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys, monkeypatc
     files = [str(images / name) for name in ("two.mpt", "images.npy", "labels.npy")]
     assert main(["evaluate", *files]) == 1
     assert "must be a model with one input and one output. Received: 1 inputs and 2 outputs" in capsys.readouterr().err
+    one = keras_mpt.layers.MPTDense(1, seed=1)(keras.layers.Flatten()(inputs))
+    keras_mpt.save_ticket(keras.Model(inputs, one), images / "one.mpt")
+    np.save(images / "labels.npy", np.zeros(4, int))  # of which argmax would be all
+    assert main(["evaluate", str(images / "one.mpt"), *files[1:]]) == 1
+    assert "must be a classifier, with an output for each class. Received: (1,)" in capsys.readouterr().err
     monkeypatch.setattr(keras_mpt.convert, "run", lambda *_: dict.fromkeys(("a", "b"), np.zeros((4, 10))))
     assert main(["evaluate", "two.tflite", *files[1:], "--runtime", "tflite"]) == 1
     assert "must be a file with one output. Received: two.tflite with a, b" in capsys.readouterr().err
