@@ -20,6 +20,8 @@ def main(arguments=None):
     wanted = getattr(options, "backend", None)
     if wanted not in (None, keras.backend.backend()):
         return _restarted(wanted, arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be beyond the terminal's encoding
     try:
         with contextlib.nullcontext() if options.verbose else terminal.quiet():
             options.run(options)

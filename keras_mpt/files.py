@@ -35,6 +35,7 @@ def check_folder(path):
         TypeError, ValueError: `path` is not a path.
         FileNotFoundError: The folder does not exist.
         IsADirectoryError: The path is a folder.
+        PermissionError: The folder cannot be written to.
         FileExistsError: The path is neither a file nor a link to one, but a device or pipe, for example.
     """
     path = check_path("path", path)
@@ -45,6 +46,8 @@ def check_folder(path):
         raise FileNotFoundError(
             f"`path` must be in a folder that exists. Received: {shown(str(path))}, no folder {shown(str(folder))}"
         )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"`path` must be in a folder that you may write to. Received: {shown(str(path))}")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")
 

@@ -28,7 +28,7 @@ def quiet():
         yield
         return
     before = sys.stderr
-    with tempfile.TemporaryFile() as dump, os.fdopen(terminal, "w") as stderr:
+    with tempfile.TemporaryFile() as dump, os.fdopen(terminal, "w", errors="backslashreplace") as stderr:
         before.flush()
         if before is sys.__stderr__:  # else somebody catches it already
             sys.stderr = stderr

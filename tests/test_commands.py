@@ -1,8 +1,10 @@
 """The command line: arguments are explained, presets go where paths go, the terminal shows our own lines only."""
 
 import argparse
+import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -160,9 +162,11 @@ def test_what_cannot_be_evaluated(ticket, labels, options, message, images, caps
         (np.float32(1), "IMAGES must be numbers of shape (number, ...). Received: float32 ()"),
         (np.array(["a"] * 4), "IMAGES must be numbers of shape (number, ...). Received: <U1 (4,)"),
         (np.ones((4, 32, 32, 2)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32, 2)"),
+        (np.ones((0, 32, 32, 3)), "IMAGES must be one or more, of finite numbers. Received: shape (0, 32, 32, 3)"),
+        (np.full((4, 32, 32, 3), np.nan), "IMAGES must be one or more, of finite numbers. Received: NaN or infinity"),
         (np.ones((4, 32, 32)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32)"),
     ],
-    ids=["empty", "cut", "scalar", "text", "channels", "axes"],
+    ids=["empty", "cut", "scalar", "text", "channels", "no", "nan", "axes"],
 )
 def test_images_that_are_none(content, message, images, capsys):
     file = images / "other.npy"
@@ -170,6 +174,29 @@ def test_images_that_are_none(content, message, images, capsys):
     assert main(["evaluate", str(zoo.get_preset(PRESET).path), str(file), str(images / "labels.npy")]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_no_folder_for_an_import_is_found_out_first(capsys, tmp_path):
+    assert main(["import", str(tmp_path / "no.pth"), str(tmp_path / "nowhere" / "x.mpt")]) == 1
+    assert "`path` must be in a folder that exists" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "no.pth"), str(tmp_path / "x.tflite")]) == 1
+    assert "`path` must end in .mpt" in capsys.readouterr().err
+
+
+def test_folders_that_may_not_be_written_to(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert main(["convert", PRESET, str(tmp_path / "x.tflite")]) == 1
+    assert "`path` must be in a folder that you may write to. Received: " in capsys.readouterr().err
+
+
+def test_names_beyond_the_encoding_of_the_terminal(tmp_path, monkeypatch):
+    file = tmp_path / "Zoë ☃.mpt"
+    shutil.copy(zoo.get_preset(PRESET).path, file)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+    assert main(["inspect", str(file)]) == 0
+    assert rb'Ticket "Zo\xeb \u2603.mpt"' in shown.getvalue() and b"Total" in shown.getvalue()
 
 
 def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys, monkeypatch):

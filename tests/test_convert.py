@@ -735,6 +735,10 @@ def test_command_line(tmp_path):
     [
         (["--require_binary"], "--require_binary needs --target lce. Received: --target tflite"),
         (["--target", "lce", "--weights", "int8"], "--weights needs --target tflite or tflm. Received: --target lce"),
+        (
+            ["--samples", "complex.npy"],
+            "`samples` must be a file of real numbers. Received: complex.npy with complex128",
+        ),
         (["--samples", "x.txt"], "`samples` must be a file of numpy.save, or of numpy.savez with the inputs' names."),
     ],
     ids=str,
@@ -742,6 +746,7 @@ def test_command_line(tmp_path):
 def test_options_that_the_command_line_cannot_follow(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("x.txt").write_text("1, 2")
+    np.save("complex.npy", np.zeros(3, complex))
     assert main(["convert", "no.mpt", "no.tflite", *options]) == 1
     assert message in capsys.readouterr().err
 

@@ -80,15 +80,19 @@ def from_file(path):
     """Return the samples in a numpy file: an array, or a dict by the names of the inputs from an archive.
 
     Raises:
-        ValueError: The file is not a numpy file.
+        ValueError: The file is not a numpy file of numbers.
     """
     try:
         samples = np.load(path, allow_pickle=False)
-        return samples if isinstance(samples, np.ndarray) else dict(samples)
+        samples = samples if isinstance(samples, np.ndarray) else dict(samples)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"`samples` must be a file of numpy.save, or of numpy.savez with the inputs' names. Received: {path}"
         ) from error
+    for array in samples.values() if isinstance(samples, dict) else [samples]:
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"`samples` must be a file of real numbers. Received: {path} with {array.dtype}")
+    return samples
 
 
 def check_finite(arrays):
@@ -169,11 +173,13 @@ def _array(tensor, values):
             f"`samples` must have shape ({wanted}) for input {tensor.name!r}. Received: shape {values.shape}"
         )
     try:
+        if values.dtype.kind == "c":
+            raise TypeError("the imaginary part would be lost")
         with np.errstate(invalid="ignore"):
             array = values.astype(tensor.dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`samples` must be numbers for input {tensor.name!r}. Received: dtype {values.dtype}"
+            f"`samples` must be real numbers for input {tensor.name!r}. Received: dtype {values.dtype}"
         ) from error
     if values.dtype != array.dtype and not keras.backend.is_float_dtype(tensor.dtype) and (array != values).any():
         raise ValueError(
