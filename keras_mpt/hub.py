@@ -116,7 +116,7 @@ def card(ticket, repo_id, metadata=None):
 
 
 def _kind(kernels):
-    """Return what a ticket with these entries of kernels is, in words."""
+    """Return the kind of a ticket with these entries of kernels, in words."""
     drawn = all(kernel["source"]["from"] == "seed" and kernel["changes"] is None for kernel in kernels)
     network = "a random network" if drawn else "a network whose weights are not all a seed's"
     if all(kernel["scale"] is not None for kernel in kernels):

@@ -42,15 +42,15 @@ class MPTComposite(PlainTwin):
     def _settings(self, seed, attribute):
         """Return the arguments of the inner MPT layer with this attribute."""
         name = attribute.removeprefix("_")
-        inside = [part.removeprefix(f"{name}/") for part in self._fixed if part.startswith(f"{name}/")]
-        trainable = self._trainable and name not in self._fixed
+        inside = [part.removeprefix(f"{name}/") for part in self._non_trainable if part.startswith(f"{name}/")]
+        trainable = self._trainable and name not in self._non_trainable
         return {**super()._settings(seed), "trainable": trainable, "non_trainable": inside}
 
     @property
     def non_trainable(self):
         """Names of the inner layers, and of their kernels, that are not trained though the layer is: a tuple."""
         if not self._inside():
-            return self._fixed
+            return self._non_trainable
         found = []
         for attribute, layer in self._inside().items() if self.trainable else ():
             name = attribute.removeprefix("_")

@@ -206,7 +206,7 @@ class Subnet:
         return mask, kept
 
     def _values(self):
-        """Return the state as tensors; with a shared rule, also what it computes from all kernels together."""
+        """Return the state as tensors; with a shared rule, also the result of its `together`."""
         state = _tensors(self.state)
         if not self.layer.mask.shared:
             return state

@@ -59,7 +59,7 @@ class PlainTwin:
         self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self._seed = seed
-        self._fixed = arguments.chosen("non_trainable", non_trainable, self._parts())
+        self._non_trainable = arguments.chosen("non_trainable", non_trainable, self._parts())
 
     def _check_policy(self):
         if self.quantization_mode is not None:
@@ -194,7 +194,7 @@ class PlainTwin:
         return {**config, "seed": keras_seed(self._seed)} if "seed" in config else config
 
     def get_config(self):
-        fixed = {"non_trainable": list(self.non_trainable)} if self.non_trainable else {}  # else configs are as ever
+        parts = {"non_trainable": list(self.non_trainable)} if self.non_trainable else {}  # older versions lack it
         return {
             **self._keras_config(),
             "sparsity": self.sparsity,
@@ -204,7 +204,7 @@ class PlainTwin:
             "scores_initializer": keras.initializers.serialize(self.scores_initializer),
             "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
             "seed": self._seed,
-            **fixed,
+            **parts,
         }
 
 

@@ -13,7 +13,7 @@ from keras_mpt.arguments import received
 from keras_mpt.initializers import SeededInitializer
 from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
-from keras_mpt.models.copies import first_input, held
+from keras_mpt.models.copies import first_input, inside_wrapper
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
 from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
@@ -176,7 +176,7 @@ def call_shapes(layer, args, kwargs, outputs):
 def with_inside(layer, calls):
     """Yield a layer and its calls, and those of its inner layers if it is a wrapper of Keras."""
     yield layer, calls
-    for inner in held(layer):
+    for inner in inside_wrapper(layer):
         yield from with_inside(inner, _calls_inside(layer, inner, calls))
 
 
@@ -194,7 +194,7 @@ def _shapes(*tensors):
 
 def _calls_inside(wrapper, layer, calls):
     """Return the calls of a layer in one of Keras' wrappers during the wrapper's calls; unknown for other layers."""
-    if None in calls or layer not in held(wrapper) or functional_graph(layer) is not None:
+    if None in calls or layer not in inside_wrapper(wrapper) or functional_graph(layer) is not None:
         return [None]
     if isinstance(wrapper, layers.TimeDistributed):
         steps = [(inputs[0][1], _step(inputs), _step(outputs)) for inputs, outputs in calls]

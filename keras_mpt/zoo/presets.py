@@ -11,7 +11,7 @@ import numpy as np
 from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.files import sha256_of
-from keras_mpt.initializers import random_uniform
+from keras_mpt.random import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
 
 
