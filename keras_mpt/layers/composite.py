@@ -29,6 +29,11 @@ class MPTComposite(PlainTwin):
         self._kernel_quantizer = quantizers.get_kernel(quantizer)
         self._pass_on("kernel_quantizer", self._kernel_quantizer)
 
+    @PlainTwin.input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        PlainTwin.input_quantizer.fset(self, quantizer)
+        self._pass_on("input_quantizer", self.input_quantizer)
+
     @PlainTwin.mask.setter
     def mask(self, rule):
         PlainTwin.mask.fset(self, rule)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import initializers
+from keras_mpt import initializers, quantizers
 from keras_mpt.layers.groups import group_of, once
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
@@ -65,6 +65,7 @@ class Subnet:
     @kernel_quantizer.setter
     def kernel_quantizer(self, quantizer):
         if len(self.layer.subnets) > 1:
+            quantizer = quantizers.get_kernel(quantizer)
             self.layer._release()
             self._quantizer = quantizer
         else:

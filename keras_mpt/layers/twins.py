@@ -49,13 +49,8 @@ class PlainTwin:
         super().__init__(**kwargs)
         self._check_policy()
         self.mask = _mask_rule(sparsity, mask)
-        self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
-        self.input_quantizer = quantizers.get_activation(input_quantizer)
-        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(self.input_quantizer):
-            raise ValueError(
-                "`input_quantizer` with a scale for each channel needs channels last. Received: "
-                f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
-            )
+        self.kernel_quantizer = kernel_quantizer
+        self.input_quantizer = input_quantizer
         self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
         self.scores_regularizer = keras.regularizers.get(scores_regularizer)
         self._seed = seed
@@ -83,6 +78,26 @@ class PlainTwin:
         if not isinstance(rule, MaskRule):
             raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
         self._mask = rule
+
+    @property
+    def input_quantizer(self):
+        """The quantizer of the inputs, or None."""
+        return self._input_quantizer
+
+    @input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        quantizer = quantizers.get_activation(quantizer)
+        if quantizer is not None:
+            self._check_input_quantizer(quantizer)
+        self._input_quantizer = quantizer
+
+    def _check_input_quantizer(self, quantizer):
+        """Raise ValueError if the layer cannot quantize its inputs with this object."""
+        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(quantizer):
+            raise ValueError(
+                "`input_quantizer` with a scale for each channel needs channels last. Received: "
+                f"input_quantizer={quantizer!r}, data_format={self.data_format!r}"
+            )
 
     @property
     def sparsity(self):

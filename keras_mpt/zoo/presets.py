@@ -144,10 +144,11 @@ class Preset:
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
             raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
-        if images.dtype.kind == "f" and images.size and images.max() <= 1:
-            warnings.warn(f"`images` must be pixels from 0 to 255. Received: none above {images.max():g}", stacklevel=2)
-        pixels = images.astype(np.float32) / np.float32(255)
-        return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        pixels = images.astype(np.float32)
+        least, most = (pixels.min(), pixels.max()) if pixels.size else (0, 255)
+        if least < 0 or most > 255 or images.dtype.kind == "f" and most <= 1:
+            warnings.warn(f"`images` must be pixels from 0 to 255. Received: from {least:g} to {most:g}", stacklevel=2)
+        return (pixels / np.float32(255) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def golden_images(self):
         """Return the images of the `golden` logits: random uint8 pixels `(number, height, width, channels)`."""
