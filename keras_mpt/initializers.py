@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import did_you_mean, is_number
+from keras_mpt.arguments import check_bool, did_you_mean, is_number, shown
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
@@ -231,9 +231,8 @@ class _Kaiming(SeededInitializer):
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
-        if not isinstance(scale_fan, bool):
-            raise ValueError(f"`scale_fan` must be True or False. Received: {scale_fan=}")
-        self.scale_fan = scale_fan
+        check_bool("scale_fan", scale_fan)
+        self.scale_fan = bool(scale_fan)
 
     def _std(self, shape, fan_in, kept):
         fan_in = fan_in or math.prod(shape[:-1])
@@ -365,13 +364,17 @@ def get(identifier, argument="identifier"):
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
     try:
-        return keras.initializers.get(identifier)
-    except ValueError as error:
-        names = ", ".join(map(repr, _NAMES))
-        raise ValueError(
-            f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
-            f"Received: {identifier!r}.{did_you_mean(identifier, _NAMES)}"
-        ) from error
+        found = None if isinstance(identifier, np.generic) else keras.initializers.get(identifier)
+        if callable(found) or identifier is None:
+            return found
+        cause = None
+    except (ValueError, TypeError) as error:  # of Keras
+        cause = error
+    names = ", ".join(map(repr, _NAMES))
+    raise ValueError(
+        f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
+        f"Received: {shown(identifier)}.{did_you_mean(identifier, _NAMES)}"
+    ) from cause
 
 
 def reseeded(initializer, seed):

@@ -39,7 +39,8 @@ class PlainTwin:
             kwargs.setdefault("use_bias", False)
         for argument in self._kernels.values():
             initializer = f"{argument}_initializer"
-            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+            given = kwargs.get(initializer)
+            kwargs[initializer] = initializers.get("signed_constant" if given is None else given, initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
@@ -56,8 +57,9 @@ class PlainTwin:
                 "`input_quantizer` with a scale for each channel needs channels last. Received: "
                 f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
             )
-        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
-        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        first_scores = "kaiming_uniform" if scores_initializer is None else scores_initializer
+        self.scores_initializer = initializers.get(first_scores, "scores_initializer")
+        self.scores_regularizer = arguments.regularizer("scores_regularizer", scores_regularizer)
         self._seed = seed
         self._fixed = arguments.chosen("non_trainable", non_trainable, self._parts())
 
