@@ -231,8 +231,7 @@ class _Kaiming(SeededInitializer):
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
-        check_bool("scale_fan", scale_fan)
-        self.scale_fan = bool(scale_fan)
+        self.scale_fan = check_bool("scale_fan", scale_fan)
 
     def _std(self, shape, fan_in, kept):
         fan_in = fan_in or math.prod(shape[:-1])
@@ -363,13 +362,13 @@ def get(identifier, argument="identifier"):
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
+    found, cause = None, None
     try:
         found = None if isinstance(identifier, np.generic) else keras.initializers.get(identifier)
-        if callable(found) or identifier is None:
-            return found
-        cause = None
-    except (ValueError, TypeError) as error:  # of Keras
+    except (ValueError, TypeError) as error:
         cause = error
+    if callable(found) or identifier is None:
+        return found
     names = ", ".join(map(repr, _NAMES))
     raise ValueError(
         f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "

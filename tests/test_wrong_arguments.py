@@ -81,6 +81,13 @@ WRONG = {
     "tickets: another kind of file": (lambda: keras_mpt.save_ticket(model(), "a.keras"), "path"),
     "models: print_fn": (lambda: models.summary(model(), 3), "print_fn"),
     "tickets: path": (lambda: keras_mpt.load_ticket(3), "path"),
+    "assign_mask: scores": (lambda: model().layers[0].assign_mask(SCORES.T, {"a": 1}), "scores"),
+    "models: include_macs": (lambda: models.summary(model(), include_macs="no"), "include_macs"),
+    "analysis: base": (lambda: analysis.masks(model(), base="base.keras"), "base"),
+    "zoo: a list": (lambda: keras_mpt.zoo.get_preset(["conv4_mpt32_s50"]), "name"),
+    "zoo: architecture": (lambda: keras_mpt.zoo.list_presets(np.ones(2)), "architecture"),
+    "hub: a path": (lambda: keras_mpt.hub.card("a.mpt", "me/a"), "ticket"),
+    "hub: metadata": (lambda: keras_mpt.hub.push_to_hub("a.mpt", "me/a", metadata=["mit"]), "metadata"),
 }
 
 
@@ -91,3 +98,10 @@ def test_the_argument_is_named(call, tmp_path, monkeypatch):
     with pytest.raises((ValueError, TypeError), match=f"^`{argument}` .*Received: "):
         function()
     assert not list(tmp_path.iterdir())
+
+
+def test_switches_of_numpy_become_those_of_python(tmp_path):
+    layer = layers.MPTDense(2, use_bias=np.True_, trainable=np.False_, seed=0)
+    assert layer.get_config()["use_bias"] is True and layer.get_config()["trainable"] is False
+    keras_mpt.save_ticket(model(), tmp_path / "a.mpt", scores=np.False_)
+    assert keras_mpt.load_ticket(tmp_path / "a.mpt", trainable=np.True_).trainable_variables

@@ -101,7 +101,7 @@ def checked(given):
             check_count(name, value)
             given[name] = int(value)
         elif name in _SWITCHES:
-            check_bool(name, value)
+            given[name] = check_bool(name, value)
         elif name in _SIZES:
             sizes = value if isinstance(value, (tuple, list)) else [value]
             if not sizes or not all(map(is_count, sizes)):

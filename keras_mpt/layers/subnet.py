@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import initializers
+from keras_mpt.arguments import received
 from keras_mpt.layers.groups import group_of, once, set_sparsities, share_quota
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
@@ -283,12 +284,7 @@ class Subnet:
         """
         name, rule = self.layer.name, self.layer.mask
         mask = _checked_mask(mask, self.shape, name)
-        scores = first_scores(mask) if scores is None else np.asarray(scores, np.float32)
-        if scores.shape != self.shape or np.isnan(scores).any():
-            raise ValueError(
-                f"`scores` must be numbers of shape {self.shape} for layer {name!r}. Received: shape {scores.shape}, "
-                f"{np.count_nonzero(np.isnan(scores))} NaN"
-            )
+        scores = first_scores(mask) if scores is None else _checked_scores(scores, self.shape, name)
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
         # What TopK makes is known without the time that a backend takes to compile.
@@ -379,3 +375,18 @@ def _checked_mask(mask, shape, name):
             f"{mask.shape}, values {np.unique(mask)[:4]}"
         )
     return mask != 0
+
+
+def _checked_scores(scores, shape, name):
+    try:
+        scores = np.asarray(scores, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. {received('scores', scores)}"
+        ) from error
+    if scores.shape != shape or np.isnan(scores).any():
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. Received: shape {scores.shape}, "
+            f"{np.count_nonzero(np.isnan(scores))} NaN"
+        )
+    return scores

@@ -248,8 +248,7 @@ class SteTern(ActivationQuantizer):
 
     def __init__(self, threshold_value=0.05, ternary_weight_networks=False, clip_value=1.0):
         self.threshold_value = positive_float("threshold_value", threshold_value, or_zero=True)
-        check_bool("ternary_weight_networks", ternary_weight_networks)
-        self.ternary_weight_networks = bool(ternary_weight_networks)
+        self.ternary_weight_networks = check_bool("ternary_weight_networks", ternary_weight_networks)
         self.clip_value = positive_float("clip_value", clip_value, or_zero=True, or_none=True)
 
     def forward(self, x):
