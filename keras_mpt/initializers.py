@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import check_bool, did_you_mean, is_number, shown
+from keras_mpt.arguments import check_bool, check_number, did_you_mean, shown
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
@@ -316,8 +316,7 @@ class KaimingUniform(SeededInitializer):
 
     def __init__(self, a=math.sqrt(5), seed=None):
         super().__init__(seed)
-        if not is_number(a):
-            raise ValueError(f"`a` must be a finite number. Received: {a=}")
+        check_number("a", a)
         self.a = float(a)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -369,10 +368,9 @@ def get(identifier, argument="identifier"):
         cause = error
     if callable(found) or identifier is None:
         return found
-    names = ", ".join(map(repr, _NAMES))
     raise ValueError(
-        f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
-        f"Received: {shown(identifier)}.{did_you_mean(identifier, _NAMES)}"
+        f"`{argument}` must be one of {', '.join(map(repr, _NAMES))}, a name or config that Keras knows, or an "
+        f"initializer. Received: {shown(identifier)}.{did_you_mean(identifier, _NAMES)}"
     ) from cause
 
 
