@@ -3,6 +3,7 @@
 import keras
 
 from keras_mpt import quantizers
+from keras_mpt.layers.groups import set_sparsities
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -98,8 +99,7 @@ class MPTComposite(PlainTwin):
 
     def set_sparsity(self, sparsity):
         """Change how many weights each kernel keeps: see `MPTLayer.set_sparsity`."""
-        for layer in self._inside().values():
-            layer.set_sparsity(sparsity)
+        set_sparsities([(subnet, sparsity) for subnet in self.subnets])
 
     @property
     def subnets(self):

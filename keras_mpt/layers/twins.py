@@ -39,7 +39,8 @@ class PlainTwin:
             kwargs.setdefault("use_bias", False)
         for argument in self._kernels.values():
             initializer = f"{argument}_initializer"
-            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+            given = kwargs.get(initializer)
+            kwargs[initializer] = initializers.get("signed_constant" if given is None else given, initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
@@ -51,8 +52,9 @@ class PlainTwin:
         self.mask = _mask_rule(sparsity, mask)
         self.kernel_quantizer = kernel_quantizer
         self.input_quantizer = input_quantizer
-        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
-        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        first_scores = "kaiming_uniform" if scores_initializer is None else scores_initializer
+        self.scores_initializer = initializers.get(first_scores, "scores_initializer")
+        self.scores_regularizer = arguments.regularizer("scores_regularizer", scores_regularizer)
         self._seed = seed
         self._non_trainable = arguments.chosen("non_trainable", non_trainable, self._parts())
 

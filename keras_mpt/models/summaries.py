@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.arguments import received
+from keras_mpt.arguments import check_bool, received
 from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
@@ -60,7 +60,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         A `Summary`.
 
     Raises:
-        ValueError: The model, or an MPT layer in it, is not built.
+        ValueError: The model, or an MPT layer in it, is not built, or `include_macs` is not True or False.
         TypeError: `model` is not a Keras model or layer, or `print_fn` is not a function.
 
     Examples:
@@ -69,6 +69,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         485008
     """
     check_is_model(model)
+    include_macs = check_bool("include_macs", include_macs)
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"`print_fn` must be a function of a string, or None. {received('print_fn', print_fn)}")
     found = _calls(model)

@@ -203,7 +203,7 @@ def load_ticket(
         >>> model = keras_mpt.load_ticket("conv4.mpt")
         >>> probabilities = keras.ops.softmax(model.predict(images))
     """
-    check_bool("trainable", trainable)
+    trainable = check_bool("trainable", trainable)
     custom_objects = _checked_objects(custom_objects)
     return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
 
@@ -261,7 +261,7 @@ def restore(
         TypeError: `base` is not a model.
     """
     check_is_model(model)
-    check_bool("trainable", trainable)
+    trainable = check_bool("trainable", trainable)
     check_bool("part", part)
     ticket = _ticket(ticket)
     table = kernels.content_table(base)
