@@ -51,6 +51,22 @@ def step_time():
     return _by_backend("step_time", "ratio to dense", "keras_mpt")
 
 
+def mask_rules():
+    """Ratio of a training step with each rule of masks to that with `TopK`, on each backend."""
+    results = {title: rows_of(f"mask_rules_{backend}") for backend, title in BACKENDS.items()}
+    results = {title: rows for title, rows in results.items() if rows}
+    cases = sorted({(row["batch"], row["name"]) for rows in results.values() for row in rows})
+    return markdown(
+        ["rule", "batch", *results],
+        [
+            [f"`{name}`", str(batch)]
+            + [cell(rows, "ratio to TopK", "{:.2f}", batch=batch, name=name) for rows in results.values()]
+            for batch, name in cases
+            if not name.startswith("TopK")
+        ],
+    )
+
+
 def inference():
     """Ratio of inference with MPT layers that are trained to that of the stripped model, on each backend."""
     return _by_backend("inference", "ratio", "keras_mpt")
@@ -196,7 +212,7 @@ def zoo():
         beside += [f"paper {paper}"] if paper else []
         size = (ROOT / "zoo" / f"{name}.mpt").stat().st_size
         rows.append([f"[{name}](zoo/{name}.md)", f"{preset['accuracy']:.1%}", ", ".join(beside), f"{size:,}"])
-    return markdown(["preset", "accuracy", "beside it", "bytes"], rows)
+    return markdown(["preset", "accuracy", "for comparison", "bytes"], rows)
 
 
 CHOICES = {  # presets of one network
@@ -242,7 +258,7 @@ def formats():
 
 def integer_files():
     """Files of MPT-1/1 networks: bytes, times, what is kept."""
-    header = ["network", "file", "bytes", "gzip", "time to exact int8", "classes kept", "same outputs", "images"]
+    header = ["network", "file", "bytes", "gzip", "time, exact int8 = 1", "classes kept", "same outputs", "images"]
     keys = {"network": "{}", "file": "{}", "bytes": "{:,}", "gzip": "{:,}", "ratio": "{:.2f}", "classes": "{:.1%}"}
     keys |= {"outputs": "{:.1%}", "images": "{:,}"}
     rows = rows_of("integer")
@@ -262,7 +278,7 @@ def integer_signs():
 
 def integer_layers():
     """Times of single layers in 8 and 2 bits a weight."""
-    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time of 2 to 8 bits", "products alone"]
+    header = ["layer", "inputs", "outputs", "bytes, 8 bits", "bytes, 2 bits", "time, 8 bits = 1", "products alone"]
     rows = [
         [row["layer"], str(row["inputs"]), str(row["outputs"])]
         + [f"{row[f'bytes of {bits}']:,}" for bits in (8, 2)]
@@ -307,6 +323,7 @@ def scores():
 
 _ALL = [
     step_time,
+    mask_rules,
     throughput,
     memory,
     inference,

@@ -1,4 +1,4 @@
-"""Jackpots: a part of a trained network's weights, none of them changed, chosen by a search.
+"""Jackpots: a search selects a part of a trained network's weights and changes none of them.
 
     python examples/jackpot.py
 
@@ -8,6 +8,7 @@ the signs of a fifth, and a file that needs nothing else. The comparison on CIFA
 examples/recipes/jackpot_study.py.
 """
 
+import argparse
 import pathlib
 import tempfile
 
@@ -73,4 +74,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

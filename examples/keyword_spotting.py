@@ -8,6 +8,7 @@ bidirectional GRU and a classifier; the dense twin has the same shape. The dense
 the ticket 99.9%; its file has 12,411 bytes, the dense network as float32 143,096.
 """
 
+import argparse
 import pathlib
 import tempfile
 
@@ -87,4 +88,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

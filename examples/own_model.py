@@ -1,10 +1,12 @@
-"""A Keras model of your own as a multi-prize ticket: every kernel frozen and random, only the choice is trained.
+"""A Keras model of your own as a multi-prize ticket: kernels are random and frozen, only masks are trained.
 
     python examples/own_model.py
 
-Takes a small residual network for scikit-learn's digits, in which nothing knows of keras_mpt.
+Converts a small residual network of plain Keras layers, trains it on scikit-learn's digits, saves and loads the ticket,
+and strips it to plain Keras layers again.
 """
 
+import argparse
 import pathlib
 import tempfile
 
@@ -61,4 +63,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

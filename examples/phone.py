@@ -1,8 +1,12 @@
-"""A published ticket as a file for phones, compared with the Keras model. Needs TensorFlow and the extras litert, lce.
+"""A published ticket as files for phones, compared with the Keras model.
 
-python examples/phone.py
+    python examples/phone.py
+
+Converts an MPT-1/1 for LiteRT and for larq-compute-engine, and runs and times the files on this machine. Needs the
+extras tensorflow, litert and lce.
 """
 
+import argparse
 import pathlib
 import tempfile
 
@@ -16,7 +20,7 @@ NAME = "conv4_mpt11_s50_float_stem"
 def main():
     print(keras_mpt.zoo.list_presets(activations="binary"), "\n")
     preset = keras_mpt.zoo.get_preset(NAME)
-    images = preset.preprocess(preset.golden_images())  # noise; logits of pictures say what is on them
+    images = preset.preprocess(preset.golden_images())  # noise; for pictures, the largest logit names the class
     expected = preset.model().predict(images, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         for target, convert in {"tflite": keras_mpt.convert.to_tflite, "lce": keras_mpt.convert.to_lce}.items():
@@ -27,4 +31,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -1,11 +1,11 @@
 """A first multi-prize ticket in two minutes: handwritten digits, no download.
 
-Trains three networks of one shape on scikit-learn's digits (1,797 images of 8x8 pixels): a dense one, whose weights
-are trained, and two tickets, whose weights are frozen random numbers and only chosen: MPT-1/32 (binary weights) and
-MPT-1/1 (binary weights and activations). Shows what was found, then saves the tickets, loads them from their files,
-strips them to plain Keras models, converts them for phones, and checks that all of these still say the same.
-
     python examples/quickstart.py
+
+Trains three networks of one shape on scikit-learn's digits (1,797 images of 8x8 pixels): a dense one, whose weights
+are trained, and two tickets, which select from frozen random weights: MPT-1/32 (binary weights) and MPT-1/1 (binary
+weights and activations). Prints their summaries, saves and loads the tickets, strips them to plain Keras models,
+converts them for phones, and checks that all of these give the same outputs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SEED = 0
 
 
 def network(name, input_quantizer=None):
-    """A small convolutional network of frozen random weights, of which half are kept in every layer."""
+    """Return a small convolutional network of frozen random weights, half of which each layer keeps."""
     settings = {"padding": "same", "sparsity": 0.5, "pad_values": 1.0 if input_quantizer else 0.0}
     rectify = keras.layers.ReLU if input_quantizer is None else keras.layers.Identity
     return keras.Sequential(
@@ -64,7 +64,7 @@ def train(model, optimizer, learning_rate, data):
 
 
 def check(model, images, folder):
-    """Save a ticket, load it and strip it, compare what they say; return the ticket."""
+    """Save a ticket, load, strip and convert it, and compare the outputs; return the ticket."""
     expected = keras.ops.convert_to_numpy(model(images))
     ticket = keras_mpt.save_ticket(model, folder / f"{model.name}.mpt", provenance={"data": "scikit-learn's digits"})
     loaded = keras_mpt.load_ticket(ticket.path)

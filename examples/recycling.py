@@ -1,10 +1,12 @@
-"""Weight recycling: between epochs, weights that the search never keeps get the values of those that it does.
+"""Weight recycling: between epochs, weights with small scores get the values of those with large ones.
 
     python examples/recycling.py
 
-Searches the same sparse Edge-Popup network on scikit-learn's digits without and with it (Gorbett & Whitley 2023), and
-shows how far the masks move. With several seeds and on CIFAR-10: examples/recipes/recycling_study.py.
+Trains a sparse Edge-Popup network on scikit-learn's digits without and with it (Gorbett & Whitley 2023), and prints
+how many mask entries each epoch changes. With several seeds and on CIFAR-10: examples/recipes/recycling_study.py.
 """
+
+import argparse
 
 import keras
 from keras import layers
@@ -46,4 +48,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -7,6 +7,7 @@ positions: patches, attention, multilayer perceptrons, classifier. Both networks
 ticket's file has 23,551 bytes, the dense network as float32 276,264.
 """
 
+import argparse
 import pathlib
 import tempfile
 
@@ -83,4 +84,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -160,8 +160,8 @@ def is_restored(model):
     return getattr(model, "_initial_epoch", None) is not None
 
 
-def own_variables(layer):
-    """Return the variables of a layer without those of inner layers and random generators."""
+def own_weights(layer):
+    """Return the weights of a layer without those of inner layers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
@@ -212,6 +212,6 @@ def put_into_call(key, value):
 
 
 def kept_in_call(key, remove=False):
-    """Return what `put_into_call` stored in the current call; None if nothing."""
+    """Return the value that `put_into_call` stored in the current call, or None."""
     kept = getattr(call_under_way(), "kept_by_keras_mpt", {})
     return kept.pop(key, None) if remove else kept.get(key)

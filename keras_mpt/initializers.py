@@ -1,8 +1,7 @@
 """Initializers that depend on an integer seed only, with the same bits on every backend and platform.
 
-Values are drawn from raw Philox bits of numpy. They are computed in float64 and rounded once to float32, with
-additions, multiplications, divisions and square roots only, which IEEE rounding makes equal everywhere (`log` and `cos`
-of a library may differ). A seed has independent streams: signs and magnitudes of the kernel, and those of the scores.
+Values are drawn by `keras_mpt.random` in float64 and rounded once to float32. A seed has independent streams: signs and
+magnitudes of the kernel, and those of the scores.
 """
 
 import contextlib
@@ -14,135 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import did_you_mean, is_number
+from keras_mpt.arguments import check_bool, check_number, did_you_mean, shown
+from keras_mpt.random import BLOCK, half_normal, philox, random_signs, random_uniform
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
 _LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 are for the kernel and the scores of a layer
-_BLOCK = 1 << 20  # entries drawn at a time, to limit memory
-
-
-def random_signs(size, seed, stream=0):
-    """Return `size` random signs, -1.0 or +1.0, as float32: entry i is bit i of the Philox stream (1 means +1).
-
-    Args:
-        size: Number of signs.
-        seed: Integer in [0, 2**64).
-        stream: Which of the seed's independent streams to read.
-    """
-    words = _philox(seed, stream).random_raw(-(-size // 64)).astype("<u8")
-    bits = np.unpackbits(words.view(np.uint8), count=size, bitorder="little")
-    return bits.astype(np.float32) * 2 - 1
-
-
-def random_uniform(size, seed, stream=0):
-    """Return `size` float64 numbers in the open interval (0, 1), multiples of 2**-33, from the Philox stream.
-
-    Args:
-        size: Number of numbers.
-        seed: Integer in [0, 2**64).
-        stream: Which of the seed's independent streams to read.
-    """
-    generator = _philox(seed, stream)
-    result = np.empty(size, np.float64)
-    for begin in range(0, size, _BLOCK):
-        part = result[begin : begin + _BLOCK]
-        words = generator.random_raw(-(-part.size // 2)).astype("<u8").view("<u4")[: part.size]
-        part[:] = (words + 0.5) * 2.0**-32
-    return result
-
-
-def partition(size, counts, seed, stream):
-    """Split `size` entries at random into disjoint parts, in the order of uniform numbers (ties: of indices).
-
-    Args:
-        size: Number of entries.
-        counts: Sizes of the parts. The first part has the entries with the smallest numbers, and so on.
-        seed: Integer in [0, 2**64).
-        stream: Which of the seed's independent streams to read.
-
-    Returns:
-        List of boolean arrays, one for each count.
-    """
-    parts, before, begin = [], np.zeros(size, bool), 0
-    uniform = random_uniform(size, seed, stream) if any(counts) else None
-    for count in counts:
-        begin += count
-        upto = _smallest(uniform, begin) if count else before
-        parts.append(upto & ~before)
-        before = upto
-    return parts
-
-
-def _smallest(values, count):
-    cut = np.partition(values, count - 1)[count - 1]
-    mask = values < cut
-    mask[np.flatnonzero(values == cut)[: count - np.count_nonzero(mask)]] = True
-    return mask
-
-
-def half_normal(uniform):
-    """Map uniform numbers in (0, 1) to `|z|` of a standard normal z: `sqrt(2) * erfinv(uniform)`.
-
-    This is Giles' approximation of erfinv ("Approximating the erfinv function", GPU Computing Gems, 2011, single
-    precision) with a logarithm of exactly rounded operations. The relative error is below 4e-7, and up to 7e-4 beyond
-    5.4 standard deviations (one draw in 16 million).
-
-    Args:
-        uniform: float64 array of numbers in (0, 1).
-
-    Returns:
-        float64 array of the same shape.
-    """
-    w = -_log((1.0 - uniform) * (1.0 + uniform))
-    centre = _polynomial(w - 2.5, _ERFINV_CENTRE)
-    tail = _polynomial(np.sqrt(np.maximum(w, 5.0)) - 3.0, _ERFINV_TAIL)
-    return math.sqrt(2.0) * np.where(w < 5.0, centre, tail) * uniform
-
-
-_ERFINV_CENTRE = (
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
-)
-_ERFINV_TAIL = (
-    -0.000200214257,
-    0.000100950558,
-    0.00134934322,
-    -0.00367342844,
-    0.00573950773,
-    -0.0076224613,
-    0.00943887047,
-    1.00167406,
-    2.83297682,
-)
-
-
-def _polynomial(x, coefficients):
-    result = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        result = result * x + coefficient
-    return result
-
-
-def _log(x):
-    """Return the natural logarithm to 1e-15, by `x = m * 2**e` and `log m = 2 artanh((m - 1) / (m + 1))`."""
-    mantissa, exponent = np.frexp(x)
-    small = mantissa < math.sqrt(0.5)
-    mantissa, exponent = np.where(small, 2 * mantissa, mantissa), exponent - small
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    series = _polynomial(s * s, [2.0 / k for k in range(23, 0, -2)])
-    return exponent * 0.6931471805599453 + s * series
-
-
-def _philox(seed, stream):
-    return np.random.Philox(key=np.array([seed, stream], np.uint64))
 
 
 def check_seed(seed):
@@ -160,7 +36,7 @@ def check_seed(seed):
 
 def layer_seeds(seed):
     """Yield the seeds of a model's layers in order of construction: 32-bit words of the last stream of its seed."""
-    generator = _philox(check_seed(seed), _LAYERS_STREAM)
+    generator = philox(check_seed(seed), _LAYERS_STREAM)
     while True:
         word = generator.random_raw()
         yield word & 0xFFFFFFFF
@@ -231,9 +107,7 @@ class _Kaiming(SeededInitializer):
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
-        if not isinstance(scale_fan, bool):
-            raise ValueError(f"`scale_fan` must be True or False. Received: {scale_fan=}")
-        self.scale_fan = scale_fan
+        self.scale_fan = check_bool("scale_fan", scale_fan)
 
     def _std(self, shape, fan_in, kept):
         fan_in = fan_in or math.prod(shape[:-1])
@@ -318,8 +192,7 @@ class KaimingUniform(SeededInitializer):
 
     def __init__(self, a=math.sqrt(5), seed=None):
         super().__init__(seed)
-        if not is_number(a):
-            raise ValueError(f"`a` must be a finite number. Received: {a=}")
+        check_number("a", a)
         self.a = float(a)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -334,8 +207,8 @@ def _signed(shape, seed, stream, magnitude):
     """Return random signs times `magnitude(uniform numbers)`, computed in blocks."""
     values = random_signs(math.prod(shape), seed, stream)
     uniform = random_uniform(values.size, seed, stream + 1)
-    for begin in range(0, values.size, _BLOCK):
-        block = slice(begin, begin + _BLOCK)
+    for begin in range(0, values.size, BLOCK):
+        block = slice(begin, begin + BLOCK)
         values[block] *= magnitude(uniform[block]).astype(np.float32)
     return values.reshape(shape)
 
@@ -364,14 +237,17 @@ def get(identifier, argument="identifier"):
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
+    found, cause = None, None
     try:
-        return keras.initializers.get(identifier)
-    except ValueError as error:
-        names = ", ".join(map(repr, _NAMES))
-        raise ValueError(
-            f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
-            f"Received: {identifier!r}.{did_you_mean(identifier, _NAMES)}"
-        ) from error
+        found = None if isinstance(identifier, np.generic) else keras.initializers.get(identifier)
+    except (ValueError, TypeError) as error:
+        cause = error
+    if callable(found) or identifier is None:
+        return found
+    raise ValueError(
+        f"`{argument}` must be one of {', '.join(map(repr, _NAMES))}, a name or config that Keras knows, or an "
+        f"initializer. Received: {shown(identifier)}.{did_you_mean(identifier, _NAMES)}"
+    ) from cause
 
 
 def reseeded(initializer, seed):

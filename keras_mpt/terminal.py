@@ -18,7 +18,7 @@ def is_command():
 
 @contextlib.contextmanager
 def quiet():
-    """Keep off the terminal what compiled libraries write to the standard error; Python's own messages stay.
+    """Hide messages of compiled libraries on the standard error; those of Python stay.
 
     TensorFlow writes there while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says.
     """

@@ -372,7 +372,9 @@ def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch)
     monkeypatch.setattr(conversion.verify.Agreement, "add", lambda *args: None)
     right = convert.tflite.exact
     monkeypatch.setattr(convert.tflite, "exact", lambda kernel, x: right(kernel, x) + 1e-2 * (kernel.path == "conv"))
-    with pytest.raises(convert.ConversionError, match="differs from the model by .* before the .*, given the signs"):
+    with pytest.raises(
+        convert.ConversionError, match="In tf.lite, the file differs from the model by .* before .*, given"
+    ):
         convert.to_tflite(model, tmp_path / "model.tflite", weights="exact_int8")
 
 

@@ -1,4 +1,4 @@
-"""Classify pictures with a converted ticket, with nothing but LiteRT, numpy and Pillow: for a Raspberry Pi, say.
+"""Classify pictures with a converted ticket, on a Raspberry Pi for example: needs LiteRT, numpy and Pillow only.
 
     python classify.py conv4.tflite cat.jpg dog.jpg
 

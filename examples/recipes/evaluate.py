@@ -20,7 +20,7 @@ flags.DEFINE_string(
     "weights", None, "A preset of keras_mpt.zoo ('all': each), or a .mpt or .tflite file.", required=True
 )
 flags.DEFINE_bool("flip", False, "Average the logits of each image and its mirror image.")
-flags.DEFINE_enum("runtime", "keras", ["keras", "tflite", "lce"], "What runs it.")
+flags.DEFINE_enum("runtime", "keras", ["keras", "tflite", "lce"], "Keras, or the runtime of a converted file.")
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 
 

@@ -1,4 +1,4 @@
-"""Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, beside other ways.
+"""Lottery Jackpots: sparse subnetworks of a trained network, whose kernels stay as they are, and other methods.
 
     python jackpot_study.py --output_dir runs/jackpot                        # trains half of Whitened Conv-6 first
     python jackpot_study.py --base runs/dense/checkpoint.keras --output_dir runs/jackpot       # or takes one
@@ -49,31 +49,31 @@ _RATES = {"global": magnitude_sparsity, "uniform": uniform_sparsity}
 _BASE_EPOCHS = 30  # of the network that is trained first
 _SAMPLE = 8  # batches, for the statistics of batch normalization
 _COLUMNS = ["method", "sparsity", "seed", "epoch", "test accuracy", "training accuracy"]
-flags.DEFINE_list("methods", _METHODS, "Which ones.")
+flags.DEFINE_list("methods", _METHODS, "Methods to compare: see above.")
 flags.DEFINE_list("sparsities", ["0.95"], "Fractions of the weights removed.")
 flags.DEFINE_enum("rates", "global", list(_RATES), "One magnitude threshold, or the same sparsity everywhere.")
 flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: train one first.")
-flags.DEFINE_bool("bfloat16", True, "Of the network that is trained first: compute in bfloat16.")
+flags.DEFINE_bool("bfloat16", True, "Compute in bfloat16 while the base is trained.")
 flags.DEFINE_list(
     "skip", None, "Layers that are not pruned. Default: the classifier, of Whitened Conv-6 also the stem."
 )
 flags.DEFINE_string("application", None, "A network of keras.applications as base, on ImageNet.")
-flags.DEFINE_string("weights", "imagenet", "Of --application: imagenet, a file, or none.")
+flags.DEFINE_string("weights", "imagenet", "Weights of --application: imagenet, a file, or none.")
 flags.DEFINE_integer("epochs", 15, "Number of epochs of a search.", lower_bound=1)
 flags.DEFINE_integer(
     "stop_after", None, "End after this epoch of a search; called again, the script goes on.", lower_bound=1
 )
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "After one epoch of warm-up, at the start of the cosine decay.")
-flags.DEFINE_float("binary_learning_rate", 0.0005, "Of Adam, for binary jackpots, likewise.")
-flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient, of SGD.")
-flags.DEFINE_integer("seed", 0, "Of the base network, random masks, and the images' order and crops.", lower_bound=0)
+flags.DEFINE_float("learning_rate", 0.1, "Learning rate of SGD after one epoch of warm-up, before the decay.")
+flags.DEFINE_float("binary_learning_rate", 0.0005, "The same of Adam, for binary jackpots.")
+flags.DEFINE_float("weight_decay", 5e-4, "L2 inside the gradient of SGD.")
+flags.DEFINE_integer("seed", 0, "Seed of the base, of random masks, and of the images' order and crops.", lower_bound=0)
 flags.DEFINE_integer("seeds", 3, "Number of seeds of each search, from --seed on.", lower_bound=1)
 flags.DEFINE_integer("train_examples", 10_000, "Use only so many training images of CIFAR-10.", lower_bound=1)
 flags.DEFINE_integer("image_size", 20, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
 flags.DEFINE_integer("criteria_batches", 50, "How many training batches SNIP and Taylor see.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "See cifar10.py; of ImageNet: the folder of tensorflow-datasets.")
-flags.DEFINE_string("output_dir", None, "Where everything goes.", required=True)
+flags.DEFINE_string("output_dir", None, "Folder of the results.", required=True)
 
 
 class Masked(keras.constraints.Constraint):

@@ -3,11 +3,11 @@
     python mask_diversity.py --output_dir runs/diversity               # Conv-2 of a quarter's width, CIFAR-10
     python mask_diversity.py --data digits --output_dir runs/digits    # without a download
 
-Three kinds of seeds, for masks over other weights have no reason to be alike:
+Three kinds of runs differ in the seeds of
 
-- `all`: other frozen weights, other initial scores, other order of the images;
-- `scores`: the same frozen weights, other initial scores and order;
-- `order`: the same weights and initial scores, other order (and crops and flips) alone.
+- `all`: frozen weights, initial scores and order of the images;
+- `scores`: initial scores and order;
+- `order`: order, crops and flips.
 
 For each kind it prints the accuracies, the overlap of the masks of all pairs (Jaccard index and Hamming distance)
 beside that of independent masks of their densities, how the final scores' magnitudes correlate, and the accuracy of the
@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(studies)
 _KINDS = ["all", "scores", "order", "wide"]
 _MEASURES = ("jaccard", "expected_jaccard", "hamming", "expected_hamming")
-flags.DEFINE_list("kinds", _KINDS, "Of all, scores, order and wide.")
+flags.DEFINE_list("kinds", _KINDS, "Kinds of seeds to compare: see above.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights removed.", lower_bound=0)
 flags.DEFINE_enum("kernel_quantizer", "scaled_sign", ["scaled_sign", "identity"], "Biprop or Edge-Popup.")
 

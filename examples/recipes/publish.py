@@ -74,7 +74,7 @@ README = """# Published tickets
 ```python
 import keras_mpt
 
-print(keras_mpt.zoo.list_presets())  # activations="binary", max_bytes=400_000, min_accuracy=0.75: only such
+print(keras_mpt.zoo.list_presets(min_accuracy=0.75))  # also by activations="binary", max_bytes=400_000
 preset = keras_mpt.zoo.get_preset("conv4_mpt32_s50")
 model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)

@@ -30,8 +30,8 @@ flags.adopt_module_key_flags(studies)
 _KERNELS = {"Edge-Popup": "identity", "Biprop": "scaled_sign"}
 _RECYCLE_RATES = {"Edge-Popup": 0.1, "Biprop": 0.2}
 _METHODS = ["plain", "iterand", "recycling", "mixed", "ablation"]
-flags.DEFINE_list("algorithms", list(_KERNELS), "Of Edge-Popup and Biprop, which ones.")
-flags.DEFINE_list("methods", _METHODS, "Of plain, iterand, recycling, mixed (half of each) and ablation, which ones.")
+flags.DEFINE_list("algorithms", list(_KERNELS), "Algorithms to compare.")
+flags.DEFINE_list("methods", _METHODS, "Methods to compare; mixed: half of iterand and of recycling.")
 flags.DEFINE_list("sparsities", ["0.5", "0.8", "0.9"], "Fractions of the weights removed.")
 flags.DEFINE_float("recycle_rate", None, "Fraction of the weights recycled at a time. Default: the paper's.")
 flags.DEFINE_float("iterand_rate", 0.1, "Probability that a pruned weight is drawn again.")

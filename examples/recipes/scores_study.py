@@ -1,4 +1,4 @@
-"""What the scores want: optimizers, rates and the rest of a recipe, compared on images that no ticket is made of.
+"""Compare optimizers, learning rates and other settings for scores, by the accuracy on held-out images.
 
     python examples/recipes/scores_study.py --output_dir runs/scores
 

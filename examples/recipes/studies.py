@@ -15,7 +15,7 @@ import keras_mpt
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "cifar10", ["cifar10", "digits"], "CIFAR-10, or scikit-learn's digits: 8x8, no download.")
-flags.DEFINE_string("data_dir", None, "Of CIFAR-10: see cifar10.py.")
+flags.DEFINE_string("data_dir", None, "Folder or npz file of CIFAR-10: see cifar10.py.")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
 flags.DEFINE_float("width", 0.25, "Factor on filters and units of the network.", lower_bound=0)
 flags.DEFINE_enum("network", "conv2", ["conv2", "conv4", "whitened_conv6", "resnet18"], "One of keras_mpt.zoo.")
@@ -23,8 +23,8 @@ flags.DEFINE_bool("scale_fan", False, "Scale kernels by the fraction kept, so th
 flags.DEFINE_integer("epochs", 10, "Number of epochs of a run.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 128, "Batch size.", lower_bound=1)
 flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum 0.9, or Adam.")
-flags.DEFINE_float("learning_rate", 0.1, "Of the optimizer, at the start of the cosine decay.")
-flags.DEFINE_float("weight_decay", 1e-4, "Of SGD: L2 inside the gradient, of the scores.")
+flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start of the cosine decay.")
+flags.DEFINE_float("weight_decay", 1e-4, "L2 inside the gradient of SGD.")
 flags.DEFINE_integer("image_size", None, "Scale images of CIFAR-10 to so many pixels.", lower_bound=16)
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
 flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)

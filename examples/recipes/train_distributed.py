@@ -5,7 +5,7 @@
     KERAS_BACKEND=jax python train_distributed.py --strategy model_parallel --model_devices 2 --output_dir …
 
 `--batch_size` is that of all devices together. `data_parallel` and `mirrored` give each of them a part of the batch,
-`model_parallel` a part of the kernels and scores too, by output channels. To see one of them without the hardware, let
+`model_parallel` also divides kernels and scores, by output channels. To see one of them without the hardware, let
 the CPU be several devices: `--virtual_devices 2`.
 
 Several processes, on one machine or many (JAX, data_parallel), are started each with its number and the address of the
@@ -14,7 +14,7 @@ first one; all of them need the same --output_dir:
     … --strategy data_parallel --processes 2 --process_id 0 --coordinator 10.0.0.1:12345 --output_dir …
     … --strategy data_parallel --processes 2 --process_id 1 --coordinator 10.0.0.1:12345 --output_dir …
 
-The first one writes logs, checkpoints and the ticket. If one dies, the others end, too: start all again.
+The first one writes logs, checkpoints and the ticket. If one dies, the others end: start all again.
 """
 
 import devices

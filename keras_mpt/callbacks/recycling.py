@@ -9,9 +9,10 @@ import numpy as np
 from keras_mpt import _keras
 from keras_mpt.arguments import check_bool, check_choice, check_count, check_fraction
 from keras_mpt.callbacks.checks import check_trained, trained_kernels, trained_layers
-from keras_mpt.initializers import SeededInitializer, check_seed, random_uniform, reseeded
+from keras_mpt.initializers import SeededInitializer, check_seed, reseeded
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
+from keras_mpt.random import random_uniform
 
 _INDEX_BITS = 32
 _CHOICE_STREAM = 2  # of a redraw's seed; streams 0 and 1 are the first kernel's
@@ -151,13 +152,12 @@ class IterativeWeightRecycling(_KernelChange):
 
     def __init__(self, rate, every, ablation=False):
         super().__init__(rate, every)
-        check_bool("ablation", ablation)
+        self.ablation = check_bool("ablation", ablation)
         if ablation and self.rate > 0.5:
             raise ValueError(
                 "`rate` must be at most 0.5 with ablation=True: there are no more weights to take values from. "
                 f"Received: rate={rate!r}"
             )
-        self.ablation = bool(ablation)
 
     def _changed(self, subnet, time):
         frozen, scores, searched = to_numpy(subnet.frozen_kernel), to_numpy(subnet.scores), subnet.searched

@@ -12,7 +12,7 @@ from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
 from keras_mpt.files import check_another, check_ending, check_folder, replacing
 from keras_mpt.layers.twins import PlainTwin
-from keras_mpt.models.copies import held
+from keras_mpt.models.copies import inside_wrapper
 from keras_mpt.models.summaries import kernels, positions, with_inside
 from keras_mpt.tickets import Ticket, load_ticket
 
@@ -92,7 +92,7 @@ def _entries(plan):
         if isinstance(layer, PlainTwin):
             counts = zip(layer.subnets, uses or [0] * len(layer.subnets), strict=True)
             entries += [_entry(layer, found[subnet.number], count) for subnet, count in counts]
-        elif not held(layer) and (sizes := [math.prod(w.shape) for w in layer.weights if len(w.shape) > 1]):
+        elif not inside_wrapper(layer) and (sizes := [math.prod(w.shape) for w in layer.weights if len(w.shape) > 1]):
             macs = sum(math.prod(w.shape) * n for w, n in zip(kernels(layer), uses, strict=True)) if uses else 0
             entries.append(Layer(layer.name, type(layer).__name__, "float32", "", sum(sizes), 4 * sum(sizes), macs))
     return entries

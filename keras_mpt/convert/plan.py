@@ -12,7 +12,7 @@ from keras_mpt._keras import functional_graph
 from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
-from keras_mpt.models.copies import first_input, held
+from keras_mpt.models.copies import first_input, inside_wrapper
 from keras_mpt.models.functional import all_steps, check_opened
 from keras_mpt.models.paths import check_functional, check_not_quantized
 from keras_mpt.models.plain import bake, plain_twin, prepared_call, quantizes
@@ -169,7 +169,7 @@ class Plan:
     def _kernels_of(self, path, layer):
         """Return the kernels of a layer, or of the layers in a wrapper of Keras."""
         if not isinstance(layer, PlainTwin):
-            return [kernel for inner in held(layer) for kernel in self._kernels_of(path, inner)]
+            return [kernel for inner in inside_wrapper(layer) for kernel in self._kernels_of(path, inner)]
         return [self._kernels.setdefault(subnet.number, Kernel(subnet, path)) for subnet in layer.subnets]
 
     def _input(self, x, batch):

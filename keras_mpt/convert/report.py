@@ -108,7 +108,7 @@ class Report(Tabular):
         return f"<{type(self).__name__} of {self.path.name!r} for {self.engine}: {kernels}, {self.bytes:,} bytes>"
 
     def _table(self):
-        header = ["Layer (type)", "Form", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
+        header = ["Layer (type)", "Format", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
         rows = [[f"{layer.name} ({layer.type})", layer.form, *map(_cell, _numbers(layer))] for layer in self.layers]
         totals = [sum(column) for column in zip(*map(_numbers, self.layers), strict=True)]
         rows.append(["Total", "", *map(_cell, totals)])
@@ -131,7 +131,7 @@ class Report(Tabular):
             reasons.setdefault(layer.why, []).append(layer.name)
         for why, names in reasons.items():
             if why and len(names) == len(self.layers) > 1:
-                facts.append(("Forms", f"all layers: {why}" + ", so no binary form" * (why == "float input")))
+                facts.append(("Formats", f"all layers: {why}" + ", so no binary form" * (why == "float input")))
             elif why:
                 facts += [(f"{name}: ", why) for name in names]
         return Table(f"Conversion to {self.engine}", header, rows, facts)

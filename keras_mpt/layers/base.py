@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
-from keras_mpt.layers.groups import remember_model
+from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
@@ -85,7 +85,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             super().build(input_shape)
             self._add_more_weights()
         except BaseException:  # what `build` has done is undone, so that another call fails in the same way
-            for variable in _keras.own_variables(self):
+            for variable in _keras.own_weights(self):
                 _keras.untrack(self, variable)
             self.built, self._subnets = False, ()
             raise
@@ -106,7 +106,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         )
         for subnet in self._subnets:
             subnet.add_scores(super().add_weight, self._prefix(subnet.name))
-            if subnet.name in self._fixed:
+            if subnet.name in self._non_trainable:
                 subnet.scores.trainable = False
 
     def _prefix(self, kernel):
@@ -139,11 +139,10 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             sparsity: Fraction of the weights removed, in `[0, 1)`.
 
         Raises:
-            ValueError: The layer is not built, the sparsity is out of range, or the rule stores its mask and a score is
-                NaN.
+            ValueError: The layer is not built, the sparsity is out of range or impossible for the rule, or the rule
+                stores its mask and a score is NaN. No kernel changes then.
         """
-        for subnet in self.subnets:
-            subnet.set_sparsity(sparsity)
+        set_sparsities([(subnet, sparsity) for subnet in self.subnets])
 
     def assign_mask(self, mask, scores=None):
         """Assign a mask from which training starts or goes on. The layer must have a single kernel.
@@ -173,7 +172,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     def non_trainable(self):
         """Names of the kernels whose scores are not trained though the layer is, a tuple."""
         if not self.built:
-            return self._fixed
+            return self._non_trainable
         return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
 
     @property
@@ -265,7 +264,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     def _plain_values(self):
         """Return the weights of the plain twin, by their names."""
         kernels = {id(v) for subnet in self.subnets for v in subnet.variables} | {id(self.kernel_epoch)}
-        others = {v.name: to_numpy(v) for v in _keras.own_variables(self) if id(v) not in kernels}
+        others = {v.name: to_numpy(v) for v in _keras.own_weights(self) if id(v) not in kernels}
         return {**{subnet.name: to_numpy(subnet.effective()) for subnet in self.subnets}, **others}
 
     def fill_plain(self, twin):
@@ -275,7 +274,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             twin: The layer that `plain` returned, built.
         """
         values = self._plain_values()
-        for variable in _keras.own_variables(twin):
+        for variable in _keras.own_weights(twin):
             variable.assign(values[variable.name])
 
     def take_weights(self, plain, kernels=False):
@@ -285,12 +284,12 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             plain: A built Keras layer.
             kernels: Whether its kernels become the frozen kernels. Biases are taken in any case.
         """
-        theirs = {variable.name: to_numpy(variable, "float32") for variable in _keras.own_variables(plain)}
+        theirs = {variable.name: to_numpy(variable, "float32") for variable in _keras.own_weights(plain)}
         for subnet in self.subnets:
             kernel = theirs.pop(subnet.name)
             if kernels:
                 subnet.frozen_kernel.assign(kernel)
-        for variable in _keras.own_variables(self):
+        for variable in _keras.own_weights(self):
             if variable.name in theirs:
                 variable.assign(theirs[variable.name])
 

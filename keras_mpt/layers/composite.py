@@ -3,6 +3,7 @@
 import keras
 
 from keras_mpt import quantizers
+from keras_mpt.layers.groups import set_sparsities
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -47,15 +48,15 @@ class MPTComposite(PlainTwin):
     def _settings(self, seed, attribute):
         """Return the arguments of the inner MPT layer with this attribute."""
         name = attribute.removeprefix("_")
-        inside = [part.removeprefix(f"{name}/") for part in self._fixed if part.startswith(f"{name}/")]
-        trainable = self._trainable and name not in self._fixed
+        inside = [part.removeprefix(f"{name}/") for part in self._non_trainable if part.startswith(f"{name}/")]
+        trainable = self._trainable and name not in self._non_trainable
         return {**super()._settings(seed), "trainable": trainable, "non_trainable": inside}
 
     @property
     def non_trainable(self):
         """Names of the inner layers, and of their kernels, that are not trained though the layer is: a tuple."""
         if not self._inside():
-            return self._fixed
+            return self._non_trainable
         found = []
         for attribute, layer in self._inside().items() if self.trainable else ():
             name = attribute.removeprefix("_")
@@ -98,8 +99,7 @@ class MPTComposite(PlainTwin):
 
     def set_sparsity(self, sparsity):
         """Change how many weights each kernel keeps: see `MPTLayer.set_sparsity`."""
-        for layer in self._inside().values():
-            layer.set_sparsity(sparsity)
+        set_sparsities([(subnet, sparsity) for subnet in self.subnets])
 
     @property
     def subnets(self):

@@ -7,7 +7,7 @@ import types
 import keras
 from keras import ops
 
-from keras_mpt.arguments import is_number
+from keras_mpt.arguments import is_count, is_number
 from keras_mpt.layers.base import MPTLayer
 
 
@@ -98,9 +98,22 @@ class MPTConv(MPTLayer):
         return {**super().get_config(), "padding": self._given_padding, "pad_values": self.pad_values}
 
 
+class MPTDepthwiseConv(MPTConv):
+    """Mixin of the depthwise convolutions, in which each output has one input channel."""
+
+    _kernels = types.MappingProxyType({"kernel": "depthwise"})
+
+    def _fan_in(self, shape, kernel="kernel"):
+        return math.prod(shape[:-2])
+
+    def _input_axis(self, kernel="kernel"):
+        return None
+
+
 def _one_for_each_axis(padding, rank):
     widths = padding if isinstance(padding, (tuple, list)) else (padding,) * rank
-    if len(widths) != rank or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0 for n in widths):
+    fine = (is_count(n) or (isinstance(n, numbers.Integral) and n == 0 and not isinstance(n, bool)) for n in widths)
+    if len(widths) != rank or not all(fine):
         raise ValueError(
             f"`padding` must be a name, an integer >= 0, or a tuple of {rank} such integers, one for each spatial "
             f"axis. Received: padding={padding!r}"
@@ -161,7 +174,7 @@ class MPTConv3D(MPTConv, keras.layers.Conv3D):
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
-class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
+class MPTDepthwiseConv2D(MPTDepthwiseConv, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with a masked, frozen random kernel, drawn by `depthwise_initializer`.
 
     Args:
@@ -174,17 +187,9 @@ class MPTDepthwiseConv2D(MPTConv, keras.layers.DepthwiseConv2D):
     depth_multiplier)`. Kernel: `(height, width, channels, depth_multiplier)`.
     """
 
-    _kernels = types.MappingProxyType({"kernel": "depthwise"})
-
-    def _fan_in(self, shape, kernel="kernel"):
-        return math.prod(shape[:-2])
-
-    def _input_axis(self, kernel="kernel"):
-        return None
-
 
 @keras.saving.register_keras_serializable(package="keras_mpt")
-class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
+class MPTDepthwiseConv1D(MPTDepthwiseConv, keras.layers.DepthwiseConv1D):
     """`keras.layers.DepthwiseConv1D` with a masked, frozen random kernel, drawn by `depthwise_initializer`.
 
     Args:
@@ -196,11 +201,3 @@ class MPTDepthwiseConv1D(MPTConv, keras.layers.DepthwiseConv1D):
     Input shape: `(batch, steps, channels)`. Output shape: `(batch, new_steps, channels * depth_multiplier)`. Kernel:
     `(size, channels, depth_multiplier)`.
     """
-
-    _kernels = types.MappingProxyType({"kernel": "depthwise"})
-
-    def _fan_in(self, shape, kernel="kernel"):
-        return math.prod(shape[:-2])
-
-    def _input_axis(self, kernel="kernel"):
-        return None

@@ -14,16 +14,17 @@ from keras_mpt.ops.backend import as_tensor
 def hold(model):
     """Let frozen layers of a model hold their kernels instead of computing them at each call.
 
-    Such a layer costs what a plain Keras layer costs, and 4 bytes more for each weight. `load_ticket` does this; call
-    it after you have frozen layers yourself. Outputs stay the same: whoever changes what a kernel is made of (assigns
-    scores, sets weights, loads a file, gives another quantizer, lets the layer train) makes its layer compute kernels
-    again, from the next call on, until `hold` is called again. Files and `layer.weights` are as ever. With JAX, whose
-    compiled calls get `layer.variables` as their state, these have the kernel instead of what it is made of.
+    Such a layer is as fast as a plain Keras layer, and takes 4 bytes more for each weight. `load_ticket` does this;
+    call it after you have frozen layers yourself. Outputs stay the same: if scores, weights or a quantizer change, or
+    the layer may train again, it computes its kernels in each call, until you call `hold` again. Files and
+    `layer.weights` do not change. With JAX, whose compiled calls get `layer.variables` as their state, these have the
+    kernel instead of the variables that determine it.
 
-    With TensorFlow, a `tf.function` of your own knows nothing of changes to layers after it was traced. One that was
-    traced while a kernel was held returns NaN once it is not: make such functions anew. One that trains a layer, and
-    was traced before you froze it, must not be called any more. Those of Keras (`fit`, `evaluate`, `predict`) are made
-    anew. With PyTorch, a change of which autograd would not know either, such as one of `tensor.data`, is not seen.
+    With TensorFlow, a `tf.function` of your own does not notice changes to layers after it was traced. If it was traced
+    while a kernel was held, it returns NaN once the kernel is released: create it again. If it trains a layer and was
+    traced before you froze that layer, do not call it again. The functions of Keras (`fit`, `evaluate`, `predict`) are
+    created again. With PyTorch, changes that autograd does not notice, such as those of `tensor.data`, have no effect
+    on a held kernel.
 
     Kernels with a shared rule (`masks.GlobalTopK`), which depend on other layers, are not held.
 
@@ -47,16 +48,16 @@ def hold(model):
 
 
 def forget_compiled(model):
-    """Let Keras make anew what it has compiled of a model."""
+    """Let Keras compile the functions of a model again."""
     model.train_function = model.test_function = model.predict_function = None
 
 
 class Holding:
-    """What MPT layers do to hold their kernels; see `hold`.
+    """Mixin of the layers that can hold their kernels; see `hold`.
 
-    Kept kernels are right as long as no variable changes of those that they are made of. So the `assign` of these ends
-    the holding first. They are out of reach of all else: with TensorFlow, what they give out as their value is no
-    variable; with JAX, the state of a call does not have them. Tensors of PyTorch count their changes.
+    A held kernel is right until one of its source variables changes. So their `assign` releases it first. Nothing else
+    can change them: with TensorFlow, their `value` is a tensor, not the variable; with JAX, the state of a call lacks
+    them. Tensors of PyTorch count their changes.
     """
 
     def __init__(self, *args, **kwargs):
@@ -65,12 +66,12 @@ class Holding:
 
     @property
     def is_held(self):
-        """Whether the layer keeps its kernels; see `keras_mpt.layers.hold`."""
+        """Whether the layer holds its kernels; see `keras_mpt.layers.hold`."""
         return any(subnet.held is not None for subnet in getattr(self, "_subnets", ()))
 
     @property
     def variables(self):
-        """All variables. With JAX, whose calls get these as state, held kernels instead of what they are made of."""
+        """All variables. With JAX, whose calls get these as state, held kernels instead of their source variables."""
         found = super().variables
         if keras.backend.backend() != "jax" or not self.is_held:
             return found
@@ -103,17 +104,16 @@ class Holding:
 
     @property
     def can_hold(self):
-        """Whether the layer could keep its kernels: it is built, trains no scores, and has a rule of its own."""
+        """Whether the layer could hold its kernels: it is built, trains no scores, and has a rule of its own."""
         if not self.built or self.mask.shared or any(subnet.is_trainable for subnet in self._subnets):
             return False
         return all(changes_of(subnet.sources) is not None for subnet in self._subnets)
 
     def hold_kernels(self, kernels=None):
-        """Keep the kernels that the layer has.
+        """Hold the current kernels.
 
         Args:
-            kernels: Dict of float32 arrays by the kernels' names, for a layer that holds none yet: these kernels, for
-                which nothing has to be computed. None, and what is missing: they are computed.
+            kernels: Dict from names of kernels to float32 arrays, if they are known; others are computed.
         """
         for subnet in self._subnets:
             if subnet.held is None:
@@ -130,7 +130,7 @@ class Holding:
             return
         if _keras.in_stateless_scope():
             raise RuntimeError(
-                f"Layer {self.name!r} keeps its kernel, and stateless code cannot end that: assign to its variables "
+                f"Layer {self.name!r} holds its kernel, and stateless code cannot end that: assign to its variables "
                 "outside, or set `layer.trainable = True` before"
             )
         for subnet in (each for each in self._subnets if each.held is not None):
@@ -144,7 +144,7 @@ class Holding:
             forget_compiled(model)
 
     def _held_kernel(self, subnet):
-        """Return what a layer that holds its kernels computes with now, None if it has to make the kernel."""
+        """Return a held kernel as a tensor; None if it must be computed."""
         if any(map(_keras.is_replaced, subnet.sources)):
             return None
         if changes_of(subnet.sources) != subnet.changes_when_held:
@@ -158,7 +158,7 @@ class Holding:
 
 
 def changes_of(variables):
-    """Return what differs once a tensor of PyTorch has changed, None if that cannot be known; () for other backends."""
+    """Return data that differ once a tensor of PyTorch has changed; None if that is unknown; () for other backends."""
     if keras.backend.backend() != "torch":
         return ()
     tensors = [variable._value for variable in variables]
@@ -187,7 +187,7 @@ def _variable_of(subnet, kernel=None):
 
 
 def _make_useless(variable):
-    """Let functions of TensorFlow that were traced while a kernel was held fail for all to see: they would be wrong."""
+    """Let functions that TensorFlow traced with a held kernel return NaN instead of outdated results."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -197,7 +197,7 @@ def _make_useless(variable):
 
 @functools.cache
 def _guarded(cls):
-    """Return a class of variables that end the holding of their layer before they change."""
+    """Return a class of variables that release the kernels of their layer before they change."""
 
     class Guarded(cls):
         @property
@@ -227,7 +227,7 @@ def _guarded(cls):
 
 
 def _as_before(cls, name, changes):
-    """Return a method that does what one of `cls` does with the variable of the backend."""
+    """Return a method that calls that of `cls` on the variable of the backend."""
 
     def method(self, *args, **kwargs):
         if changes:

@@ -106,11 +106,9 @@ class MPTRecurrent(MPTComposite):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         seed = next(layer_seeds(self._seed)) if self.go_backwards else self._seed
-        left_out = (*self._meaningless_arguments(), "seed")
-        config = {name: value for name, value in self.cell.get_config().items() if name not in left_out}
-        for argument in self._kernels.values():
-            config[f"{argument}_initializer"] = getattr(self.cell, f"{argument}_initializer")
-        cell = self._cell_class(**{**config, **self._settings(seed, "cell")})
+        names = [f"{argument}_initializer" for argument in self._kernels.values()]
+        initializers = {name: getattr(self.cell, name) for name in names}  # as they are: a function has no config
+        cell = self._cell_class.from_plain(self.cell, **initializers, **self._settings(seed, "cell"))
         cell.implementation = getattr(self.cell, "implementation", None)
         _keras.replace_layer(self, "cell", cell)
 

@@ -39,7 +39,8 @@ class PlainTwin:
             kwargs.setdefault("use_bias", False)
         for argument in self._kernels.values():
             initializer = f"{argument}_initializer"
-            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+            given = kwargs.get(initializer)
+            kwargs[initializer] = initializers.get("signed_constant" if given is None else given, initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
@@ -51,10 +52,11 @@ class PlainTwin:
         self.mask = _mask_rule(sparsity, mask)
         self.kernel_quantizer = kernel_quantizer
         self.input_quantizer = input_quantizer
-        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
-        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        first_scores = "kaiming_uniform" if scores_initializer is None else scores_initializer
+        self.scores_initializer = initializers.get(first_scores, "scores_initializer")
+        self.scores_regularizer = arguments.regularizer("scores_regularizer", scores_regularizer)
         self._seed = seed
-        self._fixed = arguments.chosen("non_trainable", non_trainable, self._parts())
+        self._non_trainable = arguments.chosen("non_trainable", non_trainable, self._parts())
 
     def _check_policy(self):
         if self.quantization_mode is not None:
@@ -209,7 +211,7 @@ class PlainTwin:
         return {**config, "seed": keras_seed(self._seed)} if "seed" in config else config
 
     def get_config(self):
-        fixed = {"non_trainable": list(self.non_trainable)} if self.non_trainable else {}  # else configs are as ever
+        parts = {"non_trainable": list(self.non_trainable)} if self.non_trainable else {}  # older versions lack it
         return {
             **self._keras_config(),
             "sparsity": self.sparsity,
@@ -219,7 +221,7 @@ class PlainTwin:
             "scores_initializer": keras.initializers.serialize(self.scores_initializer),
             "scores_regularizer": keras.regularizers.serialize(self.scores_regularizer),
             "seed": self._seed,
-            **fixed,
+            **parts,
         }
 
 

@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_fraction, received
-from keras_mpt.initializers import partition
 from keras_mpt.masks.rule import SELECTORS, MaskRule
 from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, top_k_mask
 from keras_mpt.ops.selection import ALL_BITS
+from keras_mpt.random import partition
 
 # In the state `frozen`: which bits of a score make the key by which it is searched. Keys of frozen ones are 0 or less.
 SEARCHED, PRUNED, LOCKED = ALL_BITS, 0, -(2**31)

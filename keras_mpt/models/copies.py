@@ -10,7 +10,7 @@ from keras_mpt._keras import layers_inside
 from keras_mpt.layers import MPTComposite
 from keras_mpt.layers.twins import PlainTwin
 
-_HELD = {
+_INSIDE = {
     layers.TimeDistributed: ("layer",),
     layers.Bidirectional: ("forward_layer", "backward_layer"),
     layers.RNN: ("cell",),
@@ -34,24 +34,24 @@ def copied(layer, **changes):
         ) from error
 
 
-def held(layer):
-    """Return the layers that a wrapper of Keras holds, such as `Bidirectional`; an empty tuple for other layers."""
+def inside_wrapper(layer):
+    """Return the layers inside a wrapper of Keras, such as `Bidirectional`; an empty tuple for other layers."""
     if type(layer) is layers.StackedRNNCells:
         return tuple(layer.cells)
-    return tuple(getattr(layer, name) for name in _HELD.get(type(layer), ()))
+    return tuple(getattr(layer, name) for name in _INSIDE.get(type(layer), ()))
 
 
 def holds_mpt(layer):
     """Return whether a layer is a wrapper of Keras, such as `Bidirectional`, of MPT layers."""
-    return any(isinstance(inner, PlainTwin) or holds_mpt(inner) for inner in held(layer))
+    return any(isinstance(inner, PlainTwin) or holds_mpt(inner) for inner in inside_wrapper(layer))
 
 
 def wrapped(layer, twin_of, **changes):
-    """Return an unbuilt wrapper with the same config, except for changes, around the twins of the layers it holds.
+    """Return an unbuilt wrapper with the same config, except for changes, around the twins of the layers inside.
 
     Args:
-        layer: A wrapper, see `held`.
-        twin_of: Called with each layer that it holds; returns the twin.
+        layer: A wrapper, see `inside_wrapper`.
+        twin_of: Called with each layer inside; returns the twin.
         **changes: Changes to the config.
     """
     if type(layer) is layers.StackedRNNCells:
@@ -59,7 +59,7 @@ def wrapped(layer, twin_of, **changes):
         del config["cells"]
         return layers.StackedRNNCells([twin_of(cell) for cell in layer.cells], **config)
     twin = copied(layer, **changes)
-    for name in _HELD[type(layer)]:
+    for name in _INSIDE[type(layer)]:
         _keras.replace_layer(twin, name, twin_of(getattr(layer, name)))
     return twin
 
@@ -72,8 +72,8 @@ def pairs_inside(layer, twin):
     composite = next((each for each in (layer, twin) if isinstance(each, MPTComposite)), None)
     if composite is not None:
         return [(getattr(layer, name), getattr(twin, name)) for name in composite._inside()]
-    if held(layer):
-        return list(zip(held(layer), held(twin), strict=True))
+    if inside_wrapper(layer):
+        return list(zip(inside_wrapper(layer), inside_wrapper(twin), strict=True))
     return list(zip(layers_inside(layer, False), layers_inside(twin, False), strict=True))
 
 

@@ -14,7 +14,7 @@ from keras_mpt._types import Names
 from keras_mpt.arguments import did_you_mean
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
-from keras_mpt.models.copies import held
+from keras_mpt.models.copies import inside_wrapper
 from keras_mpt.models.paths import check_is_model, mpt_layers, walk
 from keras_mpt.models.ranges import never_negative
 from keras_mpt.models.replacing import with_twins
@@ -118,7 +118,7 @@ def with_mpt_layers(model, chosen, arguments, pretrained=False):
 
 def _has_leaves(layer):
     """Return whether the inner layers of a layer can be converted: it is a model, or a wrapper of other layers."""
-    inside = held(layer)
+    inside = inside_wrapper(layer)
     return isinstance(layer, keras.Model) or inside and not any(isinstance(inner, keras.Model) for inner in inside)
 
 
@@ -186,7 +186,7 @@ def chosen_layers(model, only, skip):
 
 
 def _found(model):
-    """Return what a model has in place of layers to convert, in words."""
+    """Describe a model without layers to convert."""
     return "MPT layers, which it can be trained as" if mpt_layers(model) else "none"
 
 
@@ -199,7 +199,8 @@ def _named(argument, which, layers_by_path, model):
         if isinstance(item, str):
             paths = [path for path in layers_by_path if path == item or path.startswith(f"{item}/")]
         elif isinstance(item, type):
-            around = [path for path, layer in walk(model, _has_leaves) if held(layer) and isinstance(layer, item)]
+            wrappers = [(path, layer) for path, layer in walk(model, _has_leaves) if inside_wrapper(layer)]
+            around = [path for path, layer in wrappers if isinstance(layer, item)]
             paths = [
                 path
                 for path, layer in layers_by_path.items()

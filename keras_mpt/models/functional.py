@@ -63,7 +63,7 @@ def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type
 def check_opened(layer, what):
     """Raise ValueError if MPT layers are inside a layer other than a functional or Sequential model."""
     known = functional_graph(layer) is not None or isinstance(layer, PlainTwin) or holds_mpt(layer)
-    if not known and _holds_mpt(layer):
+    if not known and _contains_mpt(layer):
         hint = ": see `keras_mpt.models.to_functional`" if _subclassed(layer) else ""
         raise ValueError(
             f"`model` must hold its MPT layers in functional or Sequential models to be {what}{hint}. "
@@ -95,22 +95,22 @@ class _Opening:
         self.only = None if only is None else tuple(only)
         self.models = {}  # by the ids of what they were made of
 
-    def hides(self, layer):
+    def opens(self, layer):
         """Return whether to open a layer."""
         if not isinstance(layer, keras.layers.Layer) or isinstance(layer, PlainTwin) or not _subclassed(layer):
             return False
-        return _holds_mpt(layer) if self.only is None else isinstance(layer, self.only)
+        return _contains_mpt(layer) if self.only is None else isinstance(layer, self.only)
 
     def opened(self, model):
         """Return a functional or Sequential model with all layers opened, also in nested models."""
-        return rewrite(model, self.step, make=_made, changes=self.is_left) if self.is_left(model) else model
+        return rewrite(model, self.step, make=_made, changes=self.has_any) if self.has_any(model) else model
 
-    def is_left(self, model):
+    def has_any(self, model):
         """Return whether a model has a layer to open."""
-        return any(map(self.hides, layers_inside(model)))
+        return any(map(self.opens, layers_inside(model)))
 
     def step(self, path, operation, args, kwargs):
-        if not self.hides(operation):
+        if not self.opens(operation):
             return operation(*args, **kwargs)
         _check_unmasked(operation, args, kwargs)
         given = keras.tree.flatten((args, kwargs))
@@ -151,7 +151,7 @@ def _subclassed(layer):
     return own and not isinstance(layer, (keras.Function, keras.Sequential))
 
 
-def _holds_mpt(layer):
+def _contains_mpt(layer):
     return any(isinstance(inner, MPTLayer) for inner in layers_inside(layer))
 
 

@@ -15,8 +15,8 @@ from keras_mpt.models.copies import (
     copy_state,
     copy_state_inside,
     first_input,
-    held,
     holds_mpt,
+    inside_wrapper,
     pairs_inside,
     wrapped,
 )
@@ -98,10 +98,10 @@ def input_quantizer(layer):
     """
     if isinstance(layer, PlainTwin):
         return layer.input_quantizer
-    found = [input_quantizer(inner) for inner in held(layer)]
+    found = [input_quantizer(inner) for inner in inside_wrapper(layer)]
     differ = any(quantizers.serialize(quantizer) != quantizers.serialize(found[0]) for quantizer in found)
     between = isinstance(layer, keras.layers.StackedRNNCells) and any(quantizer is not None for quantizer in found)
-    if differ or between or any(getattr(inner, "pad_values", 0) for inner in held(layer)):
+    if differ or between or any(getattr(inner, "pad_values", 0) for inner in inside_wrapper(layer)):
         raise ValueError(
             "`model` must not have layers in wrappers of Keras that pad their inputs with values, or quantize them in "
             f"different ways or after one another, to become plain. Received: {type(layer).__name__} {layer.name!r}"

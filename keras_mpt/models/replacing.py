@@ -4,9 +4,9 @@ import functools
 
 import keras
 
-from keras_mpt._keras import own_variables
+from keras_mpt._keras import own_weights
 from keras_mpt.layers import MPTLayer
-from keras_mpt.models.copies import copied, copy_state, copy_state_inside, held, pairs_inside, wrapped
+from keras_mpt.models.copies import copied, copy_state, copy_state_inside, inside_wrapper, pairs_inside, wrapped
 from keras_mpt.models.rewrite import of_same_class, rewrite
 
 
@@ -24,7 +24,7 @@ def with_twins(model, makers, kernels):
     twins = {}
 
     def holds_twins(layer):
-        return any(id(inner) in makers or holds_twins(inner) for inner in held(layer))
+        return any(id(inner) in makers or holds_twins(inner) for inner in inside_wrapper(layer))
 
     @functools.cache
     def twin_of(layer):
@@ -58,8 +58,8 @@ def with_twins(model, makers, kernels):
 
 def _take_trainable(layer, twin):
     twin.trainable = layer.trainable  # an outer one passes it on to those inside, whose turn comes later
-    trained = {variable.name: variable.trainable for variable in own_variables(layer)}
-    for variable in own_variables(twin):
+    trained = {variable.name: variable.trainable for variable in own_weights(layer)}
+    for variable in own_weights(twin):
         variable.trainable &= trained.get(variable.name, True)
     if isinstance(twin, MPTLayer) and not isinstance(layer, MPTLayer):
         for subnet in twin.subnets:

@@ -9,10 +9,10 @@ import numpy as np
 from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.arguments import received
+from keras_mpt.arguments import check_bool, received
 from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
-from keras_mpt.models.copies import first_input, held
+from keras_mpt.models.copies import first_input, inside_wrapper
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
 from keras_mpt.models.stored import are_signs, differences
@@ -60,7 +60,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         A `Summary`.
 
     Raises:
-        ValueError: The model, or an MPT layer in it, is not built.
+        ValueError: The model, or an MPT layer in it, is not built, or `include_macs` is not True or False.
         TypeError: `model` is not a Keras model or layer, or `print_fn` is not a function.
 
     Examples:
@@ -69,6 +69,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         485008
     """
     check_is_model(model)
+    include_macs = check_bool("include_macs", include_macs)
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"`print_fn` must be a function of a string, or None. {received('print_fn', print_fn)}")
     found = _calls(model)
@@ -176,7 +177,7 @@ def call_shapes(layer, args, kwargs, outputs):
 def with_inside(layer, calls):
     """Yield a layer and its calls, and those of its inner layers if it is a wrapper of Keras."""
     yield layer, calls
-    for inner in held(layer):
+    for inner in inside_wrapper(layer):
         yield from with_inside(inner, _calls_inside(layer, inner, calls))
 
 
@@ -194,7 +195,7 @@ def _shapes(*tensors):
 
 def _calls_inside(wrapper, layer, calls):
     """Return the calls of a layer in one of Keras' wrappers during the wrapper's calls; unknown for other layers."""
-    if None in calls or layer not in held(wrapper) or functional_graph(layer) is not None:
+    if None in calls or layer not in inside_wrapper(wrapper) or functional_graph(layer) is not None:
         return [None]
     if isinstance(wrapper, layers.TimeDistributed):
         steps = [(inputs[0][1], _step(inputs), _step(outputs)) for inputs, outputs in calls]

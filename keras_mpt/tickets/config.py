@@ -256,7 +256,7 @@ def build(config, check_shapes, most, custom_objects=(), settings=None):
     check(config, custom_objects)
     config = _mapped(_known, config)
     settings = {key: (settings or {}).get(key, values[0]) for key, values in SETTINGS.items()}
-    now, names = global_settings(), FREE_TENSORS + TENSORS_PER_OBJECT * _objects(config)
+    now, names = global_settings(), FREE_TENSORS + TENSORS_PER_OBJECT * _object_count(config)
     with _global_settings(settings):
         measured = _mapped(_without_constants, config)
         if measured != config:  # counted before any of them is made
@@ -301,10 +301,10 @@ def _set(settings, policy):
         keras.config.set_dtype_policy(policy)
 
 
-def _objects(config):
+def _object_count(config):
     """Return the number of objects in a config."""
     values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    return sum(map(_objects, values)) + (isinstance(config, dict) and "class_name" in config)
+    return sum(map(_object_count, values)) + (isinstance(config, dict) and "class_name" in config)
 
 
 def _check_tensors(model):

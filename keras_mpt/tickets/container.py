@@ -106,7 +106,7 @@ def read(path, name=None):
 
 
 def _other_kind(begin):
-    """Return what a file is that begins so, for the end of an error message."""
+    """Return the kind of a file with this beginning, for the end of an error message."""
     if begin.startswith(b"PK"):
         return ", but a zip archive: `keras.models.load_model` reads the .keras files of Keras"
     if begin.startswith(b"\x89HDF"):

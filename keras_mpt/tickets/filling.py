@@ -63,7 +63,7 @@ def fill_subnet(subnet, frozen, mask, scores, scale, trainable):
 
 
 def let_train(model):
-    """Let what is around the MPT layers of a model train: nothing inside a frozen model or layer would."""
+    """Make all layers around MPT layers trainable: nothing inside a frozen model or layer trains."""
     for layer in (model, *_keras.layers_inside(model)):
         if any(isinstance(inside, MPTLayer) for inside in _keras.layers_inside(layer)):
             _keras.let_train(layer)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from keras_mpt.initializers import partition
+from keras_mpt.random import partition
 
 
 def searched(size, pruned, locked, seed, stream, **_):

@@ -20,7 +20,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets import config, container, header, kernels, report, settings
+from keras_mpt.tickets import config, container, header, kernels, layer_arguments, report
 from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, let_train, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
@@ -74,7 +74,7 @@ def save_ticket(
     Examples:
         >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
-    custom_objects = _objects(custom_objects)
+    custom_objects = _checked_objects(custom_objects)
     check_choice("dtype", dtype, ("float32", "float16"))
     check_bool("scores", scores)
     check_folder(path)
@@ -203,8 +203,8 @@ def load_ticket(
         >>> model = keras_mpt.load_ticket("conv4.mpt")
         >>> probabilities = keras.ops.softmax(model.predict(images))
     """
-    check_bool("trainable", trainable)
-    custom_objects = _objects(custom_objects)
+    trainable = check_bool("trainable", trainable)
+    custom_objects = _checked_objects(custom_objects)
     return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
 
 
@@ -212,7 +212,7 @@ def _ticket(source: Path | Ticket) -> Ticket:
     return source if isinstance(source, Ticket) else Ticket.read(source)
 
 
-def _objects(given):
+def _checked_objects(given):
     """Return `custom_objects` as a list.
 
     Raises:
@@ -261,14 +261,14 @@ def restore(
         TypeError: `base` is not a model.
     """
     check_is_model(model)
-    check_bool("trainable", trainable)
+    trainable = check_bool("trainable", trainable)
     check_bool("part", part)
     ticket = _ticket(ticket)
     table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
         check_shapes(model, ticket)
         check_missing(model, ticket, part)
-        settings.check(matched(model, ticket), ticket.config)
+        layer_arguments.check(matched(model, ticket), ticket.config)
         for name, layer in matched(model, ticket):  # all of it can be read before anything changes
             ticket._variables(name)
             for number, _ in enumerate(subnets(layer)):

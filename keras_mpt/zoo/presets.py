@@ -11,7 +11,7 @@ import numpy as np
 from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.files import sha256_of
-from keras_mpt.initializers import random_uniform
+from keras_mpt.random import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
 
 
@@ -218,7 +218,7 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
     from keras_mpt import zoo
 
     known = [name for name in zoo.__all__ if name.endswith("_mpt")]
-    if architecture not in (None, *known):
+    if not isinstance(architecture, (str, type(None))) or architecture not in (None, *known):
         raise ValueError(f"`architecture` must be one of keras_mpt.zoo: {', '.join(known)}. Received: {architecture!r}")
     check_choice("activations", activations, [None, "binary", "float"])
     if max_bytes is not None:
@@ -248,7 +248,7 @@ def get_preset(name):
         ValueError: No preset has this name. The message suggests a similar one.
     """
     by_name = {preset.name: preset for preset in published()}
-    if name in by_name:
+    if isinstance(name, str) and name in by_name:
         return by_name[name]
     raise ValueError(f"`name` must be a preset's.{choices(name, list(by_name))} Received: {name!r}")
 

@@ -44,21 +44,21 @@ def _layers(described, path):
         for part in described:
             yield from _layers(part, path)
     elif isinstance(described, dict):
-        settings = described.get("config")
-        if "class_name" in described and isinstance(settings, dict) and isinstance(settings.get("name"), str):
+        arguments = described.get("config")
+        if "class_name" in described and isinstance(arguments, dict) and isinstance(arguments.get("name"), str):
             if path is None:
                 path = ""
             else:
-                path = f"{path}/{settings['name']}" if path else settings["name"]
+                path = f"{path}/{arguments['name']}" if path else arguments["name"]
                 yield path, described
         for part in described.values():
             yield from _layers(part, path)
 
 
-def _compared(settings, scaled):
+def _compared(arguments, scaled):
     compared = {
         name: value
-        for name, value in settings.items()
+        for name, value in arguments.items()
         if name not in _NOT_COMPARED and not name.endswith(_NOT_COMPARED_ENDINGS)
     }
     if scaled and isinstance(quantizer := compared.pop("kernel_quantizer", None), dict):
