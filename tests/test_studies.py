@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 from absl import app
 
@@ -88,3 +89,14 @@ def test_sparsities_are_checked_before_the_work(word, scripts):
     training.check_sparsities(["0", "0.5"])
     with pytest.raises(app.UsageError, match=rf"--sparsities must be numbers in \[0, 1\). Received: {word}$"):
         training.check_sparsities(["0.5", word])
+
+
+def test_networks_that_return_probabilities_are_no_bases_or_teachers(scripts):
+    import training
+
+    for activation in (None, "relu"):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation)])
+        training.check_logits("teacher", model)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax")])
+    with pytest.raises(app.UsageError, match="--teacher must be a network that returns logits"):
+        training.check_logits("teacher", model)
