@@ -71,7 +71,10 @@ bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --rounds 9 --variants sort bfloat16 steps_per_execution torch
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --rounds 9 --jit_compile
 	@set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.step_time --rounds 9; done
-	@set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.inference; done
+	@set -e; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.mask_rules; \
+		KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.inference; \
+	done
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.memory --batch 128
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.growth --rounds 3
 	@set -e; for benchmark in file_size recycling_time ternary_split; do \

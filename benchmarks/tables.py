@@ -51,6 +51,22 @@ def step_time():
     return _by_backend("step_time", "ratio to dense", "keras_mpt")
 
 
+def mask_rules():
+    """Ratio of a training step with each rule of masks to that with `TopK`, on each backend."""
+    results = {title: rows_of(f"mask_rules_{backend}") for backend, title in BACKENDS.items()}
+    results = {title: rows for title, rows in results.items() if rows}
+    cases = sorted({(row["batch"], row["name"]) for rows in results.values() for row in rows})
+    return markdown(
+        ["rule", "batch", *results],
+        [
+            [f"`{name}`", str(batch)]
+            + [cell(rows, "ratio to TopK", "{:.2f}", batch=batch, name=name) for rows in results.values()]
+            for batch, name in cases
+            if not name.startswith("TopK")
+        ],
+    )
+
+
 def inference():
     """Ratio of inference with MPT layers that are trained to that of the stripped model, on each backend."""
     return _by_backend("inference", "ratio", "keras_mpt")
@@ -307,6 +323,7 @@ def scores():
 
 _ALL = [
     step_time,
+    mask_rules,
     throughput,
     memory,
     inference,

@@ -44,9 +44,10 @@ def check_number(argument, value, least=-math.inf, most=math.inf):
 
 
 def check_positive(argument, value):
-    """Raise ValueError unless a value is a finite number > 0."""
+    """Return a finite number > 0 as a float; raise ValueError for any other value."""
     if not is_number(value) or not value > 0:
         raise ValueError(f"`{argument}` must be a finite number > 0. {received(argument, value)}")
+    return float(value)
 
 
 def check_fraction(argument, value, of=""):
@@ -61,9 +62,14 @@ def check_sparsity(argument, value):
 
 
 def check_bool(argument, value):
-    """Raise ValueError unless a value is True or False. (A string such as "no" would count as true.)"""
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):  # numpy's
+    """Return True or False of Python, also for numpy's, which PyTorch refuses and no config can hold.
+
+    Raises:
+        ValueError: The value is neither. (A string such as "no" would count as true.)
+    """
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise ValueError(f"`{argument}` must be True or False. {received(argument, value)}")
+    return bool(value)
 
 
 def check_choice(argument, value, choices):

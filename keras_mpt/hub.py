@@ -8,6 +8,7 @@ import shutil
 import tempfile
 
 from keras_mpt import requirements
+from keras_mpt.arguments import check_bool, check_instance, received
 from keras_mpt.files import sha256_of
 from keras_mpt.remote import TICKET
 from keras_mpt.tickets import Ticket, save_ticket
@@ -54,6 +55,7 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
 
     Raises:
         ImportError: huggingface_hub is not installed (the extra `hub`).
+        TypeError: `metadata` is no dict of JSON data.
         ValueError: `repo_id` is not of this form, the model cannot be saved, or `provenance` is given for a saved
             ticket.
         OSError: The ticket cannot be read, or the hub cannot be reached.
@@ -62,8 +64,9 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
         >>> keras_mpt.hub.push_to_hub(model, "me/digits", metadata={"license": "mit"})
         'hf://me/digits'
     """
-    if not isinstance(repo_id, str) or repo_id.count("/") != 1 or not all(repo_id.split("/")):
-        raise ValueError(f'`repo_id` must be of the form "owner/name". Received: repo_id={repo_id!r}')
+    _check_repository(repo_id)
+    metadata_block({} if metadata is None else metadata)
+    private = check_bool("private", private)
     saved = isinstance(model, (str, os.PathLike, Ticket))
     if saved and provenance is not None:
         raise ValueError(f"`provenance` must be None for a saved ticket, which has its own. Received: {provenance!r}")
@@ -93,7 +96,14 @@ def card(ticket, repo_id, metadata=None):
         ticket: A `Ticket`.
         repo_id: `"owner/name"`.
         metadata: See `push_to_hub`.
+
+    Raises:
+        TypeError: `ticket` is no `Ticket`, or `metadata` no dict of JSON data.
+        ValueError: `repo_id` is not of this form.
     """
+    check_instance("ticket", ticket, Ticket, "a ticket, which `keras_mpt.tickets.Ticket.read(path)` returns")
+    _check_repository(repo_id)
+    check_instance("metadata", metadata, (dict, type(None)), "a dict or None")
     kernels = [kernel for entry in ticket.layers.values() for _, kernel, _ in kernels_of(entry)]
     weights, kept = sum(math.prod(kernel["shape"]) for kernel in kernels), sum(kernel["kept"] for kernel in kernels)
     values = {"library_name": "keras_mpt", "tags": ["keras", "pruning", "lottery-ticket"], **(metadata or {})}
@@ -129,8 +139,17 @@ def metadata_block(values):
 
     Args:
         values: Dict of names to JSON data, which is YAML.
+
+    Raises:
+        TypeError: It is none, or has something that is no JSON data.
     """
+    check_instance("metadata", values, dict, "a dict")
     return "".join(["---\n", *(f"{name}: {json.dumps(value)}\n" for name, value in values.items()), "---\n"])
+
+
+def _check_repository(repo_id):
+    if not isinstance(repo_id, str) or repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f'`repo_id` must be of the form "owner/name". {received("repo_id", repo_id)}')
 
 
 def _cell(value):

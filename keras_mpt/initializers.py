@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import did_you_mean, is_number
+from keras_mpt.arguments import check_bool, check_number, did_you_mean, shown
 from keras_mpt.random import BLOCK, half_normal, philox, random_signs, random_uniform
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
@@ -107,9 +107,7 @@ class _Kaiming(SeededInitializer):
 
     def __init__(self, scale_fan=False, seed=None):
         super().__init__(seed)
-        if not isinstance(scale_fan, bool):
-            raise ValueError(f"`scale_fan` must be True or False. Received: {scale_fan=}")
-        self.scale_fan = scale_fan
+        self.scale_fan = check_bool("scale_fan", scale_fan)
 
     def _std(self, shape, fan_in, kept):
         fan_in = fan_in or math.prod(shape[:-1])
@@ -194,8 +192,7 @@ class KaimingUniform(SeededInitializer):
 
     def __init__(self, a=math.sqrt(5), seed=None):
         super().__init__(seed)
-        if not is_number(a):
-            raise ValueError(f"`a` must be a finite number. Received: {a=}")
+        check_number("a", a)
         self.a = float(a)
 
     def draw(self, shape, seed, stream=0, fan_in=None, kept=1.0):
@@ -240,14 +237,17 @@ def get(identifier, argument="identifier"):
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()
+    found, cause = None, None
     try:
-        return keras.initializers.get(identifier)
-    except ValueError as error:
-        names = ", ".join(map(repr, _NAMES))
-        raise ValueError(
-            f"`{argument}` must be one of {names}, a name or config that Keras knows, or an initializer. "
-            f"Received: {identifier!r}.{did_you_mean(identifier, _NAMES)}"
-        ) from error
+        found = None if isinstance(identifier, np.generic) else keras.initializers.get(identifier)
+    except (ValueError, TypeError) as error:
+        cause = error
+    if callable(found) or identifier is None:
+        return found
+    raise ValueError(
+        f"`{argument}` must be one of {', '.join(map(repr, _NAMES))}, a name or config that Keras knows, or an "
+        f"initializer. Received: {shown(identifier)}.{did_you_mean(identifier, _NAMES)}"
+    ) from cause
 
 
 def reseeded(initializer, seed):

@@ -34,6 +34,7 @@ def test_overlap_is_by_its_formulas(pairs):
         assert found.hamming == pytest.approx((a != b).mean())
     independent = sum(a.sum() * b.sum() / a.size for a, b in pairs)
     assert result.total.expected == pytest.approx(independent)
+    assert repr(result) == f"<Comparison of {len(pairs)} masks: Jaccard {result.total.jaccard:.4f}>"
     p, q = (pairs[0][k].mean() for k in (0, 1))
     one = result.layers["layer0"]
     assert one.expected_hamming == pytest.approx(p * (1 - q) + q * (1 - p))

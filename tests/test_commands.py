@@ -94,6 +94,23 @@ def test_evaluating(images, capsys):
     assert f"{number - 1} of {number} right" in capsys.readouterr().out
 
 
+def test_samples_of_a_conversion_are_normalized_as_images_to_evaluate(images, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    taken = []
+    monkeypatch.setattr(keras_mpt.convert, "to_tflite", lambda *_, samples, **__: taken.append(samples))
+    preset, file = zoo.get_preset(PRESET), images / "images.npy"
+    pixels = np.load(file)
+    np.savez(images / "named.npz", image=pixels)
+    command = ["convert", PRESET, "out.tflite", "--samples"]
+    assert main([*command, str(file)]) == main([*command, str(images / "named.npz")]) == 0
+    np.testing.assert_array_equal(taken[0], preset.preprocess(pixels))
+    np.testing.assert_array_equal(taken[1]["image"], preset.preprocess(pixels))
+    assert main([*command, str(file), "--preprocess", "preset"]) == 0  # the file normalizes
+    assert main(["convert", str(preset.path), *command[2:], str(file)]) == 0
+    np.testing.assert_array_equal(taken[2], pixels)
+    np.testing.assert_array_equal(taken[3], pixels)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
 def test_evaluating_a_converted_file(images, capsys):
@@ -162,6 +179,11 @@ def test_a_ticket_of_several_outputs_is_not_evaluated(images, capsys, monkeypatc
     files = [str(images / name) for name in ("two.mpt", "images.npy", "labels.npy")]
     assert main(["evaluate", *files]) == 1
     assert "must be a model with one input and one output. Received: 1 inputs and 2 outputs" in capsys.readouterr().err
+    one = keras_mpt.layers.MPTDense(1, seed=1)(keras.layers.Flatten()(inputs))
+    keras_mpt.save_ticket(keras.Model(inputs, one), images / "one.mpt")
+    np.save(images / "labels.npy", np.zeros(4, int))  # of which argmax would be all
+    assert main(["evaluate", str(images / "one.mpt"), *files[1:]]) == 1
+    assert "must be a classifier, with an output for each class. Received: (1,)" in capsys.readouterr().err
     monkeypatch.setattr(keras_mpt.convert, "run", lambda *_: dict.fromkeys(("a", "b"), np.zeros((4, 10))))
     assert main(["evaluate", "two.tflite", *files[1:], "--runtime", "tflite"]) == 1
     assert "must be a file with one output. Received: two.tflite with a, b" in capsys.readouterr().err

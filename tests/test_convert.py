@@ -372,7 +372,9 @@ def test_a_wrong_layer_is_found_where_the_outputs_hide_it(tmp_path, monkeypatch)
     monkeypatch.setattr(conversion.verify.Agreement, "add", lambda *args: None)
     right = convert.tflite.exact
     monkeypatch.setattr(convert.tflite, "exact", lambda kernel, x: right(kernel, x) + 1e-2 * (kernel.path == "conv"))
-    with pytest.raises(convert.ConversionError, match="differs from the model by .* before the .*, given the signs"):
+    with pytest.raises(
+        convert.ConversionError, match="In tf.lite, the file differs from the model by .* before .*, given"
+    ):
         convert.to_tflite(model, tmp_path / "model.tflite", weights="exact_int8")
 
 
@@ -710,6 +712,10 @@ def test_report_prints_in_80_columns(tmp_path):
     report = convert.to_lce(binary_chain(), tmp_path / "model.tflite")
     assert all(len(line) <= 80 for line in str(report).splitlines()), str(report)
     assert "<table>" in report._repr_html_() and "LceBconv2d" in str(report)
+    size = f"{report.bytes:,} bytes"
+    assert repr(report) == f"<Report of 'model.tflite' for {report.engine}: {len(report.layers)} kernels, {size}>"
+    args = [report.path, "qonnx", "QONNX", report.layers[:1], {}, 10, 5]
+    assert repr(convert.QonnxReport(*args)) == "<QonnxReport of 'model.tflite' for QONNX: 1 kernel, 10 bytes>"
 
 
 @pytest.mark.slow

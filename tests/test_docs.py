@@ -89,6 +89,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(keras.Model, "fit", functools.wraps(fit)(short_fit))
     monkeypatch.setattr(keras_mpt.zoo, "conv4_mpt", small_conv4)
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (data(), data()))
+    monkeypatch.setattr(keras_mpt.layers, "TWINS", dict(keras_mpt.layers.TWINS))
     in_folder(monkeypatch, tmp_path)
 
 

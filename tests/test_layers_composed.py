@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_mpt import layers
+from keras_mpt import layers, quantizers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import GlobalTopK, Restricted
 from keras_mpt.models import to_mpt
@@ -223,6 +223,44 @@ def test_a_quantizer_that_is_assigned_is_that_of_all_kernels(case):
     with pytest.raises(ValueError, match="kernel_quantizer"):
         layer.kernel_quantizer = "approx_sign"
     assert type(layer.subnets[0].kernel_quantizer).__name__ == "Identity"
+
+
+@pytest.mark.parametrize("case", [layers.MPTDense(3, seed=1), layers.MPTGRU(3, seed=1)], ids=["dense", "gru"])
+def test_quantizers_may_be_assigned_by_name_and_config(case):
+    layer, x = type(case).from_config(case.get_config()), inputs((5, 4))
+    before = numpy(layer(x))
+    signs = np.where(x < 0, -1, 1).astype("float32")
+    wanted = numpy(layer(signs))
+    config = quantizers.serialize(quantizers.SteSign())
+    for given in ("ste_sign", config, quantizers.SteSign()):
+        layer.input_quantizer = given
+        np.testing.assert_allclose(numpy(layer(x)), wanted, rtol=1e-6)
+        assert layer.get_config()["input_quantizer"] == config
+        layer.input_quantizer = None
+        np.testing.assert_allclose(numpy(layer(x)), before, rtol=1e-6)
+    with pytest.raises(ValueError, match="`input_quantizer` must be"):
+        layer.input_quantizer = "no_sign"
+    assert layer.input_quantizer is None
+    for subnet in layer.subnets:
+        subnet.kernel_quantizer = "identity"
+        np.testing.assert_allclose(numpy(subnet.kernel), numpy(subnet.frozen_kernel) * numpy(subnet.mask))
+        with pytest.raises(ValueError, match="kernel_quantizer"):
+            subnet.kernel_quantizer = "approx_sign"
+
+
+@pytest.mark.parametrize(
+    ("layer", "quantizer"),
+    [
+        (layers.MPTEmbedding(3, 2, seed=1), "ste_sign"),
+        (layers.MPTMultiHeadAttention(2, 3, seed=1), "ste_sign"),
+        (layers.MPTConv2D(2, 3, data_format="channels_first", seed=1), "magnitude_aware_sign"),
+    ],
+    ids=["embedding", "attention", "channels_first"],
+)
+def test_input_quantizers_that_cannot_be_assigned(layer, quantizer):
+    with pytest.raises(ValueError, match="`input_quantizer`"):
+        layer.input_quantizer = quantizer
+    assert layer.input_quantizer is None
 
 
 def test_parts_that_are_frozen_on_their_own_stay_frozen(tmp_path):

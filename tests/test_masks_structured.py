@@ -187,6 +187,26 @@ def test_sparsities_that_do_not_fit_are_refused():
         conv(NofM(2, 4)).set_sparsity(0.75)
 
 
+def test_refused_sparsities_change_no_kernel():
+    separable = layers.MPTSeparableConv2D(6, 3, mask=PartiallyFrozen(0.8, pruned=0.5), seed=1)
+    separable.build((None, 5, 5, 1))
+    before = [int(numpy(subnet.kept)) for subnet in separable.subnets]
+    with pytest.raises(ValueError, match="Of its 6 weights 3 are pruned for good"):
+        separable.set_sparsity(0.45)
+    assert [int(numpy(subnet.kept)) for subnet in separable.subnets] == before == [2, 2]
+
+    rules = [TopK(0.5), PartiallyFrozen(0.5, locked=0.3)]
+    model = keras.Sequential([keras.Input((8,)), *(layers.MPTDense(10, mask=rule, seed=1) for rule in rules)])
+    model.compile("sgd", "mse")
+    first = [numpy(layer.scores) for layer in model.layers]
+    for schedule in (SparsitySchedule(0.4, initial_sparsity=0.8), SparsitySchedule(0.8, initial_sparsity=0.4)):
+        with pytest.raises(ValueError, match="Layer .* cannot have another sparsity. .* 30 locked"):
+            model.fit(np.ones((4, 8)), np.ones((4, 10)), epochs=1, verbose=0, callbacks=[schedule])
+    assert [int(numpy(layer.kept)) for layer in model.layers] == [40, 50]
+    for layer, scores in zip(model.layers, first, strict=True):
+        np.testing.assert_array_equal(numpy(layer.scores), scores)
+
+
 @pytest.mark.parametrize("rule", [PartiallyFrozen(0.5, 0.2, 0.2), NofM(2, 4)], ids=str)
 def test_pretrained_kernels_start_with_the_largest_that_the_rule_can_keep(rule):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(2)])

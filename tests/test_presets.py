@@ -405,8 +405,9 @@ def test_preprocessing():
     np.testing.assert_allclose(preset.preprocess(images), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="images"):
         preset.preprocess(images[..., :2])
-    with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
-        preset.preprocess(images / 255)
+    for wrong in (images / 255, preset.preprocess(images), images.astype("int32") + 1):
+        with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
+            preset.preprocess(wrong)
 
 
 @pytest.fixture

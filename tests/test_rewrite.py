@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
+from keras_mpt.callbacks import CheckScores
 from keras_mpt.layers import MPTDense
 from keras_mpt.models import strip, to_jackpot, to_mpt
 from keras_mpt.models.copies import copied
 from keras_mpt.models.paths import walk
-from keras_mpt.models.ranges import never_negative
+from keras_mpt.models.ranges import gives_probabilities, never_negative, warn_of_no_logits
 from keras_mpt.models.rewrite import rewrite, run
 from support.layer_contract import numpy
 from support.networks import X, nested_and_shared
@@ -125,6 +127,24 @@ def test_layers_that_never_get_a_negative_input():
     found = set(never_negative(model))
     convolutions = {path for path, layer in walk(model) if isinstance(layer, L.Conv2D)}
     assert found & convolutions == {"from_pixels", "scaled", "behind_relu", "behind_sum", "nested/inside"}
+
+
+def test_losses_that_take_probabilities_for_logits_are_warned_of():
+    x = keras.Input((3,), name="x")
+    inner = keras.Sequential([keras.Input((3,)), L.Dense(2, "softmax")])
+    probabilities = [L.Dense(2, "softmax")(x), L.Activation("sigmoid")(x), L.Softmax()(x), inner(x), ops.softmax(x)]
+    assert all(map(gives_probabilities, probabilities))
+    assert not any(map(gives_probabilities, [x, L.Dense(2)(x), L.Dense(2, "relu")(L.Softmax()(x)), ops.exp(x)]))
+    model, logits = keras.Model(x, [L.Dense(2)(x), probabilities[0]]), keras.losses.CategoricalCrossentropy(True)
+    with pytest.warns(UserWarning, match="takes logits, but the model ends in a softmax") as found:
+        for loss in (logits, "mse", ["mse", logits], [logits, "mse"], None, keras.losses.CategoricalCrossentropy()):
+            warn_of_no_logits(model, loss, stacklevel=1)
+    assert len(found) == 2
+    callback = CheckScores()
+    model.compile("sgd", logits)
+    callback.set_model(model)
+    with pytest.warns(UserWarning, match="Received: CategoricalCrossentropy for output"):
+        callback.on_train_begin()
 
 
 def test_signs_of_what_is_never_negative_are_warned_of():

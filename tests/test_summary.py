@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mpt import zoo
+from keras_mpt import save_ticket, zoo
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.summaries import Summary, summary
+from keras_mpt.quantizers import KernelQuantizer
 from support.layer_contract import numpy
 
 pytestmark = pytest.mark.slow_with("jax")
@@ -125,8 +126,16 @@ def test_bits_in_the_file(kernel_quantizer, initializer, bits_per_kept, scale):
     assert (row["weights"], row["kept"], row["trainable"]) == (128 + 8, 32 + 8, 128 + 8)
 
 
-@pytest.mark.parametrize("kernel_quantizer", ["scaled_sign", None])
-def test_bits_of_weights_that_are_no_longer_the_seeds(kernel_quantizer):
+@keras.saving.register_keras_serializable(package="test_summary")
+class SignWithoutScale(KernelQuantizer):
+    precision = 1
+
+    def __call__(self, kernel, mask, kept):
+        return keras.ops.sign(kernel) * mask
+
+
+@pytest.mark.parametrize("kernel_quantizer", ["scaled_sign", None, SignWithoutScale()])
+def test_bits_of_weights_that_are_no_longer_the_seeds(kernel_quantizer, tmp_path):
     """Of the kept ones: an eighth has another sign, another eighth another magnitude only."""
     layer = MPTDense(64, kernel_quantizer=kernel_quantizer, seed=1)
     model = model_of(layer)
@@ -137,11 +146,13 @@ def test_bits_of_weights_that_are_no_longer_the_seeds(kernel_quantizer):
     kernel.flat[kept[-len(kept) // 8 :]] *= 2
     kernel.flat[np.flatnonzero(numpy(layer.subnet_mask) == 0)] = 5
     layer.frozen_kernel.assign(kernel)
-    eighths = 1 if kernel_quantizer else 2
-    more = len(kept) * entropy(len(kept), eighths * len(kept) // 8) + (
-        0 if kernel_quantizer else 32 * 2 * len(kept) // 8
-    )
+    signs = kernel_quantizer == "scaled_sign"
+    changed = (1 if signs else 2) * len(kept) // 8
+    more = len(kept) * entropy(len(kept), changed) + (0 if signs else 32 * changed)
     assert silent(model).totals["file_bits"] == pytest.approx(before + more)
+    ticket = save_ticket(model, tmp_path / "changed.mpt", custom_objects=[SignWithoutScale])
+    sizes = {name.rpartition("/")[2]: len(data) for name, data in ticket.blobs.items()}
+    assert sizes.get("values", 0) == (0 if signs else 4 * changed)
 
 
 def test_macs_are_1_bit_only_where_inputs_and_kernel_are():

@@ -15,7 +15,7 @@ import keras_mpt
 from keras_mpt import initializers, quantizers
 from keras_mpt.layers import MPTConv2D, MPTDense
 from keras_mpt.masks import MaskRule, Restricted
-from keras_mpt.models import mpt_layers, mpt_layers_by_path
+from keras_mpt.models import mpt_layers, mpt_layers_by_path, to_jackpot
 from keras_mpt.models.tables import short
 from keras_mpt.tickets import Ticket, TicketError, config, kernels, load_ticket, restore, save_ticket
 from support import networks
@@ -200,6 +200,21 @@ def test_a_base_of_no_use_changes_nothing(tmp_path):
     for useless in (None, base, small, model, keras.Sequential()):
         ticket = save_ticket(model, tmp_path / "seed.mpt", base=useless)
         assert ticket.layers["wide"]["kernel"]["source"]["from"] == "seed" and "Base" not in str(ticket)
+        assert ("`base` was of no use" in str(ticket)) == (useless is not None)
+        assert "of no use" not in str(Ticket.read(ticket.path))
+
+
+@pytest.mark.slow_with("jax", "torch")
+def test_a_base_of_use_and_one_of_none_for_all_kinds_of_layers(tmp_path, rng):
+    words = keras.Input((5,), dtype="int32")
+    x = keras.layers.SeparableConv1D(3, 2)(keras.layers.Conv1D(3, 2)(keras.layers.Embedding(5, 4)(words)))
+    base = keras.Model(words, keras.layers.GRU(3)(keras.layers.MultiHeadAttention(2, 3)(x, x)))
+    base.set_weights([rng.normal(size=weight.shape) for weight in base.get_weights()])
+    jackpot = to_jackpot(base, 0.5, skip=[])
+    ticket = save_ticket(jackpot, tmp_path / "a.mpt", base=base)
+    assert "needed to load, for 10 of 10 kernels" in str(ticket) and "of no use" not in str(ticket)
+    ticket = save_ticket(jackpot, tmp_path / "a.mpt", base=keras.models.clone_model(base))
+    assert "the given `base` was of no use" in str(ticket)
 
 
 def test_a_base_of_some_kernels(tmp_path):
@@ -790,12 +805,14 @@ def command(monkeypatch, *arguments):
 
 def test_inspect(tmp_path, monkeypatch, capsys):
     model, file = networks.nested_and_shared(), tmp_path / f"{'long' * 30}.mpt"
-    said = {"note": "line\nbreak \x1b[2J" + 100 * "x", "key" * 50: [1, 2], "accuracy": 0.5}
+    recipe = "python train.py" + "".join(f" --flag_{i}={i}" for i in range(40))
+    said = {"note": "line\nbreak \x1b[2J" + 100 * "x", "key" * 50: [1, 2], "recipe": recipe, "accuracy": 0.5}
     ticket = save_ticket(model, file, provenance=said)
     assert not command(monkeypatch, "inspect", file)
     printed = capsys.readouterr().out
     assert printed == f"{ticket}\n" and printed.isascii() and "\x1b" not in printed
     lines = printed.splitlines()
+    assert recipe in " ".join(printed.split())
     assert max(map(len, lines)) <= 80 and any(line.split() == ["accuracy:", "0.5"] for line in lines)
     sizes = [int(np.prod(layer.frozen_kernel.shape)) for layer in mpt_layers(model)]
     total = next(line.split() for line in lines if line.startswith("Total"))

@@ -15,6 +15,40 @@ from support.layer_contract import numpy
 
 WORDS = np.random.default_rng(0).integers(0, 11, (4, 6))
 LAYERS_OF_MPT = (layers.MPTLayer, layers.MPTComposite)
+
+
+class Doubled(keras.layers.Dense):
+    """A layer of a user's."""
+
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+class MPTDoubled(layers.MPTLayer, Doubled):
+    """Its twin."""
+
+
+def test_a_twin_of_a_class_of_ones_own(monkeypatch):
+    model = keras.Sequential([keras.Input((4,)), Doubled(6, name="doubled"), keras.layers.Dense(2, name="logits")])
+    with pytest.warns(UserWarning, match=r"add it to `keras_mpt.layers.TWINS`\): Doubled .*: doubled$"):
+        to_mpt(model)
+    monkeypatch.setitem(layers.TWINS, Doubled, MPTDoubled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ticket = to_mpt(model, seed=0)
+    plain = strip(ticket)
+    assert type(ticket.layers[0]) is MPTDoubled and type(plain.get_layer("doubled")) is Doubled
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(numpy(ticket.layers[0](x)), 2 * x @ numpy(ticket.layers[0].kernel), rtol=1e-5)
+    np.testing.assert_allclose(numpy(plain(x)), numpy(ticket(x)), rtol=1e-4, atol=1e-6)
+    for variable in model.variables:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape))
+    assert type(to_jackpot(model, 0.5, skip=["logits"]).layers[0]) is MPTDoubled
+    monkeypatch.setitem(layers.TWINS, Doubled, layers.MPTDense)
+    with pytest.raises(ValueError, match="must give a class that derives from MPTLayer and Doubled"):
+        to_mpt(model)
+
+
 slow_on_jax = pytest.mark.slow_with("jax")  # which compiles something for each of the many shapes
 
 

@@ -27,6 +27,25 @@ WRONG = {
     "ops: a fraction of weights": (lambda: ops.kept_count(10.5, 0.5), "size"),
     "ops: sparsity": (lambda: ops.kept_count(10, "0.5"), "sparsity"),
     "ops: scores": (lambda: ops.magnitude_bits(keras.ops.convert_to_tensor([1, 2])), "scores"),
+    "ops: no weights": (lambda: ops.kept_count(0, 0.5), "size"),
+    "ops: kept": (lambda: ops.sparsity_of(0, 10), "kept"),
+    "ops: more than all": (lambda: ops.entropy_bits(10, 11), "kept"),
+    "ops: entropy of nothing known": (lambda: ops.entropy_bits("10", 1), "size"),
+    "layers: initializer 0": (lambda: layers.MPTDense(2, kernel_initializer=0), "kernel_initializer"),
+    "layers: initializer ''": (lambda: layers.MPTLSTM(2, recurrent_initializer=""), "recurrent_initializer"),
+    "layers: initializer False": (lambda: layers.MPTDense(2, scores_initializer=False), "scores_initializer"),
+    "layers: initializer NaN": (lambda: layers.MPTDense(2, scores_initializer=np.float64("nan")), "scores_initializer"),
+    "layers: initializer a class": (lambda: layers.MPTDense(2, scores_initializer=object), "scores_initializer"),
+    "layers: regularizer": (lambda: layers.MPTDense(2, scores_regularizer=0.1), "scores_regularizer"),
+    "layers: regularizer's name": (lambda: layers.MPTDense(2, scores_regularizer="l3"), "scores_regularizer"),
+    "layers: strides": (lambda: layers.MPTConv2D(2, 3, strides=10**30), "strides"),
+    "layers: padding": (lambda: layers.MPTConv2D(2, 3, padding=10**30), "padding"),
+    "quantizers: a switch": (
+        lambda: keras_mpt.quantizers.SteTern(ternary_weight_networks="no"),
+        "ternary_weight_networks",
+    ),
+    "quantizers: mode": (lambda: keras_mpt.quantizers.DoReFa(mode=np.ones(2)), "mode"),
+    "initializers: a switch": (lambda: keras_mpt.initializers.KaimingNormal(scale_fan=1), "scale_fan"),
     "share: a path": (lambda: layers.share("model.keras"), "model"),
     "share: a list": (lambda: layers.share([layers.MPTDense(2)]), "model"),
     "set_sparsity": (lambda: model().layers[0].set_sparsity("0.5"), "sparsity"),
@@ -62,6 +81,13 @@ WRONG = {
     "tickets: another kind of file": (lambda: keras_mpt.save_ticket(model(), "a.keras"), "path"),
     "models: print_fn": (lambda: models.summary(model(), 3), "print_fn"),
     "tickets: path": (lambda: keras_mpt.load_ticket(3), "path"),
+    "assign_mask: scores": (lambda: model().layers[0].assign_mask(SCORES.T, {"a": 1}), "scores"),
+    "models: include_macs": (lambda: models.summary(model(), include_macs="no"), "include_macs"),
+    "analysis: base": (lambda: analysis.masks(model(), base="base.keras"), "base"),
+    "zoo: a list": (lambda: keras_mpt.zoo.get_preset(["conv4_mpt32_s50"]), "name"),
+    "zoo: architecture": (lambda: keras_mpt.zoo.list_presets(np.ones(2)), "architecture"),
+    "hub: a path": (lambda: keras_mpt.hub.card("a.mpt", "me/a"), "ticket"),
+    "hub: metadata": (lambda: keras_mpt.hub.push_to_hub("a.mpt", "me/a", metadata=["mit"]), "metadata"),
 }
 
 
@@ -72,3 +98,10 @@ def test_the_argument_is_named(call, tmp_path, monkeypatch):
     with pytest.raises((ValueError, TypeError), match=f"^`{argument}` .*Received: "):
         function()
     assert not list(tmp_path.iterdir())
+
+
+def test_switches_of_numpy_become_those_of_python(tmp_path):
+    layer = layers.MPTDense(2, use_bias=np.True_, trainable=np.False_, seed=0)
+    assert layer.get_config()["use_bias"] is True and layer.get_config()["trainable"] is False
+    keras_mpt.save_ticket(model(), tmp_path / "a.mpt", scores=np.False_)
+    assert keras_mpt.load_ticket(tmp_path / "a.mpt", trainable=np.True_).trainable_variables

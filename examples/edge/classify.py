@@ -43,6 +43,8 @@ def main():
         interpreter.invoke()
         milliseconds = 1e3 * (time.perf_counter() - start)
         logits = interpreter.get_tensor(outputs["index"])[0]
+        if logits.min() >= 0 and abs(logits.sum() - 1) < 1e-3:
+            raise SystemExit(f"{options.model} must give logits, as the tickets of the zoo do: it ends in a softmax.")
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = int(probabilities.argmax())

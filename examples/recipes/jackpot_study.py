@@ -126,7 +126,9 @@ def base_network(folder):
         make = getattr(keras.applications, FLAGS.application)
         return make(weights=None if FLAGS.weights == "none" else FLAGS.weights, classifier_activation=None)
     if FLAGS.base:
-        return keras.models.load_model(FLAGS.base)
+        base = keras.models.load_model(FLAGS.base)
+        training.check_logits("base", base)
+        return base
     if not training.is_finished(folder, _BASE_EPOCHS):
         subprocess.run(base_command(folder.resolve()), cwd=pathlib.Path(__file__).parent, check=True)
     return keras.models.load_model(folder / "checkpoint.keras")

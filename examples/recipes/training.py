@@ -15,6 +15,7 @@ from absl import app, flags
 from batches import BeginEpochs, EpochBatches
 
 import keras_mpt
+from keras_mpt.models.ranges import gives_probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,12 @@ def check_sparsities(given):
         except ValueError:
             fraction = -1
         check(0 <= fraction < 1, "sparsities", "numbers in [0, 1)", word)
+
+
+def check_logits(flag, model):
+    """Raise UsageError if a model that was given returns probabilities."""
+    probabilities = any(map(gives_probabilities, getattr(model, "outputs", None) or []))
+    check(not probabilities, flag, "a network that returns logits", "one that ends in a softmax or sigmoid")
 
 
 def check_batch_size(batch_size, images):

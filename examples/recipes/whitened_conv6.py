@@ -152,6 +152,7 @@ def one_hot(labels):
 def taught(images):
     """Return the teacher's probabilities for images and for mirrored ones, `(2, images, classes)`."""
     teacher, images = keras.models.load_model(FLAGS.teacher), cifar10.normalize(cifar10.resized(images, sizes()[-1]))
+    training.check_logits("teacher", teacher)
     logits = [teacher.predict(part, batch_size=250, verbose=2) for part in (images, images[:, :, ::-1])]
     return keras.ops.convert_to_numpy(keras.ops.softmax(np.stack(logits)))
 

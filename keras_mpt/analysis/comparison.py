@@ -93,6 +93,9 @@ class Comparison(Tabular):
     layers: dict
     total: Overlap
 
+    def __repr__(self):
+        return f"<Comparison of {len(self.layers)} masks: Jaccard {self.total.jaccard:.4f}>"
+
     def _table(self):
         def row(name, overlap):
             kept = (f"{count / overlap.size:.1%}" for count in (overlap.first, overlap.second))

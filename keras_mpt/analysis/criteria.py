@@ -14,6 +14,7 @@ from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.models.paths import check_is_model
+from keras_mpt.models.ranges import warn_of_no_logits
 from keras_mpt.ops import to_numpy
 
 
@@ -52,6 +53,7 @@ def criteria_masks(model, batches, loss, seed=0):
     check_is_model(model)
     if not isinstance(batches, collections.abc.Iterable):
         raise TypeError(f"`batches` must be an iterable of (inputs, targets). {received('batches', batches)}")
+    warn_of_no_logits(model, loss, stacklevel=2)
     chosen, random = masks(model), np.random.default_rng(check_seed(seed))
     kernels = {path: to_numpy(subnet.frozen_kernel) for path, subnet in subnets_by_path("model", model).items()}
     products = _products(model, batches, loss)

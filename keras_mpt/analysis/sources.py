@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_mpt import layers
+from keras_mpt.arguments import check_instance
 from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.ops import to_numpy
@@ -24,11 +25,12 @@ def masks(source, base=None):
         base: The network to whose kernels a ticket refers, if any.
 
     Raises:
-        TypeError: `source` is of another type.
+        TypeError: An argument is of another type.
         ValueError: `source` has no mask.
         TicketError: The file is not a ticket, or is damaged.
         OSError: The file cannot be opened.
     """
+    check_instance("base", base, (keras.Model, type(None)), "a Keras model or None")
     if isinstance(source, (str, os.PathLike)):
         source = Ticket.read(source)
     if isinstance(source, keras.Model):

@@ -10,6 +10,7 @@ from keras_mpt.callbacks.checks import trained_kernels
 from keras_mpt.layers import MPTLayer
 from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models.paths import walk
+from keras_mpt.models.ranges import warn_of_no_logits
 from keras_mpt.ops import to_numpy
 
 
@@ -26,7 +27,8 @@ class CheckScores(keras.callbacks.Callback):
     - scores that are infinite, or all of the same magnitude, which cannot rank weights;
     - kernels that are not finite, such as those whose alpha exceeds the largest number of their dtype;
     - scores that are trained, but did not change in an epoch: they got no gradient;
-    - kernels with the same shape and seed, which have equal weights.
+    - kernels with the same shape and seed, which have equal weights;
+    - a loss with `from_logits=True` of a model that ends in a softmax or sigmoid.
 
     A model without MPT layers passes.
 
@@ -43,6 +45,7 @@ class CheckScores(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._told, self._before = set(), {}
+        warn_of_no_logits(self.model, getattr(self.model, "loss", None), stacklevel=2)
 
     def on_epoch_begin(self, epoch, logs=None):
         trained = {subnet.number for subnet in trained_kernels(self.model)}

@@ -152,13 +152,12 @@ class IterativeWeightRecycling(_KernelChange):
 
     def __init__(self, rate, every, ablation=False):
         super().__init__(rate, every)
-        check_bool("ablation", ablation)
+        self.ablation = check_bool("ablation", ablation)
         if ablation and self.rate > 0.5:
             raise ValueError(
                 "`rate` must be at most 0.5 with ablation=True: there are no more weights to take values from. "
                 f"Received: rate={rate!r}"
             )
-        self.ablation = bool(ablation)
 
     def _changed(self, subnet, time):
         frozen, scores, searched = to_numpy(subnet.frozen_kernel), to_numpy(subnet.scores), subnet.searched

@@ -4,6 +4,7 @@ import keras
 
 from keras_mpt.arguments import check_choice, check_count, check_sparsity
 from keras_mpt.callbacks.checks import check_built, check_trained
+from keras_mpt.layers.groups import set_sparsities
 from keras_mpt.models import mpt_layers
 
 _POWERS = {"constant": None, "linear": 1, "cubic": 3}
@@ -32,7 +33,8 @@ class SparsitySchedule(keras.callbacks.Callback):
 
     Raises:
         ValueError: An argument is out of range. Or, when training begins: the model has no trainable MPT layers, only
-            some of the layers that share a rule, or a layer that is not built.
+            some of the layers that share a rule, a layer that is not built, or one whose rule cannot have the
+            sparsity of the first epoch or the final one.
 
     Examples:
         >>> model = keras_mpt.zoo.resnet18_mpt(mask=keras_mpt.masks.GlobalTopK(0.9))
@@ -75,11 +77,25 @@ class SparsitySchedule(keras.callbacks.Callback):
                     f"{self.model.name!r} without {missing}"
                 )
         check_built(self, layers)
+        self._begins = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        for subnet in (each for layer in mpt_layers(self.model) for each in layer.subnets if each.is_trained):
-            final = subnet.layer.sparsity if self.sparsity is None else self.sparsity
-            subnet.set_sparsity(self.at(epoch, final))
+        if self._begins:
+            self._check_last()
+            self._begins = False
+        set_sparsities(self._wanted(epoch))
+
+    def _wanted(self, epoch):
+        """Return the kernels and the sparsity of each in an epoch."""
+        subnets = [each for layer in mpt_layers(self.model) for each in layer.subnets if each.is_trained]
+        finals = [each.layer.sparsity if self.sparsity is None else self.sparsity for each in subnets]
+        return [(each, self.at(epoch, final)) for each, final in zip(subnets, finals, strict=True)]
+
+    def _check_last(self):
+        """Raise ValueError if a rule cannot have the last sparsity: hours of training may come before."""
+        for subnet, sparsity in self._wanted(self.epochs):
+            if not subnet.layer.mask.shared:
+                subnet.resized(sparsity)
 
 
 def _trained(layer):

@@ -73,8 +73,9 @@ def add(commands):
     parser.add_argument(
         "--samples",
         metavar="FILE",
-        help="inputs for the comparison, normalized as in training, or uint8 images with --preprocess: a file from "
-        "numpy.save, (number, ...), or from numpy.savez with the names of the inputs; default: 16 random ones",
+        help="inputs for the comparison: a file from numpy.save, (number, ...), or from numpy.savez with the names of "
+        "the inputs. For a preset, and with --preprocess, they are pixels from 0 to 255, which are normalized; other "
+        "tickets get them as they are. Default: 16 random ones",
     )
     parser.add_argument("--gzip", action="store_true", help="also write OUT.gz, as stores and web servers ship it")
     parser.add_argument("--benchmark", action="store_true", help="time the file on this machine, 1 and 2 threads")
@@ -109,6 +110,8 @@ def run(options):
     path, preset = sources.find(options.ticket)
     if "preprocess" in given:
         given["preprocess"] = _preprocess(given["preprocess"], preset)
+    elif preset is not None and samples is not None:
+        samples = _normalized(samples, preset)
     if preset is not None and options.target != "qonnx":
         given["labels"] = preset.classes
     report = getattr(convert, f"to_{options.target}")(path, options.out, samples=samples, **given)
@@ -122,6 +125,12 @@ def run(options):
         for threads in (1, 2):
             milliseconds = 1e3 * convert.latency(report.path, options.target, threads)
             print(f"Latency    {milliseconds:.2f} ms for one sample here, {threads} thread{'s' * (threads > 1)}")
+
+
+def _normalized(samples, preset):
+    if isinstance(samples, dict):
+        return {name: preset.preprocess(images) for name, images in samples.items()}
+    return preset.preprocess(samples)
 
 
 def _preprocess(words, preset):

@@ -17,7 +17,7 @@ def add(commands):
         "evaluate",
         help="measure the accuracy of a ticket or of a converted file",
         description="Measure the accuracy of a classifier on your own images and labels. Images for a preset are "
-        "pixels from 0 to 255, which are normalized; other files get the images as they are.",
+        "pixels from 0 to 255, which are normalized; other tickets get them as they are.",
     )
     parser.add_argument("ticket", metavar="TICKET", help=f"{sources.TICKET}; or, with --runtime, a .tflite file")
     parser.add_argument("images", metavar="IMAGES", help="file of numpy.save: (number, ...), the model's inputs")
@@ -53,7 +53,11 @@ def run(options):
         logits = convert.run(path, options.runtime, images.astype(np.float32))
         if isinstance(logits, dict):
             raise ValueError(f"TICKET must be a file with one output. Received: {path} with {', '.join(logits)}")
-    if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"TICKET must be a classifier, with an output for each class. Received: {logits.shape[1:]}")
+    if not np.isfinite(logits).all():
+        raise ValueError("The outputs for IMAGES must be finite. Received: NaN or infinity")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"LABELS must be from 0 to the number of outputs less one. Received: {labels.min()} to {labels.max()}, and "
             f"outputs of shape {logits.shape}"

@@ -106,7 +106,7 @@ def _check_precision(name, value):
         raise ValueError(f"`{name}` must be (bits, integer_bits), two integers. Received: {name}={value!r}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class QonnxReport(Report):
     """A `Report` with the cost on an FPGA.
 

@@ -103,6 +103,10 @@ class Report(Tabular):
     piece_error: float | None = None
     notes: list = dataclasses.field(default_factory=list)
 
+    def __repr__(self):
+        kernels = f"{len(self.layers)} kernel{'s' * (len(self.layers) != 1)}"
+        return f"<{type(self).__name__} of {self.path.name!r} for {self.engine}: {kernels}, {self.bytes:,} bytes>"
+
     def _table(self):
         header = ["Layer (type)", "Format", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
         rows = [[f"{layer.name} ({layer.type})", layer.form, *map(_cell, _numbers(layer))] for layer in self.layers]

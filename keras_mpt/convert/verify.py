@@ -35,11 +35,11 @@ def check(report, target, plan, content, samples):
     batch = _batch(plan)
     margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
     own = _own_outputs(plan)
-    rebuilt = Agreement(margins)
+    rebuilt = Agreement(margins, "The graph to convert")
     found = {}
     for runtime in report.runtimes:
         with errors_of(runtime, "run"):
-            found[runtime] = target.session(content, runtime), Agreement(margins)
+            found[runtime] = target.session(content, runtime), Agreement(margins, f"In {runtime}, the file")
     for _, parts in batches(samples):
         expected, taps = reference_outputs(plan, parts, batch)
         if own is not None:
@@ -94,8 +94,8 @@ def _check_pieces(report, target, plan, samples, batch):
         error, scale = float(np.abs(ours - theirs).max()), max(float(np.abs(ours).max()), 1e-30)
         if not error <= ROUNDING * scale:
             raise ConversionError(
-                f"The file differs from the model by {error:.3g} (values up to {scale:.3g}) {name}, given the signs "
-                "before."
+                f"In {report.runtimes[0]}, the file differs from the model by {error:.3g} (values up to {scale:.3g}) "
+                f"{name}, given the signs before."
             )
         report.piece_error = max(report.piece_error, error / scale)
         margins.append(AT_ZERO * max(error, LEAST_ERROR * scale))
@@ -140,6 +140,7 @@ class Agreement:
 
     Args:
         margins: For each cut, the margin around zero in which rounding may flip a sign.
+        title: What differs from the model, for errors: a runtime may be wrong where another one is right.
 
     Attributes:
         same: Number of samples with the same largest output, up to rounding.
@@ -148,8 +149,8 @@ class Agreement:
         scale: Largest magnitude of the model's outputs.
     """
 
-    def __init__(self, margins):
-        self._margins = margins
+    def __init__(self, margins, title="The file"):
+        self._margins, self._title = margins, title
         self.same, self.flips, self.max_error, self.scale = 0, 0, 0.0, 0.0
 
     def add(self, expected, taps, found, lossy=False):
@@ -177,7 +178,7 @@ class Agreement:
             wrong = differs & ~np.broadcast_to(at_zero, differs.shape)
             if wrong.any() and not lossy:
                 raise ConversionError(
-                    f"The file differs from the model by {errors[wrong].max():.3g} (outputs up to "
+                    f"{self._title} differs from the model by {errors[wrong].max():.3g} (outputs up to "
                     f"{np.abs(ours).max():.3g}) in {wrong.sum()} of {len(ours)} samples, none of whose activations is "
                     "at zero."
                 )

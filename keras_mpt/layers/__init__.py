@@ -31,7 +31,7 @@ _CLASSES += (MPTConv2DTranspose, MPTConv3DTranspose, MPTSeparableConv1D, MPTSepa
 _CLASSES += (MPTEmbedding, MPTMultiHeadAttention, MPTGroupQueryAttention, MPTSimpleRNN, MPTLSTM, MPTGRU)
 _CLASSES += (MPTSimpleRNNCell, MPTLSTMCell, MPTGRUCell)
 TWINS = {cls._plain_class(): cls for cls in _CLASSES}
-"""The MPT layer of each of Keras' layers that has one: a dict from class to class."""
+"""The MPT layer of each layer that has one, a dict from class to class. `to_mpt` converts classes that you add."""
 
 __all__ = [
     "MPTComposite",

@@ -1,11 +1,10 @@
 """Arguments of MPT layers, Keras' and ours: one signature, and checks."""
 
 import inspect
-import numbers
 
 import keras
 
-from keras_mpt.arguments import check_bool, check_count, received
+from keras_mpt.arguments import check_bool, check_count, is_count, received
 
 # Arguments of Keras' layers that only make sense for a trained kernel.
 FOR_TRAINED_KERNELS = ("lora_rank", "lora_alpha", "gptq_unpacked_column_size", "quantization_config")
@@ -67,6 +66,26 @@ def chosen(argument, names, known):
     return tuple(names)
 
 
+def regularizer(argument, identifier):
+    """Return what `keras.regularizers.get` does.
+
+    Raises:
+        ValueError: Keras knows no such regularizer.
+    """
+    try:
+        found = keras.regularizers.get(identifier)
+    except (ValueError, TypeError) as error:
+        found, cause = (), error
+    else:
+        cause = None
+    if found is not None and not callable(found):
+        raise ValueError(
+            f"`{argument}` must be None, a name or config that Keras knows, or a regularizer. "
+            f"{received(argument, identifier)}"
+        ) from cause
+    return found
+
+
 def checked(given):
     """Return arguments with numpy's integers as Python's, which Keras requires of some.
 
@@ -82,10 +101,10 @@ def checked(given):
             check_count(name, value)
             given[name] = int(value)
         elif name in _SWITCHES:
-            check_bool(name, value)
+            given[name] = check_bool(name, value)
         elif name in _SIZES:
             sizes = value if isinstance(value, (tuple, list)) else [value]
-            if not sizes or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1 for n in sizes):
+            if not sizes or not all(map(is_count, sizes)):
                 raise ValueError(f"`{name}` must be an integer > 0, or a tuple of them. {received(name, value)}")
             given[name] = tuple(map(int, sizes)) if isinstance(value, (tuple, list)) else int(value)
     return given

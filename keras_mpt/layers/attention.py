@@ -19,13 +19,11 @@ class MPTAttention(MPTComposite):
     _kernels = {"kernel": "kernel"}
     _inner = ("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_output_dense")
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.input_quantizer is not None:
-            raise ValueError(
-                "`input_quantizer` has no meaning for attention. Received: "
-                f"input_quantizer={self.input_quantizer!r} for layer {self.name!r}"
-            )
+    def _check_input_quantizer(self, quantizer):
+        raise ValueError(
+            "`input_quantizer` has no meaning for attention. Received: "
+            f"input_quantizer={quantizer!r} for layer {self.name!r}"
+        )
 
     def build(self, query_shape, value_shape, key_shape=None):
         super().build(query_shape, value_shape, key_shape)

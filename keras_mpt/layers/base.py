@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
-from keras_mpt.layers.groups import remember_model
+from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
@@ -139,11 +139,10 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             sparsity: Fraction of the weights removed, in `[0, 1)`.
 
         Raises:
-            ValueError: The layer is not built, the sparsity is out of range, or the rule stores its mask and a score is
-                NaN.
+            ValueError: The layer is not built, the sparsity is out of range or impossible for the rule, or the rule
+                stores its mask and a score is NaN. No kernel changes then.
         """
-        for subnet in self.subnets:
-            subnet.set_sparsity(sparsity)
+        set_sparsities([(subnet, sparsity) for subnet in self.subnets])
 
     def assign_mask(self, mask, scores=None):
         """Assign a mask from which training starts or goes on. The layer must have a single kernel.

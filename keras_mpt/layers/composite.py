@@ -3,6 +3,7 @@
 import keras
 
 from keras_mpt import quantizers
+from keras_mpt.layers.groups import set_sparsities
 from keras_mpt.layers.twins import PlainTwin
 
 
@@ -28,6 +29,11 @@ class MPTComposite(PlainTwin):
     def kernel_quantizer(self, quantizer):
         self._kernel_quantizer = quantizers.get_kernel(quantizer)
         self._pass_on("kernel_quantizer", self._kernel_quantizer)
+
+    @PlainTwin.input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        PlainTwin.input_quantizer.fset(self, quantizer)
+        self._pass_on("input_quantizer", self.input_quantizer)
 
     @PlainTwin.mask.setter
     def mask(self, rule):
@@ -93,8 +99,7 @@ class MPTComposite(PlainTwin):
 
     def set_sparsity(self, sparsity):
         """Change how many weights each kernel keeps: see `MPTLayer.set_sparsity`."""
-        for layer in self._inside().values():
-            layer.set_sparsity(sparsity)
+        set_sparsities([(subnet, sparsity) for subnet in self.subnets])
 
     @property
     def subnets(self):

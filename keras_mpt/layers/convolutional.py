@@ -7,7 +7,7 @@ import types
 import keras
 from keras import ops
 
-from keras_mpt.arguments import is_number
+from keras_mpt.arguments import is_count, is_number
 from keras_mpt.layers.base import MPTLayer
 
 
@@ -112,7 +112,8 @@ class MPTDepthwiseConv(MPTConv):
 
 def _one_for_each_axis(padding, rank):
     widths = padding if isinstance(padding, (tuple, list)) else (padding,) * rank
-    if len(widths) != rank or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0 for n in widths):
+    fine = (is_count(n) or (isinstance(n, numbers.Integral) and n == 0 and not isinstance(n, bool)) for n in widths)
+    if len(widths) != rank or not all(fine):
         raise ValueError(
             f"`padding` must be a name, an integer >= 0, or a tuple of {rank} such integers, one for each spatial "
             f"axis. Received: padding={padding!r}"

@@ -30,10 +30,15 @@ class MPTEmbedding(MPTLayer, keras.layers.Embedding):
     _kernels = {"embeddings": "embeddings"}
 
     def __init__(self, *args, **kwargs):
-        for name in ("input_quantizer", "weights"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"`{name}` has no meaning for embeddings. Received: {name}={kwargs[name]!r}")
+        if kwargs.get("weights") is not None:
+            raise ValueError(f"`weights` has no meaning for embeddings. Received: weights={kwargs['weights']!r}")
         super().__init__(*args, **kwargs)
+
+    def _check_input_quantizer(self, quantizer):
+        raise ValueError(
+            "`input_quantizer` has no meaning for embeddings. Received: "
+            f"input_quantizer={quantizer!r} for layer {self.name!r}"
+        )
 
     @classmethod
     def _meaningless_arguments(cls):

@@ -1,11 +1,13 @@
 """Groups of kernels with one threshold: those of a model whose shared rules are equal."""
 
+import math
 import weakref
 
 import keras
 
 from keras_mpt import _keras
-from keras_mpt.arguments import check_instance
+from keras_mpt.arguments import check_instance, check_sparsity
+from keras_mpt.ops import kept_count
 from keras_mpt.ops.backend import current_trace
 
 
@@ -86,6 +88,39 @@ def _subnets_with(rule, layer):
 
 def _ordered(subnets):
     return tuple(sorted(subnets, key=lambda each: (each.layer.name, each.number)))
+
+
+def share_quota(group, sparsity):
+    """Divide the number of kept weights of a group among its subnets.
+
+    Args:
+        group: Subnets that share a rule.
+        sparsity: Fraction removed of all their weights together, in `[0, 1)`.
+    """
+    before = 0
+    for subnet in group:
+        size = before + math.prod(subnet.shape)
+        subnet.state["quota"].assign(kept_count(size, sparsity) - (kept_count(before, sparsity) if before else 0))
+        before = size
+
+
+def set_sparsities(wanted):
+    """Change how many weights kernels keep, or with a shared rule all its kernels together.
+
+    Args:
+        wanted: List of pairs of a subnet and its sparsity, the fraction of the weights removed, in `[0, 1)`.
+
+    Raises:
+        ValueError: A sparsity is out of range, or impossible for a rule. No kernel changes then.
+    """
+    for _, sparsity in wanted:
+        check_sparsity("sparsity", sparsity)
+    changes = [None if subnet.layer.mask.shared else subnet.resized(sparsity) for subnet, sparsity in wanted]
+    for (subnet, sparsity), change in zip(wanted, changes, strict=True):
+        if subnet.layer.mask.shared:
+            share_quota(subnet.group, sparsity)
+        else:
+            subnet.store(change)
 
 
 def once(key, variables, find):

@@ -111,6 +111,10 @@ class MPTRecurrent(MPTComposite):
         cell = self._cell_class.from_plain(self.cell, **initializers, **self._settings(seed, "cell"))
         cell.implementation = getattr(self.cell, "implementation", None)
         _keras.replace_layer(self, "cell", cell)
+
+    @MPTComposite.input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        MPTComposite.input_quantizer.fset(self, quantizer)
         if self.input_quantizer is not None and hasattr(self, "use_cudnn"):
             self.use_cudnn = False  # it would not call the cell, which quantizes
 

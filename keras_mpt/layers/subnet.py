@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import initializers
-from keras_mpt.layers.groups import group_of, once
+from keras_mpt import initializers, quantizers
+from keras_mpt.arguments import received
+from keras_mpt.layers.groups import group_of, once, set_sparsities, share_quota
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
@@ -65,6 +66,7 @@ class Subnet:
     @kernel_quantizer.setter
     def kernel_quantizer(self, quantizer):
         if len(self.layer.subnets) > 1:
+            quantizer = quantizers.get_kernel(quantizer)
             self.layer._release()
             self._quantizer = quantizer
         else:
@@ -202,7 +204,7 @@ class Subnet:
         state = self._values()
         mask, kept, changes = self.layer.mask(as_tensor(self.scores), state, training)
         if training:
-            self._store(_counted(changes, state))
+            self.store(_counted(changes, state))
         return mask, kept
 
     def _values(self):
@@ -220,7 +222,8 @@ class Subnet:
         together = once(tuple(each.number for each in group), [each.scores for each in group], find)
         return {**state, **together[group.index(self)]}
 
-    def _store(self, changes):
+    def store(self, changes):
+        """Assign to variables of the state, from a dict by name."""
         for name, value in changes.items():
             self.state[name].assign(value)
 
@@ -249,24 +252,24 @@ class Subnet:
             for other in group:  # not one buffer for all, which JAX would free twice
                 other.state["threshold"].assign(threshold)
 
-    def set_sparsity(self, sparsity):
-        """Change how many weights the kernel keeps, or with a shared rule all its kernels together.
+    def resized(self, sparsity):
+        """Return the changes of the state that let the kernel keep another number of weights.
 
         Args:
             sparsity: Fraction of the weights removed, in `[0, 1)`.
 
         Raises:
-            ValueError: The sparsity is out of range, or impossible for the rule. Nothing changes then.
+            ValueError: The sparsity is out of range, or impossible for the rule.
         """
         kept = kept_count(math.prod(self.shape), sparsity)
-        if self.layer.mask.shared:
-            share_quota(self.group, sparsity)
-            return
         try:
-            changes = self.layer.mask.resized(as_tensor(self.scores), self._values(), kept)
+            return self.layer.mask.resized(as_tensor(self.scores), self._values(), kept)
         except ValueError as error:
             raise ValueError(f"Layer {self.layer.name!r} cannot have another sparsity. {error}") from error
-        self._store(changes)
+
+    def set_sparsity(self, sparsity):
+        """Change how many weights the kernel keeps, see `set_sparsities`."""
+        set_sparsities([(self, sparsity)])
 
     def assign(self, mask, scores=None):
         """Assign a mask from which training starts or goes on.
@@ -282,12 +285,7 @@ class Subnet:
         """
         name, rule = self.layer.name, self.layer.mask
         mask = _checked_mask(mask, self.shape, name)
-        scores = first_scores(mask) if scores is None else np.asarray(scores, np.float32)
-        if scores.shape != self.shape or np.isnan(scores).any():
-            raise ValueError(
-                f"`scores` must be numbers of shape {self.shape} for layer {name!r}. Received: shape {scores.shape}, "
-                f"{np.count_nonzero(np.isnan(scores))} NaN"
-            )
+        scores = first_scores(mask) if scores is None else _checked_scores(scores, self.shape, name)
         kept = np.count_nonzero(mask)
         changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
         # What TopK makes is known without the time that a backend takes to compile.
@@ -299,7 +297,7 @@ class Subnet:
                     f"Received: scores whose mask differs in {np.count_nonzero(made != mask)} of {mask.size} weights"
                 )
         self.scores.assign(scores)
-        self._store(changes)
+        self.store(changes)
 
     def _made(self, scores, changes):
         """Return the mask for other scores and another state, an array of booleans."""
@@ -330,7 +328,7 @@ class Subnet:
         find = _kernels_with(rule, type(quantizer), tuple(quantizer.get_config().items()), self.shape)
         kernel, changes = find(ops.stop_gradient(scores), frozen, self._values())
         if training:
-            self._store(changes)
+            self.store(changes)
         return kernel
 
     @property
@@ -366,20 +364,6 @@ def named_subnets(path, layer):
     return [(f"{path}/{subnet.name}" if several else path, subnet) for subnet in layer.subnets]
 
 
-def share_quota(group, sparsity):
-    """Divide the number of kept weights of a group among its subnets.
-
-    Args:
-        group: Subnets that share a rule.
-        sparsity: Fraction removed of all their weights together, in `[0, 1)`.
-    """
-    before = 0
-    for subnet in group:
-        size = before + math.prod(subnet.shape)
-        subnet.state["quota"].assign(kept_count(size, sparsity) - (kept_count(before, sparsity) if before else 0))
-        before = size
-
-
 def _tensors(values):
     return {name: as_tensor(value) for name, value in values.items()}
 
@@ -392,3 +376,18 @@ def _checked_mask(mask, shape, name):
             f"{mask.shape}, values {np.unique(mask)[:4]}"
         )
     return mask != 0
+
+
+def _checked_scores(scores, shape, name):
+    try:
+        scores = np.asarray(scores, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. {received('scores', scores)}"
+        ) from error
+    if scores.shape != shape or np.isnan(scores).any():
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. Received: shape {scores.shape}, "
+            f"{np.count_nonzero(np.isnan(scores))} NaN"
+        )
+    return scores

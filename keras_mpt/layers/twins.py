@@ -39,7 +39,8 @@ class PlainTwin:
             kwargs.setdefault("use_bias", False)
         for argument in self._kernels.values():
             initializer = f"{argument}_initializer"
-            kwargs[initializer] = initializers.get(kwargs.get(initializer) or "signed_constant", initializer)
+            given = kwargs.get(initializer)
+            kwargs[initializer] = initializers.get("signed_constant" if given is None else given, initializer)
         for argument in self._meaningless_arguments():
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
@@ -49,15 +50,11 @@ class PlainTwin:
         super().__init__(**kwargs)
         self._check_policy()
         self.mask = _mask_rule(sparsity, mask)
-        self.kernel_quantizer = quantizers.get_kernel(kernel_quantizer)
-        self.input_quantizer = quantizers.get_activation(input_quantizer)
-        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(self.input_quantizer):
-            raise ValueError(
-                "`input_quantizer` with a scale for each channel needs channels last. Received: "
-                f"input_quantizer={self.input_quantizer!r}, data_format={self.data_format!r}"
-            )
-        self.scores_initializer = initializers.get(scores_initializer or "kaiming_uniform", "scores_initializer")
-        self.scores_regularizer = keras.regularizers.get(scores_regularizer)
+        self.kernel_quantizer = kernel_quantizer
+        self.input_quantizer = input_quantizer
+        first_scores = "kaiming_uniform" if scores_initializer is None else scores_initializer
+        self.scores_initializer = initializers.get(first_scores, "scores_initializer")
+        self.scores_regularizer = arguments.regularizer("scores_regularizer", scores_regularizer)
         self._seed = seed
         self._non_trainable = arguments.chosen("non_trainable", non_trainable, self._parts())
 
@@ -83,6 +80,26 @@ class PlainTwin:
         if not isinstance(rule, MaskRule):
             raise ValueError(f"`mask` must be a rule of keras_mpt.masks, such as TopK(0.5). Received: mask={rule!r}")
         self._mask = rule
+
+    @property
+    def input_quantizer(self):
+        """The quantizer of the inputs, or None."""
+        return self._input_quantizer
+
+    @input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        quantizer = quantizers.get_activation(quantizer)
+        if quantizer is not None:
+            self._check_input_quantizer(quantizer)
+        self._input_quantizer = quantizer
+
+    def _check_input_quantizer(self, quantizer):
+        """Raise ValueError if the layer cannot quantize its inputs with this object."""
+        if getattr(self, "data_format", None) == "channels_first" and quantizers.is_per_channel(quantizer):
+            raise ValueError(
+                "`input_quantizer` with a scale for each channel needs channels last. Received: "
+                f"input_quantizer={quantizer!r}, data_format={self.data_format!r}"
+            )
 
     @property
     def sparsity(self):

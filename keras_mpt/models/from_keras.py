@@ -38,15 +38,15 @@ def to_mpt(
 ) -> keras.Model:
     """Return a copy of an ordinary model whose layers select weights of random kernels instead of training theirs.
 
-    The layers of `keras_mpt.layers.TWINS` (dense layers, convolutions, attention, recurrent layers, embeddings) become
-    the MPT layers of the same name, also inside `TimeDistributed`, `Bidirectional` and `RNN`. They keep their
-    activation, bias, strides, padding, dtype and all other arguments, except for regularizers and constraints of the
-    kernels, which have no meaning for frozen kernels (a warning lists them). All other layers are copied, MPT layers
-    included: call `to_mpt` again to convert some layers with other arguments. Layers with matrices but without an MPT
-    twin, such as `ConvLSTM2D`, are copied, and listed in a warning with their share of the weights unless `skip` names
-    them. The copy of a compiled model is compiled likewise, with a fresh optimizer. Layers that are not `trainable`
-    stay so: their scores are not trained. `model` itself does not change. To select from the kernels of a trained
-    model, call `to_jackpot`.
+    The layers of `keras_mpt.layers.TWINS` (dense layers, convolutions, attention, recurrent layers, embeddings; you may
+    add classes) become the MPT layers of the same name, also inside `TimeDistributed`, `Bidirectional` and `RNN`. They
+    keep their activation, bias, strides, padding, dtype and all other arguments, except for regularizers and
+    constraints of the kernels, which have no meaning for frozen kernels (a warning lists them). All other layers are
+    copied, MPT layers included: call `to_mpt` again to convert some layers with other arguments. Layers with matrices
+    but without an MPT twin, such as `ConvLSTM2D`, are copied, and listed in a warning with their share of the weights
+    unless `skip` names them. The copy of a compiled model is compiled likewise, with a fresh optimizer. Layers that are
+    not `trainable` stay so: their scores are not trained. `model` itself does not change. To select from the kernels of
+    a trained model, call `to_jackpot`.
 
     Binary inputs: the sign of a ReLU's output is always +1, and so is that of pixels from 0 to 255 (a warning names
     the layers with such inputs). For `input_quantizer="approx_sign"`, convert a model without ReLUs between its layers,
@@ -134,13 +134,24 @@ def _leaves(model):
 
 
 def _convertible(layer):
+    twin = layers.TWINS.get(type(layer))
+    if twin is None:
+        return False
+    if not issubclass(twin, PlainTwin) or twin._plain_class() is not type(layer):
+        raise ValueError(
+            f"`layers.TWINS` must give a class that derives from MPTLayer and {type(layer).__name__}, in this order, "
+            f"for layer {layer.name!r}. Received: {twin.__name__}"
+        )
     parts = [layer, *layers_inside(layer)]
-    quantized = any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts)
-    return type(layer) in layers.TWINS and not quantized
+    return not any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts)
 
 
 def convertible_layers(model):
-    """Return the layers that can be converted, by path."""
+    """Return the layers that can be converted, by path.
+
+    Raises:
+        ValueError: `layers.TWINS` gives a class that derives from another one.
+    """
     check_is_model(model)
     check_model(model, "converted")
     return {path: layer for path, layer in _leaves(model).items() if _convertible(layer)}
@@ -159,8 +170,8 @@ def chosen_layers(model, only, skip):
     convertible, leaves = convertible_layers(model), _leaves(model)
     if not convertible:
         raise ValueError(
-            "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not. "
-            f"Received: model {model.name!r} with {_found(model)}"
+            "There must be a layer to convert; those that are quantized or have low-rank weights (LoRA) are not, nor "
+            f"classes that are missing in `keras_mpt.layers.TWINS`. Received: model {model.name!r} with {_found(model)}"
         )
     skipped = _named("skip", skip, leaves, model)
     wanted = convertible if only is None else _named("only", only, convertible, model)
@@ -272,7 +283,8 @@ def _warn_of_others(leaves, model):
         listed = "; ".join(f"{kind} ({weights[kind] / total:.2%}): {', '.join(others[kind])}" for kind in kinds)
         _warn(
             f"These layers have no MPT twin and stay as they are, floats with {sum(weights.values()) / total:.2%} of "
-            f"the model's weights (name them in `skip` to be silent): {listed}"
+            "the model's weights (name them in `skip` to be silent; for a class of your own, write an MPT layer and "
+            f"add it to `keras_mpt.layers.TWINS`): {listed}"
         )
 
 

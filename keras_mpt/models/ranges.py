@@ -1,10 +1,12 @@
-"""Ranges of the values in a model: the layers that never get a negative input."""
+"""Ranges of the values in a model: layers that never get a negative input, outputs that are probabilities."""
+
+import warnings
 
 import keras
 import numpy as np
 from keras import activations, layers
 
-from keras_mpt._keras import functional_graph
+from keras_mpt._keras import call_of, functional_graph
 from keras_mpt.models.copies import first_input
 from keras_mpt.models.rewrite import run
 
@@ -20,6 +22,7 @@ Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Flatten Reshape Permu
 ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D UpSampling2D UpSampling3D
 Add Average Concatenate Maximum Minimum Multiply GetItem Transpose Cast
 """.split()
+_PROBABILITIES = (activations.softmax, activations.sigmoid)
 _PIXELS = 1 / 200  # a scale as small as this is for pixels from 0 to 255
 
 
@@ -50,6 +53,35 @@ def never_negative(model):
 
     run(model, model.inputs, step)
     return [path for path in seen if path not in others]
+
+
+def warn_of_no_logits(model, loss, stacklevel):
+    """Warn if a loss takes an output of a model for logits that is the result of a softmax or sigmoid.
+
+    Args:
+        model: The model; outputs of a subclassed one are not known, and pass.
+        loss: Its loss, or a list of one for each output.
+        stacklevel: See `warnings.warn`, seen from here.
+    """
+    outputs, losses = getattr(model, "outputs", None) or [], loss if isinstance(loss, (list, tuple)) else [loss]
+    losses = losses * len(outputs) if len(losses) == 1 else losses
+    for output, each in zip(outputs, losses, strict=False):
+        if getattr(each, "from_logits", False) and gives_probabilities(output):
+            warnings.warn(
+                "The loss takes logits, but the model ends in a softmax or sigmoid: leave that out, or pass "
+                f"from_logits=False. Received: {type(each).__name__} for output {output.name!r} of {model.name!r}",
+                stacklevel=stacklevel + 1,
+            )
+
+
+def gives_probabilities(output):
+    """Return whether an output of a functional or Sequential model is the result of a softmax or sigmoid."""
+    operation, _ = call_of(output)
+    if functional_graph(operation) is not None:
+        return all(map(gives_probabilities, operation.outputs))
+    if isinstance(operation, layers.Layer):
+        return isinstance(operation, layers.Softmax) or getattr(operation, "activation", None) in _PROBABILITIES
+    return type(operation).__name__ in ("Softmax", "Sigmoid") and type(operation).__module__.startswith("keras.")
 
 
 def _is_never_negative(operation, positive):

@@ -9,13 +9,13 @@ import numpy as np
 from keras import layers, tree
 
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.arguments import received
-from keras_mpt.initializers import SeededInitializer
+from keras_mpt.arguments import check_bool, received
 from keras_mpt.layers import TWINS
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.rewrite import run
+from keras_mpt.models.stored import are_signs, differences
 from keras_mpt.models.tables import BYTES, Table, Tabular, short, shortened
 from keras_mpt.ops import entropy_bits, to_numpy
 
@@ -40,10 +40,10 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
 
     The file size is an estimate. The mask of n weights of which a fraction d is kept takes `n * H(d)` bits with
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`, or the bits of its rule (`MaskRule.mask_bits`). A kept value takes no
-    bits if a seeded initializer drew it, otherwise 1 bit (`ScaledSign`) or 32 (`Identity`). If a fraction c of k kept
-    values, or signs, is no longer what was drawn, because of recycling for example, this takes `k * H(c)` bits, and for
-    values another 32 bits each. Scales and all other weights take 32 bits. The header, which has the model's config, is
-    not counted.
+    bits if a seeded initializer drew it, otherwise 1 bit if the quantizer has one scale (`ScaledSign`), else 32. If a
+    fraction c of k kept values, or signs, is no longer what was drawn, because of recycling for example, this takes
+    `k * H(c)` bits, and for values another 32 bits each. Scales and all other weights take 32 bits. The header, which
+    has the model's config, is not counted.
 
     MACs are those of dense kernels, including removed weights, for one sample; the last line has the number with kept
     weights. For attention, only the projections count, not the products of activations; recurrent layers count at each
@@ -60,7 +60,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         A `Summary`.
 
     Raises:
-        ValueError: The model, or an MPT layer in it, is not built.
+        ValueError: The model, or an MPT layer in it, is not built, or `include_macs` is not True or False.
         TypeError: `model` is not a Keras model or layer, or `print_fn` is not a function.
 
     Examples:
@@ -69,6 +69,7 @@ def summary(model: keras.layers.Layer, print_fn: Callable | None = None, include
         485008
     """
     check_is_model(model)
+    include_macs = check_bool("include_macs", include_macs)
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"`print_fn` must be a function of a string, or None. {received('print_fn', print_fn)}")
     found = _calls(model)
@@ -315,22 +316,17 @@ def _row(layer, depth, calls, counted):
 
 def _kernel_bits(subnet, size, kept):
     """Return the bits of a kernel in the file: its mask, its scale, and its values unless a seed gives them."""
-    bits, quantizer = subnet.layer.mask.mask_bits(size, kept), subnet.kernel_quantizer
-    precision = getattr(quantizer, "precision", 32)
-    if not isinstance(subnet.initializer, SeededInitializer):
-        bits += kept * precision
-    elif kept:
-        changed = _changed(subnet, signs=precision == 1)
-        bits += entropy_bits(kept, changed) + (0 if precision == 1 else changed * precision)
-    return bits + 32 * getattr(quantizer, "scale_count", 0)
-
-
-def _changed(subnet, signs):
-    """Return how many kept weights of a kernel, or signs of them, are not what its initializer drew."""
+    bits = subnet.layer.mask.mask_bits(size, kept) + 32 * getattr(subnet.kernel_quantizer, "scale_count", 0)
+    if not kept:
+        return bits
+    chosen = to_numpy(subnet.mask) != 0
+    weights = to_numpy(subnet.frozen_kernel)[chosen]
+    signs = are_signs(subnet, weights)
     initializer, settings = subnet.draw()
-    kept = to_numpy(subnet.mask) != 0
-    ours, drawn = to_numpy(subnet.frozen_kernel)[kept], initializer.draw(subnet.shape, **settings)[kept]
-    return np.count_nonzero((ours < 0) != (drawn < 0) if signs else ours != drawn)
+    if settings is None:
+        return bits + kept * (1 if signs else 32)
+    changed = np.count_nonzero(differences(weights, initializer.draw(subnet.shape, **settings)[chosen], signs))
+    return bits + entropy_bits(kept, changed) + (0 if signs else 32 * changed)
 
 
 def _totals(rows):

@@ -4,6 +4,8 @@ import math
 
 from keras_mpt.arguments import check_integer, check_sparsity
 
+_LARGEST = 2**63 - 1
+
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return how many of `size` weights are kept at `sparsity`: `size - floor(sparsity * size + 1e-9)`.
@@ -13,10 +15,10 @@ def kept_count(size: int, sparsity: float) -> int:
         sparsity: Fraction of the weights that is removed, in `[0, 1)`.
 
     Raises:
-        ValueError: `sparsity` is outside `[0, 1)`, `size` is not an integer, or no weight would be kept.
+        ValueError: `sparsity` is outside `[0, 1)`, `size` is not an integer > 0, or no weight would be kept.
     """
     check_sparsity("sparsity", sparsity)
-    check_integer("size", size, most=2**63 - 1)
+    check_integer("size", size, 1, _LARGEST)
     kept = size - math.floor(sparsity * size + 1e-9)
     if kept < 1:
         raise ValueError(
@@ -36,7 +38,12 @@ def sparsity_of(kept: int, size: int) -> float:
 
     Returns:
         A float in `[0, 1)`.
+
+    Raises:
+        ValueError: An argument is not as described.
     """
+    check_integer("size", size, 1, _LARGEST)
+    check_integer("kept", kept, 1, size)
     return 0.0 if kept == size else (size - kept + 0.5) / size
 
 
@@ -46,10 +53,15 @@ def entropy_bits(size: int, kept: int) -> float:
     `H(d) = -d log2(d) - (1 - d) log2(1 - d)`
 
     Args:
-        size: Number of entries, an integer > 0.
+        size: Number of entries, an integer >= 0.
         kept: Number of ones, from 0 to `size`.
 
     Returns:
         Bits, a float.
+
+    Raises:
+        ValueError: An argument is not as described.
     """
+    check_integer("size", size, most=_LARGEST)
+    check_integer("kept", kept, most=size)
     return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)

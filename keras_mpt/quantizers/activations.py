@@ -15,7 +15,7 @@ Common to all of them:
 import keras
 from keras import ops
 
-from keras_mpt.arguments import check_count
+from keras_mpt.arguments import check_bool, check_count
 from keras_mpt.ops import straight_through
 from keras_mpt.quantizers.base import Quantizer, positive_float
 
@@ -248,7 +248,7 @@ class SteTern(ActivationQuantizer):
 
     def __init__(self, threshold_value=0.05, ternary_weight_networks=False, clip_value=1.0):
         self.threshold_value = positive_float("threshold_value", threshold_value, or_zero=True)
-        self.ternary_weight_networks = bool(ternary_weight_networks)
+        self.ternary_weight_networks = check_bool("ternary_weight_networks", ternary_weight_networks)
         self.clip_value = positive_float("clip_value", clip_value, or_zero=True, or_none=True)
 
     def forward(self, x):
@@ -334,7 +334,7 @@ class DoReFa(ActivationQuantizer):
         check_count("k_bit", k_bit)
         if k_bit > _MOST_BITS:
             raise ValueError(f"`k_bit` must be at most {_MOST_BITS}. Received: {k_bit=}")
-        if mode != "activations":
+        if not isinstance(mode, str) or mode != "activations":
             raise ValueError(
                 "`mode` must be 'activations' (larq's 'weights' is for trained weights, and those here are frozen). "
                 f"Received: {mode!r}"

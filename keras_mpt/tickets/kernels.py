@@ -28,6 +28,7 @@ from keras import ops
 
 from keras_mpt.arguments import check_instance
 from keras_mpt.initializers import KaimingNormal, KaimingUniform, SignedConstant, UnsignedConstant
+from keras_mpt.models.stored import are_signs, differences, has_scale
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import coding
 
@@ -62,11 +63,6 @@ class Kernel:
             yield np.where(mask[begin : begin + _BLOCK], weights, np.float32(0)) + np.float32(0)
 
 
-def has_scale(subnet):
-    """Return whether the kept weights of a kernel are `scale * sign(weight)`, so that a ticket has their scale."""
-    return getattr(subnet.kernel_quantizer, "scale_count", 0) == 1
-
-
 def scale_of(quantizer, frozen, mask):
     """Return the only scale of a kernel quantizer, as a float."""
     (scale,) = quantizer.scales(*_called_with(frozen, mask))
@@ -97,16 +93,15 @@ def encode(subnet, name, whole, base):
 
     chosen = np.ones(mask.size, bool) if whole else mask.ravel()
     ours = frozen.ravel()[chosen]
-    by_sign = bool(kernel.scale is not None and not whole and np.all(ours != 0))
+    by_sign = not whole and are_signs(subnet, ours)
 
-    def differences(source):
-        theirs = _start(source, frozen.shape, base).ravel()[chosen]
-        return (ours < 0) != (theirs < 0) if by_sign else ours.view(np.uint32) != theirs.view(np.uint32)
+    def changes(source):
+        return differences(ours, _start(source, frozen.shape, base).ravel()[chosen], by_sign)
 
     source = _source(subnet)
-    changed = differences(source)
+    changed = changes(source)
     if changed.any() and (nearest := _nearest(frozen, base)) is not None:
-        fewer = differences(nearest)
+        fewer = changes(nearest)
         if np.count_nonzero(fewer) < np.count_nonzero(changed):
             source, changed = nearest, fewer
 

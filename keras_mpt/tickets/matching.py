@@ -6,8 +6,8 @@ import keras
 
 from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import own_variables, walk
+from keras_mpt.models.stored import has_scale
 from keras_mpt.tickets.header import kernels_of
-from keras_mpt.tickets.kernels import has_scale
 
 
 def subnets(layer):

@@ -8,6 +8,8 @@ from keras_mpt.models.tables import BYTES, WIDTH, Table, short, shortened
 from keras_mpt.ops import entropy_bits
 from keras_mpt.tickets.header import kernels_of, of_base
 
+_LONGEST = 20 * WIDTH  # characters of a text, such as the command of a recipe
+
 
 def table(ticket):
     """Return a `Table` of a ticket's layers: weights, and bytes of masks, of values that no seed gives, and others."""
@@ -27,12 +29,13 @@ def table(ticket):
         ("File", f"{ticket.size:,} bytes (as float32: {short(float32, BYTES)}, {times})"),
         ("Bytes", f"masks {total[3]:,} (entropy {_entropy(ticket):,}), header {ticket.size - stored:,}"),
         *_base(ticket),
+        *([("Note", ticket.note)] if ticket.note else []),
         ("Saved", str(ticket.created)),
         ("With", ", ".join(f"{name} {version}" for name, version in ticket.software.items())),
     ]
     for key, value in ticket.provenance.items():
         facts.append((f"{key}: ", value if isinstance(value, str) else json.dumps(value)))
-    facts = [_line(label, value) for label, value in facts]
+    facts = [_fact(label, value) for label, value in facts]
     cells = [[printable(label), *more] for label, *more in cells]
     return Table(printable(f'Ticket "{ticket.path.name}"'), header, cells, facts)
 
@@ -42,9 +45,16 @@ def _base(ticket):
     return [("Base", f"needed to load, for {referring} of {number} kernels")] if referring else []
 
 
-def _line(label, value):
-    label = shortened(printable(label), WIDTH // 2)
-    return label, shortened(printable(value), WIDTH - max(len(label), 11))  # as `Table` pads labels
+def note_on_base(base, layers):
+    """Return what `save_ticket` tells of a base that the entries of the layers do not refer to, else ""."""
+    if base is None or of_base(layers)[0]:
+        return ""
+    return "the given `base` was of no use: it has no kernel of this network, or the seeds give as many weights"
+
+
+def _fact(label, value):
+    """Return a label and a text, which the table wraps; a stranger's file may have texts of any length."""
+    return shortened(printable(label, WIDTH), WIDTH // 2), printable(value, _LONGEST)
 
 
 def _row(path, entry, sizes):

@@ -1,6 +1,7 @@
 """Save models as ticket files, and load them."""
 
 import contextlib
+import dataclasses
 import datetime
 import inspect
 import json
@@ -19,7 +20,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
-from keras_mpt.tickets import config, container, header, kernels, layer_arguments
+from keras_mpt.tickets import config, container, header, kernels, layer_arguments, report
 from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, let_train, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
@@ -57,12 +58,12 @@ def save_ticket(
         base: A Keras model with pretrained kernels. If more than half of the entries of a frozen kernel are those of
             one of its kernels, and more than the seed gives, the ticket refers to that kernel (by SHA-256) and stores
             the differences. Loading the ticket then needs `base`, which `print(ticket)` says. Another model than that
-            of the pretrained kernels changes nothing.
+            of the pretrained kernels changes nothing, which `print` of the result says.
         provenance: JSON-able dict to store with the model: data, recipe, accuracy, ...
         custom_objects: See `load_ticket`.
 
     Returns:
-        The `Ticket`, like `Ticket.read(path)`.
+        The `Ticket`, like `Ticket.read(path)`, and with its `note`.
 
     Raises:
         ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
@@ -130,7 +131,7 @@ def save_ticket(
                 raise RuntimeError(f"layer {name!r} was not read back as it was written: please report this")
 
     container.write(path, content, blobs, verify, header.version_of(layers))
-    return Ticket.read(path)
+    return dataclasses.replace(Ticket.read(path), note=report.note_on_base(base, layers))
 
 
 @contextlib.contextmanager
@@ -202,7 +203,7 @@ def load_ticket(
         >>> model = keras_mpt.load_ticket("conv4.mpt")
         >>> probabilities = keras.ops.softmax(model.predict(images))
     """
-    check_bool("trainable", trainable)
+    trainable = check_bool("trainable", trainable)
     custom_objects = _checked_objects(custom_objects)
     return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
 
@@ -260,7 +261,7 @@ def restore(
         TypeError: `base` is not a model.
     """
     check_is_model(model)
-    check_bool("trainable", trainable)
+    trainable = check_bool("trainable", trainable)
     check_bool("part", part)
     ticket = _ticket(ticket)
     table = kernels.content_table(base)

@@ -35,6 +35,7 @@ class Ticket(Tabular):
             keys `path`, `class`, `kernel`, `scores` and `variables`, and `subnets` for further kernels. See
             docs/ticket-format.md, section 4.
         blobs: Bytes by name.
+        note: What `save_ticket` tells besides, which is not in the file: that `base` was of no use.
     """
 
     path: pathlib.Path
@@ -46,6 +47,7 @@ class Ticket(Tabular):
     settings: dict
     layers: dict
     blobs: dict
+    note: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "Ticket":

@@ -144,10 +144,11 @@ class Preset:
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
             raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
-        if images.dtype.kind == "f" and images.size and images.max() <= 1:
-            warnings.warn(f"`images` must be pixels from 0 to 255. Received: none above {images.max():g}", stacklevel=2)
-        pixels = images.astype(np.float32) / np.float32(255)
-        return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        pixels = images.astype(np.float32)
+        least, most = (pixels.min(), pixels.max()) if pixels.size else (0, 255)
+        if least < 0 or most > 255 or images.dtype.kind == "f" and most <= 1:
+            warnings.warn(f"`images` must be pixels from 0 to 255. Received: from {least:g} to {most:g}", stacklevel=2)
+        return (pixels / np.float32(255) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def golden_images(self):
         """Return the images of the `golden` logits: random uint8 pixels `(number, height, width, channels)`."""
@@ -217,7 +218,7 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
     from keras_mpt import zoo
 
     known = [name for name in zoo.__all__ if name.endswith("_mpt")]
-    if architecture not in (None, *known):
+    if not isinstance(architecture, (str, type(None))) or architecture not in (None, *known):
         raise ValueError(f"`architecture` must be one of keras_mpt.zoo: {', '.join(known)}. Received: {architecture!r}")
     check_choice("activations", activations, [None, "binary", "float"])
     if max_bytes is not None:
@@ -247,7 +248,7 @@ def get_preset(name):
         ValueError: No preset has this name. The message suggests a similar one.
     """
     by_name = {preset.name: preset for preset in published()}
-    if name in by_name:
+    if isinstance(name, str) and name in by_name:
         return by_name[name]
     raise ValueError(f"`name` must be a preset's.{choices(name, list(by_name))} Received: {name!r}")
 

@@ -119,7 +119,7 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
         ValueError: An argument is not as described.
     """
     check_count("size", size)
-    check_positive("epsilon", epsilon)
+    epsilon = check_positive("epsilon", epsilon)
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype.kind != "f" or min(images.shape[1:3]) < size or len(images) < 1:
         raise ValueError(

@@ -52,7 +52,7 @@ def to_pytorch_state_dict(
     """
     import torch
 
-    check_positive("epsilon", epsilon)
+    epsilon = check_positive("epsilon", epsilon)
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     pairing.check_model(model, [ScaledSign, Identity], epsilon)
     form = _layout(model, layout)

@@ -78,8 +78,7 @@ def from_pytorch(
         >>> model = keras_mpt.convert.from_pytorch("model_best.pth", "resnet18_mpt", sparsity=0.8, layout="biprop")
         >>> keras_mpt.save_ticket(model, "resnet18.mpt")
     """
-    check_bool("trainable", trainable)
-    check_positive("epsilon", epsilon)
+    trainable, epsilon = check_bool("trainable", trainable), check_positive("epsilon", epsilon)
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")
     checkpoint = reading.read(path_or_state_dict)
     form = layouts.find_layout(layout, checkpoint)
