@@ -1,4 +1,4 @@
-"""A Keras model of your own as a multi-prize ticket: kernels are random and frozen, only masks are trained.
+"""A Keras model of your own as a multi-prize ticket: kernels are random and frozen, their masks are trained.
 
     python examples/own_model.py
 

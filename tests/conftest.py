@@ -47,6 +47,18 @@ def scripts(monkeypatch):
 
 
 @pytest.fixture
+def keras_settings():
+    """Let a test change Keras' global settings."""
+    import keras
+
+    before = keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_image_data_format(before[0])
+    keras.config.set_floatx(before[1])
+    keras.config.set_dtype_policy(before[2])
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

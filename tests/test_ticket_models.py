@@ -202,15 +202,6 @@ def test_what_is_not_registered_is_told_how(what, tmp_path):
         save_ticket(model, tmp_path / "a.mpt")
 
 
-@pytest.fixture
-def keras_settings():
-    before = keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy()
-    yield
-    keras.config.set_image_data_format(before[0])
-    keras.config.set_floatx(before[1])
-    keras.config.set_dtype_policy(before[2])
-
-
 @keras.saving.register_keras_serializable(package="test_ticket_models")
 class Inner(keras.layers.Layer):
     """Layers inside that no config describes: they are made with what Keras' settings are."""

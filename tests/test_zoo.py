@@ -253,15 +253,6 @@ def test_settings_check_themselves():
         settings.classes = 4
 
 
-@pytest.fixture
-def keras_settings():
-    before = keras.config.floatx(), keras.config.dtype_policy(), keras.config.image_data_format()
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-    keras.config.set_image_data_format(before[2])
-
-
 @made_of_the_same_on_all_backends
 @pytest.mark.parametrize("name", ["conv2_mpt", "resnet18_mpt", "resnet20_mpt", "vgg_small_mpt"])
 def test_global_settings_change_nothing(name, keras_settings):

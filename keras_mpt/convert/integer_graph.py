@@ -7,10 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt import quantizers
 from keras_mpt._keras import call_of
 from keras_mpt.convert import integer
-from keras_mpt.convert.kernels import _IDLE, NOT_TERNARY, Quantize, apart, finished, ternary
+from keras_mpt.convert.kernels import _IDLE, Quantize, apart, finished, split_by_output, why_no_signs
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.rewrite import run, set_names_apart
 from keras_mpt.ops import to_numpy
@@ -245,30 +244,11 @@ def _names(entries, own):
 
 def why_not_integer(kernel):
     """Return why a layer has no integer form; None if it has one."""
-    layer = kernel.layer
-    if not isinstance(layer, (MPTDense, MPTConv1D, MPTConv2D, MPTDepthwiseConv2D)):
-        return f"{type(layer).__name__} has no integer form"
-    if layer.input_quantizer is None:
-        return "float input"
-    if not quantizers.is_sign(layer.input_quantizer):
-        return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
-    if _split(kernel) is None:
-        return NOT_TERNARY
-    if not isinstance(layer, MPTDense):
-        if layer.data_format != "channels_last":
-            return "channels first"
-        if not isinstance(layer, MPTDepthwiseConv2D) and layer.groups > 1:
-            return f"{layer.groups} groups"
-        if layer.pad_values not in (-1, 0, 1):
-            return f"padded with {layer.pad_values:g}"
-    return None
-
-
-def _split(kernel):
-    """Return the signs of a kernel and the scales of its outputs (the two last axes of a depthwise kernel)."""
-    if not isinstance(kernel.layer, MPTDepthwiseConv2D):
-        return kernel.split
-    return ternary(kernel.array.reshape(*kernel.array.shape[:-2], -1))
+    reason = why_no_signs(kernel, (MPTDense, MPTConv1D, MPTConv2D, MPTDepthwiseConv2D), "integer")
+    pad_values = getattr(kernel.layer, "pad_values", 0)
+    if reason is None and pad_values not in (-1, 0, 1):
+        return f"padded with {pad_values:g}"
+    return reason
 
 
 def integer_layer(kernel, shape):
@@ -277,7 +257,7 @@ def integer_layer(kernel, shape):
     Raises:
         ValueError: The padding depends on an unknown size.
     """
-    layer, (signs, scales) = kernel.layer, _split(kernel)
+    layer, (signs, scales) = kernel.layer, split_by_output(kernel)
     signs = signs.reshape(kernel.array.shape)
     if isinstance(layer, MPTDense):
         return integer.IntegerLayer(kernel.path, signs, scales=scales)

@@ -16,6 +16,7 @@ import numpy as np
 from keras_mpt.convert import integer
 from keras_mpt.convert.integer_graph import Call
 from keras_mpt.convert.integer_writer import Writer
+from keras_mpt.convert.kernels import same_widths
 
 _LARGE = 2.0**100  # factor from floats to signs: magnitudes below its inverse count as zero
 _NONE, _CLAMP = 0, 2  # fused activations: none, RELU_N1_TO_1
@@ -222,9 +223,10 @@ class IntegerWriter:
             x = self.reshape(x, shape, source)
         if not layer.padded:
             return x, shape, _VALID
-        if lay_out and source == layer.pad_value and list(layer.widths) == same_widths(layer, shape):
-            return x, shape, _SAME
         widths = [(0, 0), *layer.widths, (0, 0)]
+        same = widths == same_widths(shape, layer.kernel.shape, layer.strides, layer.dilation)
+        if lay_out and source == layer.pad_value and same:
+            return x, shape, _SAME
         shape = tuple(size + sum(width) for size, width in zip(shape, widths, strict=True))
         inputs = [x, self.file.tensor("widths", (4, 2), "int32", widths)]
         kind = "PAD"
@@ -330,17 +332,6 @@ class IntegerWriter:
         halves = self.file.operation("DEQUANTIZE", [x], self.floats("halves", shape))
         doubled = self.file.operation("MUL", [halves, self.number("two", 2)], self.floats("doubled", shape), 1)
         self.file.operation("ADD", [doubled, self.number("shift", key)], result, 1)
-
-
-def same_widths(layer, shape):
-    """Return the widths of the padding "SAME" for an input `(batch, height, width, channels)`."""
-    widths = []
-    for size, kernel, stride, rate in zip(
-        shape[1:3], layer.kernel.shape[:2], layer.strides, layer.dilation, strict=True
-    ):
-        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
-        widths.append((total // 2, total - total // 2))
-    return widths
 
 
 def float_sums(writer, call, x, key, result):

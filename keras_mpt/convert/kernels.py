@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import _keras, quantizers
-from keras_mpt.layers import MPTConv2D, MPTDense, MPTGRUCell, MPTLSTMCell
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D, MPTGRUCell, MPTLSTMCell
 from keras_mpt.models.copies import copied, copy_state
 from keras_mpt.models.plain import bake
 from keras_mpt.ops import to_numpy
@@ -209,22 +209,35 @@ def _is_normalized(x):
     return isinstance(_keras.call_of(_awake(x))[0], keras.layers.BatchNormalization)
 
 
-def why_no_signs(kernel):
-    """Return why a kernel is not ternary, or its layer not a convolution or dense layer of signs; None if all is so."""
+def why_no_signs(kernel, kinds=(MPTConv2D, MPTDense), form="binary"):
+    """Return why a layer has no form that computes with signs and a ternary kernel; None if it has one.
+
+    Args:
+        kernel: The `Kernel`.
+        kinds: Classes of layers that have this form.
+        form: Its name in words.
+    """
     layer = kernel.layer
-    if not isinstance(layer, (MPTConv2D, MPTDense)):
-        return f"{type(layer).__name__} has no binary form"
+    if not isinstance(layer, kinds):
+        return f"{type(layer).__name__} has no {form} form"
     if layer.input_quantizer is None:
         return "float input"
     if not kernel.takes_signs:
         return f"{type(layer.input_quantizer).__name__} does not give -1 or +1"
-    if kernel.split is None:
+    if split_by_output(kernel) is None:
         return NOT_TERNARY
-    if isinstance(layer, MPTConv2D) and layer.groups > 1:
+    if getattr(layer, "groups", 1) > 1:
         return f"{layer.groups} groups"
-    if isinstance(layer, MPTConv2D) and layer.data_format != "channels_last":
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "channels first"
     return None
+
+
+def split_by_output(kernel):
+    """Return the signs of a kernel and the scales of its outputs (the last two axes of a depthwise kernel)."""
+    if not isinstance(kernel.layer, MPTDepthwiseConv2D):
+        return kernel.split
+    return ternary(kernel.array.reshape(*kernel.array.shape[:-2], -1))
 
 
 def ternary(kernel):
@@ -242,6 +255,15 @@ def ternary(kernel):
     if not np.all((magnitudes == 0) | (magnitudes == scales)):
         return None
     return np.sign(kernel).astype(np.int8), np.where(scales == 0, np.float32(1), scales)
+
+
+def same_widths(shape, kernel_shape, strides, dilation):
+    """Return the widths of TensorFlow's padding "SAME" for an input `(batch, height, width, channels)`."""
+    widths = [(0, 0)]
+    for size, kernel, stride, rate in zip(shape[1:3], kernel_shape, strides, dilation, strict=False):
+        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
+        widths.append((total // 2, total - total // 2))
+    return [*widths, (0, 0)]
 
 
 def border_excess(x, widths, excess, kernel, **how):

@@ -21,6 +21,7 @@ from keras_mpt.convert.kernels import (
     call_twin,
     finished,
     prepared,
+    same_widths,
     sign,
     unmerged,
     why_no_signs,
@@ -266,12 +267,3 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
         padded = sign(ops.pad(wide, widths, constant_values=filling))
     y = ops.conv(padded, doubled, **how)
     return y if value == filling else y - border_excess(x, widths, filling - value, kernel * scales, **how)
-
-
-def same_widths(shape, kernel_shape, strides, dilation):
-    """Return the widths of TensorFlow's padding "SAME" for an input `(batch, height, width, channels)`."""
-    widths = [(0, 0)]
-    for size, kernel, stride, rate in zip(shape[1:3], kernel_shape, strides, dilation, strict=False):
-        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
-        widths.append((total // 2, total - total // 2))
-    return [*widths, (0, 0)]

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.kernels import Quantize, ternary
-from keras_mpt.convert.lce import same_widths
+from keras_mpt.convert.kernels import Quantize, same_widths, ternary
 from keras_mpt.convert.qonnx_graph import Grid, Tensor, normalized, scaled, shifted
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.models.rewrite import run

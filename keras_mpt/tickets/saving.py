@@ -3,16 +3,13 @@
 import contextlib
 import dataclasses
 import datetime
-import inspect
-import json
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mpt._types import CustomObjects, Path
-from keras_mpt.arguments import check_bool, check_choice, received
+from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.files import check_ending, check_folder
 from keras_mpt.layers import hold
 from keras_mpt.layers.held import forget_compiled
@@ -21,6 +18,7 @@ from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
 from keras_mpt.tickets import config, container, header, kernels, layer_arguments, report
+from keras_mpt.tickets.arguments import checked_objects, checked_provenance
 from keras_mpt.tickets.filling import fill_subnet, groups_that_differ, let_train, with_scale
 from keras_mpt.tickets.limits import FREE_WEIGHTS, WEIGHTS_PER_BYTE
 from keras_mpt.tickets.matching import check_missing, check_shapes, matched, owners, subnets, take_names, variables_of
@@ -74,12 +72,12 @@ def save_ticket(
     Examples:
         >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
     """
-    custom_objects = _checked_objects(custom_objects)
+    custom_objects = checked_objects(custom_objects)
     check_choice("dtype", dtype, ("float32", "float16"))
     check_bool("scores", scores)
     check_folder(path)
     check_ending(path, ENDING)
-    provenance, model_config = _json_dict(provenance), config.describe(model, custom_objects)
+    provenance, model_config = checked_provenance(provenance), config.describe(model, custom_objects)
     table, layers, blobs, originals = kernels.content_table(base), [], {}, {}
     with _scores_at_rest(model, scores) as stored:
         for name, layer in owners(model):
@@ -204,35 +202,12 @@ def load_ticket(
         >>> probabilities = keras.ops.softmax(model.predict(images))
     """
     trainable = check_bool("trainable", trainable)
-    custom_objects = _checked_objects(custom_objects)
+    custom_objects = checked_objects(custom_objects)
     return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
 
 
 def _ticket(source: Path | Ticket) -> Ticket:
     return source if isinstance(source, Ticket) else Ticket.read(source)
-
-
-def _checked_objects(given):
-    """Return `custom_objects` as a list.
-
-    Raises:
-        TypeError: It is neither a list of classes and functions, nor a dict of them.
-        ValueError: One of them is not registered with Keras.
-    """
-    given = list(given.values()) if isinstance(given, dict) else given
-    objects = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
-    if not all(isinstance(found, type) or inspect.isroutine(found) for found in objects):
-        raise TypeError(
-            f"`custom_objects` must be a list of classes and functions. {received('custom_objects', given)}"
-        )
-    for found in objects:
-        if keras.saving.get_registered_object(keras.saving.get_registered_name(found)) is not found:
-            raise ValueError(
-                "`custom_objects` must be registered with Keras, since a file has only their names: put "
-                f'`@keras.saving.register_keras_serializable(package="my_package")` above the definition of '
-                f"{found.__name__}. {received('custom_objects', given)}"
-            )
-    return objects
 
 
 def restore(
@@ -367,24 +342,6 @@ def _packed(layer, dtype):
             {"name": variable.name, "shape": list(variable.shape), "dtype": variable.dtype, "stored": stored}
         )
     return described, b"".join(data)
-
-
-def _json_dict(provenance):
-    if not isinstance(provenance, (dict, type(None))):
-        raise ValueError(f"`provenance` must be a dict of JSON data or None. {received('provenance', provenance)}")
-    try:
-        return container.parse(json.dumps(provenance or {}, allow_nan=False, default=_python_number))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"`provenance` must be a dict of JSON data: {error}. {received('provenance', provenance)}"
-        ) from error
-
-
-def _python_number(value):
-    """Return a number of numpy, such as a mean of accuracies, as one of Python."""
-    if isinstance(value, (np.number, np.bool_)):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
 def _settings():

@@ -86,8 +86,8 @@ def from_pytorch(
     if model is None or isinstance(model, str):
         if mapping is not None:
             raise ValueError("`mapping` must be left out for a network of the zoo.")
-        sparsity = _stored_sparsity(checkpoint, form) if rule is None else rule.sparsity
-        model = networks.build(model, checkpoint, form, sparsity, arguments)
+        ours = {"sparsity": _stored_sparsity(checkpoint, form)} if rule is None else rule.arguments
+        model = networks.build(model, checkpoint, form, {**ours, **arguments})
     elif arguments:
         raise TypeError(f"from_pytorch() takes {sorted(arguments)} for a network of the zoo only.")
     pairing.check_model(model, [ScaledSign if form.scaled else Identity], epsilon)

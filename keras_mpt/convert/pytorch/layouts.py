@@ -72,9 +72,9 @@ class Layerwise:
         return int(self.kept * mask.size)
 
     @property
-    def sparsity(self):
-        """The sparsity, in the terms of the zoo."""
-        return removed(self.kept)
+    def arguments(self):
+        """The rule as arguments of a network of the zoo."""
+        return {"sparsity": removed(self.kept)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Global:
         return int(np.count_nonzero(mask))
 
     @property
-    def sparsity(self):
-        return GlobalTopK(removed(self.kept))
+    def arguments(self):
+        return {"mask": GlobalTopK(removed(self.kept))}
 
 
 def removed(kept):

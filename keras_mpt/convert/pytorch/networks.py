@@ -8,7 +8,6 @@ import keras
 from keras_mpt import zoo
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.layers import MPTDense, share
-from keras_mpt.masks import MaskRule
 from keras_mpt.models import mpt_layers
 
 
@@ -126,14 +125,13 @@ def modules_of(model):
     return ARCHITECTURES[model.name].modules(binary, large)
 
 
-def build(name, checkpoint, layout, sparsity, arguments):
+def build(name, checkpoint, layout, arguments):
     """Return the network of the zoo for a checkpoint, with the checkpoint's sizes.
 
     Args:
         name: Name of the function in `keras_mpt.zoo`, or None for the one that the checkpoint names.
         checkpoint: A `Checkpoint`.
         layout: A `Layout`.
-        sparsity: Sparsity of the network.
         arguments: Arguments of the network, which take precedence over the checkpoint.
 
     Raises:
@@ -154,7 +152,6 @@ def build(name, checkpoint, layout, sparsity, arguments):
         "float_stem": f"{modules['conv1']}.{layout.scores}" not in arrays,
         "input_quantizer": "approx_sign" if binary else None,
         "kernel_quantizer": "scaled_sign" if layout.scaled else None,
-        "mask" if isinstance(sparsity, MaskRule) else "sparsity": sparsity,
         "seed": 0,  # of weights that the checkpoint's replace
     }
     model = getattr(zoo, name)(**{**found, **arguments})
