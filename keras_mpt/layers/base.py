@@ -12,7 +12,7 @@ from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
 from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
-from keras_mpt.layers.subnet import Subnet
+from keras_mpt.layers.subnet import Subnet, checked_mask
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.ops import to_numpy
 
@@ -157,8 +157,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             ValueError: The layer is not built, or an argument is not as described; the layer stays as it was.
         """
         subnet = self._only("assign_mask")
-        empty = np.shape(mask) == subnet.shape and not np.any(mask)
-        if empty and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
+        mask = checked_mask(mask, subnet.shape, self.name)
+        if not mask.any() and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
             raise ValueError(f"`mask` must keep a weight of layer {self.name!r}. Received: zeros only")
         subnet.assign(mask, scores)
 
@@ -304,8 +304,17 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 
     def load_own_variables(self, store):
-        """Load all variables that `save_own_variables` has saved."""
+        """Load all variables that `save_own_variables` has saved.
+
+        Raises:
+            ValueError: They are of a layer with another rule.
+        """
         keras.layers.Layer.load_own_variables(self, store)
+        for subnet in self._subnets:
+            try:
+                self.mask.check_state(subnet.state)
+            except ValueError as error:
+                raise ValueError(f"Layer {self.name!r} cannot have what was loaded. {error}") from error
 
     def enable_lora(self, *args, **kwargs):
         """Refuse low-rank adaptation, which would change a frozen kernel.
