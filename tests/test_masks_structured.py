@@ -220,6 +220,8 @@ def test_files_of_other_fractions_are_refused(tmp_path):
     model.save_weights(tmp_path / "a.weights.h5")
     with pytest.raises(ValueError, match="0 are pruned for good and 36 locked. Received: 48 and 24"):
         other.load_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="Layer .* has weights that do not fit its rule. Of its 120 weights"):
+        other.save(tmp_path / "b.keras")  # it could not be loaded
 
 
 def test_refused_sparsities_change_no_kernel():

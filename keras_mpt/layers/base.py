@@ -297,8 +297,10 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """Save all variables, including the frozen kernel. The threshold is settled first: loading needs no search.
 
         Raises:
-            ValueError: A score is NaN, or an effective kernel is not finite.
+            ValueError: A score is NaN, an effective kernel is not finite, or the weights are those of a layer with
+                another rule.
         """
+        self._check_state()
         for subnet in self._subnets if self.built else ():
             subnet.settle()
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
@@ -310,11 +312,15 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             ValueError: They are of a layer with another rule.
         """
         keras.layers.Layer.load_own_variables(self, store)
+        self._check_state()
+
+    def _check_state(self):
+        """Raise ValueError if weights of a layer with another rule were loaded, or assigned by `set_weights`."""
         for subnet in self._subnets:
             try:
                 self.mask.check_state(subnet.state)
             except ValueError as error:
-                raise ValueError(f"Layer {self.name!r} cannot have what was loaded. {error}") from error
+                raise ValueError(f"Layer {self.name!r} has weights that do not fit its rule. {error}") from error
 
     def enable_lora(self, *args, **kwargs):
         """Refuse low-rank adaptation, which would change a frozen kernel.
