@@ -13,6 +13,7 @@ import keras_mpt
 from keras_mpt import layers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import NofM, PartiallyFrozen, TopK
+from keras_mpt.ops import search_threshold, sort_threshold, top_k_mask
 from support.layer_contract import numpy
 
 EXAMPLES = 4 if keras.backend.backend() == "jax" else 10  # JAX compiles each shape
@@ -185,6 +186,42 @@ def test_sparsities_that_do_not_fit_are_refused():
     assert numpy(layer.subnet_mask).sum() == 60
     with pytest.raises(ValueError, match="always has 60 of 120 weights. Received: a sparsity that keeps 30"):
         conv(NofM(2, 4)).set_sparsity(0.75)
+
+
+def test_masks_that_frozen_weights_do_not_allow_are_refused():
+    layer = conv(PartiallyFrozen(0.6, pruned=0.4, locked=0.2))
+    before = [numpy(variable) for variable in layer.weights]
+    one = np.zeros(layer.scores.shape)
+    one.flat[0] = 1
+    for mask in (np.ones(layer.scores.shape), one):  # the first one let a search run forever
+        with pytest.raises(
+            ValueError, match="`mask` must be .* 48 are pruned for good and 24 locked, so that 25 to 72"
+        ):
+            layer.assign_mask(mask)
+    for variable, value in zip(layer.weights, before, strict=True):
+        np.testing.assert_array_equal(numpy(variable), value)
+    with pytest.raises(ValueError, match="`mask` must be zeros and ones .* Received: shape .* values <U1"):
+        layer.assign_mask(np.full(layer.scores.shape, "1"))
+
+
+def test_a_search_for_more_than_there_are_ends():
+    keys = ops.convert_to_tensor(np.array([[5, 7, 7], [7, 0, 0]], np.int32))
+    frozen = ops.convert_to_tensor(np.array([[1, 1, 1], [1, 0, 0]], np.int32))
+    for select in (search_threshold, sort_threshold):
+        mask, *_ = top_k_mask(keys, 5, 1, select, frozen, 4)
+        assert numpy(mask).sum() <= 4 and numpy(mask)[1, 1:].sum() == 0
+
+
+def test_files_of_other_fractions_are_refused(tmp_path):
+    model, other = (
+        keras.Sequential([keras.Input((8,)), layers.MPTDense(15, mask=PartiallyFrozen(0.6, *fractions), seed=1)])
+        for fractions in ((0.4, 0.2), (0.0, 0.3))
+    )
+    model.save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="0 are pruned for good and 36 locked. Received: 48 and 24"):
+        other.load_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="Layer .* has weights that do not fit its rule. Of its 120 weights"):
+        other.save(tmp_path / "b.keras")  # it could not be loaded
 
 
 def test_refused_sparsities_change_no_kernel():

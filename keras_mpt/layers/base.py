@@ -12,7 +12,7 @@ from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
 from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
-from keras_mpt.layers.subnet import Subnet
+from keras_mpt.layers.subnet import Subnet, checked_mask
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.ops import to_numpy
 
@@ -157,8 +157,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             ValueError: The layer is not built, or an argument is not as described; the layer stays as it was.
         """
         subnet = self._only("assign_mask")
-        empty = np.shape(mask) == subnet.shape and not np.any(mask)
-        if empty and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
+        mask = checked_mask(mask, subnet.shape, self.name)
+        if not mask.any() and not self.mask.shared:  # a file may hold such a layer; nobody means to make one
             raise ValueError(f"`mask` must keep a weight of layer {self.name!r}. Received: zeros only")
         subnet.assign(mask, scores)
 
@@ -297,15 +297,30 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """Save all variables, including the frozen kernel. The threshold is settled first: loading needs no search.
 
         Raises:
-            ValueError: A score is NaN, or an effective kernel is not finite.
+            ValueError: A score is NaN, an effective kernel is not finite, or the weights are those of a layer with
+                another rule.
         """
+        self._check_state()
         for subnet in self._subnets if self.built else ():
             subnet.settle()
         keras.layers.Layer.save_own_variables(self, store)  # Keras' Dense and Conv would save a kernel and bias only
 
     def load_own_variables(self, store):
-        """Load all variables that `save_own_variables` has saved."""
+        """Load all variables that `save_own_variables` has saved.
+
+        Raises:
+            ValueError: They are of a layer with another rule.
+        """
         keras.layers.Layer.load_own_variables(self, store)
+        self._check_state()
+
+    def _check_state(self):
+        """Raise ValueError if weights of a layer with another rule were loaded, or assigned by `set_weights`."""
+        for subnet in self._subnets:
+            try:
+                self.mask.check_state(subnet.state)
+            except ValueError as error:
+                raise ValueError(f"Layer {self.name!r} has weights that do not fit its rule. {error}") from error
 
     def enable_lora(self, *args, **kwargs):
         """Refuse low-rank adaptation, which would change a frozen kernel.

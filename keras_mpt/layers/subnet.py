@@ -284,10 +284,15 @@ class Subnet:
             ValueError: An argument is not as described; the kernel stays as it was.
         """
         name, rule = self.layer.name, self.layer.mask
-        mask = _checked_mask(mask, self.shape, name)
+        mask = checked_mask(mask, self.shape, name)
         scores = first_scores(mask) if scores is None else _checked_scores(scores, self.shape, name)
         kept = np.count_nonzero(mask)
-        changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
+        try:
+            changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
+        except ValueError as error:
+            raise ValueError(
+                f"`mask` must be one that the rule {rule!r} of layer {name!r} can make. {error}"
+            ) from error
         # What TopK makes is known without the time that a backend takes to compile.
         if not rule.shared and not (type(rule) is TopK and is_of_largest(mask, scores, changes["threshold"])):
             made = self._made(scores, changes)
@@ -368,12 +373,14 @@ def _tensors(values):
     return {name: as_tensor(value) for name, value in values.items()}
 
 
-def _checked_mask(mask, shape, name):
+def checked_mask(mask, shape, name):
+    """Return zeros and ones for a layer of this name as booleans; raise ValueError for anything else."""
     mask = np.asarray(mask)
-    if mask.shape != shape or not np.isin(mask, (0, 1)).all():
+    numbers = mask.dtype.kind in "biuf"
+    if mask.shape != shape or not numbers or not np.isin(mask, (0, 1)).all():
         raise ValueError(
-            f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape "
-            f"{mask.shape}, values {np.unique(mask)[:4]}"
+            f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape {mask.shape}, "
+            f"values {np.unique(mask)[:4] if numbers else mask.dtype}"
         )
     return mask != 0
 

@@ -10,7 +10,7 @@ from keras import ops
 from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_fraction, received
 from keras_mpt.masks.rule import SELECTORS, MaskRule
-from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, top_k_mask
+from keras_mpt.ops import entropy_bits, kept_count, magnitude_bits, to_numpy, top_k_mask
 from keras_mpt.ops.selection import ALL_BITS
 from keras_mpt.random import partition
 
@@ -94,14 +94,29 @@ class PartiallyFrozen(MaskRule):
         Raises:
             ValueError: It is too large, or too small.
         """
-        size = math.prod(scores.shape)
+        self._check_kept(math.prod(scores.shape), kept, "a sparsity")
+        return super().resized(scores, state, kept)
+
+    def assigned(self, mask: np.ndarray) -> dict[str, Any]:
+        self._check_kept(mask.size, np.count_nonzero(mask), "a mask")
+        return super().assigned(mask)
+
+    def _check_kept(self, size, kept, what):
         pruned, locked = self.frozen_counts(size)
         if not locked < kept <= size - pruned:
             raise ValueError(
                 f"Of its {size} weights {pruned} are pruned for good and {locked} locked, so that {locked + 1} to "
-                f"{size - pruned} may be kept. Received: a sparsity that keeps {kept}"
+                f"{size - pruned} may be kept. Received: {what} that keeps {kept}"
             )
-        return super().resized(scores, state, kept)
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        frozen = to_numpy(state["frozen"])
+        found, ours = (int(np.sum(frozen == 0)), int(np.sum(frozen < 0))), self.frozen_counts(frozen.size)
+        if found != ours:
+            raise ValueError(
+                f"Of its {frozen.size} weights {ours[0]} are pruned for good and {ours[1]} locked. "
+                f"Received: {found[0]} and {found[1]}, from a layer with other fractions"
+            )
 
     def searched(self, state: dict[str, Tensor]) -> Tensor:
         return ops.greater(state["frozen"], 0)

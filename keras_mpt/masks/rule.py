@@ -107,8 +107,18 @@ class MaskRule:
 
         Args:
             mask: Array of booleans.
+
+        Raises:
+            ValueError: The rule cannot make a mask with so many ones.
         """
         return {}
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Raise ValueError if a state that was loaded is that of another rule.
+
+        Args:
+            state: Dict of tensors, see `init`.
+        """
 
     def searched(self, state: dict[str, Tensor]) -> Tensor | None:
         """Return a tensor of booleans: the weights that the rule chooses from. None: all.
