@@ -46,7 +46,8 @@ def check_folder(path):
         raise FileNotFoundError(
             f"`path` must be in a folder that exists. Received: {shown(str(path))}, no folder {shown(str(folder))}"
         )
-    if not os.access(folder, os.W_OK):
+    target = pathlib.Path(os.path.realpath(path)).parent  # see `replacing`
+    if target.is_dir() and not os.access(target, os.W_OK):
         raise PermissionError(f"`path` must be in a folder that you may write to. Received: {shown(str(path))}")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"`path` must be a regular file or none yet. Received: {shown(str(path))}")

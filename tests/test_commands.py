@@ -16,6 +16,7 @@ import keras_mpt
 from keras_mpt import __main__ as command_line
 from keras_mpt import terminal, zoo
 from keras_mpt.__main__ import main
+from keras_mpt.files import check_folder
 
 pytestmark = pytest.mark.slow_with("jax", "torch")
 
@@ -185,9 +186,12 @@ def test_no_folder_for_an_import_is_found_out_first(capsys, tmp_path):
 
 def test_folders_that_may_not_be_written_to(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK or pathlib.Path(path).name == "open")
     assert main(["convert", PRESET, str(tmp_path / "x.tflite")]) == 1
     assert "`path` must be in a folder that you may write to. Received: " in capsys.readouterr().err
+    (tmp_path / "open").mkdir()
+    (tmp_path / "link.mpt").symlink_to(tmp_path / "open" / "x.mpt")
+    check_folder(tmp_path / "link.mpt")  # the file is written where the link points to
 
 
 def test_names_beyond_the_encoding_of_the_terminal(tmp_path, monkeypatch):

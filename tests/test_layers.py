@@ -10,6 +10,7 @@ import threading
 import warnings
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from keras import ops
@@ -630,8 +631,9 @@ def test_masks_that_cannot_be_are_refused():
         layer.assign_mask(mask, np.arange(12).reshape(4, 3))
     for weight, value in zip(layer.weights, before, strict=True):
         np.testing.assert_array_equal(numpy(weight), value)
-    layer.assign_mask(mask, -np.arange(12)[::-1].reshape(4, 3))
-    np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
+    for given in (mask, mask.astype(ml_dtypes.bfloat16)):
+        layer.assign_mask(given, -np.arange(12)[::-1].reshape(4, 3))
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), mask)
 
 
 def test_embeddings_are_rows_of_the_masked_table(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_mpt.ops import (
+    entropy_bits,
     kept_count,
     magnitude_bits,
     search_threshold,
@@ -205,6 +206,10 @@ def test_scores_must_be_float32(dtype):
 def test_sparsity_of_a_count_gives_that_count(size, share):
     kept = max(1, round(share * size))
     assert kept_count(size, sparsity_of(kept, size)) == kept
+
+
+def test_entropy_takes_the_sum_of_a_mask():
+    assert entropy_bits(10, np.float32([1, 0, 1, 1]).sum()) == pytest.approx(8.8129, abs=1e-4)
 
 
 @settings(deadline=None)

@@ -44,9 +44,10 @@ def test_a_twin_of_a_class_of_ones_own(monkeypatch):
     for variable in model.variables:
         variable.assign(np.random.default_rng(1).normal(size=variable.shape))
     assert type(to_jackpot(model, 0.5, skip=["logits"]).layers[0]) is MPTDoubled
-    monkeypatch.setitem(layers.TWINS, Doubled, layers.MPTDense)
-    with pytest.raises(ValueError, match="must give a class that derives from MPTLayer and Doubled"):
-        to_mpt(model)
+    for other in (layers.MPTDense, layers.MPTLayer, MPTDoubled(6), "MPTDoubled"):
+        monkeypatch.setitem(layers.TWINS, Doubled, other)
+        with pytest.raises(ValueError, match="must give a class that derives from MPTLayer and Doubled"):
+            to_mpt(model)
 
 
 slow_on_jax = pytest.mark.slow_with("jax")  # which compiles something for each of the many shapes

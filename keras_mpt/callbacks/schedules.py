@@ -77,12 +77,11 @@ class SparsitySchedule(keras.callbacks.Callback):
                     f"{self.model.name!r} without {missing}"
                 )
         check_built(self, layers)
-        self._begins = True
+        for subnet, sparsity in self._wanted(self.epochs):  # hours of training may come before
+            if not subnet.layer.mask.shared:
+                subnet.resized(sparsity)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._begins:
-            self._check_last()
-            self._begins = False
         set_sparsities(self._wanted(epoch))
 
     def _wanted(self, epoch):
@@ -90,12 +89,6 @@ class SparsitySchedule(keras.callbacks.Callback):
         subnets = [each for layer in mpt_layers(self.model) for each in layer.subnets if each.is_trained]
         finals = [each.layer.sparsity if self.sparsity is None else self.sparsity for each in subnets]
         return [(each, self.at(epoch, final)) for each, final in zip(subnets, finals, strict=True)]
-
-    def _check_last(self):
-        """Raise ValueError if a rule cannot have the last sparsity: hours of training may come before."""
-        for subnet, sparsity in self._wanted(self.epochs):
-            if not subnet.layer.mask.shared:
-                subnet.resized(sparsity)
 
 
 def _trained(layer):

@@ -376,7 +376,7 @@ def _tensors(values):
 def checked_mask(mask, shape, name):
     """Return zeros and ones for a layer of this name as booleans; raise ValueError for anything else."""
     mask = np.asarray(mask)
-    numbers = mask.dtype.kind in "biuf"
+    numbers = mask.dtype.kind in "biufV"  # V: bfloat16
     if mask.shape != shape or not numbers or not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape {mask.shape}, "

@@ -111,7 +111,8 @@ class PartiallyFrozen(MaskRule):
 
     def check_state(self, state: dict[str, Tensor]) -> None:
         frozen = to_numpy(state["frozen"])
-        found, ours = (int(np.sum(frozen == 0)), int(np.sum(frozen < 0))), self.frozen_counts(frozen.size)
+        found = frozen.size - np.count_nonzero(frozen), np.count_nonzero(frozen < 0)
+        ours = self.frozen_counts(frozen.size)
         if found != ours:
             raise ValueError(
                 f"Of its {frozen.size} weights {ours[0]} are pruned for good and {ours[1]} locked. "

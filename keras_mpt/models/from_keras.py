@@ -11,7 +11,7 @@ import numpy as np
 from keras_mpt import initializers, layers, quantizers
 from keras_mpt._keras import layers_inside
 from keras_mpt._types import Names
-from keras_mpt.arguments import did_you_mean
+from keras_mpt.arguments import did_you_mean, shown
 from keras_mpt.layers.twins import DEFAULT_SPARSITY, PlainTwin
 from keras_mpt.masks import MaskRule
 from keras_mpt.models.copies import inside_wrapper
@@ -137,10 +137,11 @@ def _convertible(layer):
     twin = layers.TWINS.get(type(layer))
     if twin is None:
         return False
-    if not issubclass(twin, PlainTwin) or twin._plain_class() is not type(layer):
+    is_twin = isinstance(twin, type) and issubclass(twin, PlainTwin) and issubclass(twin, type(layer))
+    if not is_twin or twin._plain_class() is not type(layer):
         raise ValueError(
             f"`layers.TWINS` must give a class that derives from MPTLayer and {type(layer).__name__}, in this order, "
-            f"for layer {layer.name!r}. Received: {twin.__name__}"
+            f"for layer {layer.name!r}. Received: {shown(twin)}"
         )
     parts = [layer, *layers_inside(layer)]
     return not any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts)

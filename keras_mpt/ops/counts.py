@@ -2,7 +2,7 @@
 
 import math
 
-from keras_mpt.arguments import check_integer, check_sparsity
+from keras_mpt.arguments import check_integer, check_number, check_sparsity
 
 _LARGEST = 2**63 - 1
 
@@ -54,7 +54,7 @@ def entropy_bits(size: int, kept: int) -> float:
 
     Args:
         size: Number of entries, an integer >= 0.
-        kept: Number of ones, from 0 to `size`.
+        kept: Number of ones, from 0 to `size`, also as a float, the sum of a mask.
 
     Returns:
         Bits, a float.
@@ -63,5 +63,5 @@ def entropy_bits(size: int, kept: int) -> float:
         ValueError: An argument is not as described.
     """
     check_integer("size", size, most=_LARGEST)
-    check_integer("kept", kept, most=size)
+    check_number("kept", kept, 0, size)
     return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)

@@ -323,12 +323,8 @@ def _end_of_ties(rows, kept, threshold, count):
         end = low + xp.right_shift(high - low, 1)
         count = number(count_true(_before(rows, threshold, *_integers(end))))
         few = xp.less(count, kept)
-        return (
-            xp.where(few, end + 1, low),
-            xp.where(few, high, end),
-            end,
-            count,
-        )  # ends for an impossible `kept` as well
+        # `end + 1`: the loop also ends if there are fewer keys than `kept`.
+        return xp.where(few, end + 1, low), xp.where(few, high, end), end, count
 
     return _integers(while_loop(unfinished, halve, (zero, size, size, count))[2])[0]
 
