@@ -195,13 +195,16 @@ def test_masks_that_frozen_weights_do_not_allow_are_refused():
     one.flat[0] = 1
     for mask in (np.ones(layer.scores.shape), one):  # the first one let a search run forever
         with pytest.raises(
-            ValueError, match="`mask` must be .* 48 are pruned for good and 24 locked, so that 25 to 72"
+            ValueError, match="`mask` must be .* 48 are pruned for good and 24 locked, so that 24 to 72"
         ):
             layer.assign_mask(mask)
     for variable, value in zip(layer.weights, before, strict=True):
         np.testing.assert_array_equal(numpy(variable), value)
     with pytest.raises(ValueError, match="`mask` must be zeros and ones .* Received: shape .* values <U1"):
         layer.assign_mask(np.full(layer.scores.shape, "1"))
+    for allowed in (numpy(layer.frozen) < 0, numpy(layer.frozen) != 0):  # the fewest and the most
+        layer.assign_mask(allowed)
+        np.testing.assert_array_equal(numpy(layer.subnet_mask), allowed)
 
 
 def test_a_search_for_more_than_there_are_ends():

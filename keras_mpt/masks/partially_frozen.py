@@ -94,18 +94,19 @@ class PartiallyFrozen(MaskRule):
         Raises:
             ValueError: It is too large, or too small.
         """
-        self._check_kept(math.prod(scores.shape), kept, "a sparsity")
+        self._check_kept(math.prod(scores.shape), kept, 1, "a sparsity")
         return super().resized(scores, state, kept)
 
     def assigned(self, mask: np.ndarray) -> dict[str, Any]:
-        self._check_kept(mask.size, np.count_nonzero(mask), "a mask")
+        self._check_kept(mask.size, np.count_nonzero(mask), 0, "a mask")
         return super().assigned(mask)
 
-    def _check_kept(self, size, kept, what):
+    def _check_kept(self, size, kept, more, what):
+        """Raise ValueError unless the rule can keep so many weights, at least `more` of the searched ones."""
         pruned, locked = self.frozen_counts(size)
-        if not locked < kept <= size - pruned:
+        if not locked + more <= kept <= size - pruned:
             raise ValueError(
-                f"Of its {size} weights {pruned} are pruned for good and {locked} locked, so that {locked + 1} to "
+                f"Of its {size} weights {pruned} are pruned for good and {locked} locked, so that {locked + more} to "
                 f"{size - pruned} may be kept. Received: {what} that keeps {kept}"
             )
 
