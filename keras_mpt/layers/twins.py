@@ -83,7 +83,10 @@ class PlainTwin:
 
     @property
     def input_quantizer(self):
-        """The quantizer of the inputs, or None."""
+        """The quantizer of the inputs, or None.
+
+        Functions that are compiled already, such as that of `predict`, keep the former one: compile the model again.
+        """
         return self._input_quantizer
 
     @input_quantizer.setter
