@@ -53,6 +53,20 @@ def test_targets_follow_the_mirror(recipe):
     assert sum(seen) == 12  # each image as it is in one of the epochs, mirrored in the other
 
 
+def test_cutout_erases_a_square_of_each_image(recipe):
+    script, _ = recipe
+    FLAGS.unparse_flags()
+    FLAGS(["recipe", "--output_dir=unused", "--batch_size=50", "--sizes=20:1", "--cutout=0.25"])
+    batches = script.Batches(np.full((50, 20, 20, 3), 200, np.uint8), np.zeros((2, 50, 10)), 0)
+    pictures, _ = batches[0]
+    for picture in pictures:
+        erased = (picture == 0).all(axis=-1)
+        rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
+        assert 2 <= len(rows) <= 5 and 2 <= len(columns) <= 5  # 5 pixels, unless the border cuts them off
+        assert erased.sum() == len(rows) * len(columns) and np.all(picture[~erased] > 0)
+    np.testing.assert_array_equal(batches[0][0], pictures)
+
+
 @pytest.mark.slow
 def test_jackpots_and_pupils_of_a_dense_network(recipe):
     script, run = recipe
