@@ -49,7 +49,7 @@ def measure(batch, rounds, jit_compile):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--jit_compile", action="store_true", help="XLA on TensorFlow; JAX always compiles")
     arguments = parser.parse_args()
     jit_compile = arguments.jit_compile or keras.backend.backend() == "jax"
