@@ -2,6 +2,7 @@
 
     python -m benchmarks.first_use
     python -m benchmarks.first_use --cases mobilenet --rounds 1
+    KERAS_BACKEND=jax python -m benchmarks.first_use --cases "first step" "resnet18"
 
 Each beside what the plain Keras model takes for it, in processes of their own that take turns; medians over rounds. Of
 the second step on, see `benchmarks.step_time`. Writes `benchmarks/results/first_use_<backend>.json`, where the rows of
@@ -17,10 +18,11 @@ import sys
 import tempfile
 import time
 
-GOALS = {"first step": 2, "load": 2, "convert": 3, "mobilenet": 3}
+GOALS = {"first step": 2, "resnet18": 2, "load": 2, "convert": 3, "mobilenet": 3}
 WHAT = {
     "import": "`import keras_mpt` / `import keras`",
     "first step": "first training step, 100 dense layers",
+    "resnet18": "first training step, ResNet-18",
     "save": "`save_ticket` / `save`, ResNet-50",
     "load": "`load_ticket` / `load_model`, ResNet-50",
     "convert": "`to_tflite` / TensorFlow's converter, 10 convolutions",
@@ -39,16 +41,29 @@ def importing(ours, folder):
 
 def first_step(ours, folder):
     import keras
-    import numpy as np
 
     import keras_mpt
 
     layers = [keras_mpt.layers.MPTDense(64, activation="relu", seed=seed) for seed in range(100)]
-    model = keras.Sequential([keras.Input((64,)), *layers])
+    return stepping(keras.Sequential([keras.Input((64,)), *layers]), ours)
+
+
+def first_step_of_resnet18(ours, folder):
+    import keras_mpt
+
+    return stepping(keras_mpt.zoo.resnet18_mpt(seed=0), ours)
+
+
+def stepping(model, ours):
+    import keras
+    import numpy as np
+
+    import keras_mpt
+
     model = model if ours else keras_mpt.models.dense_twin(model)
     model.compile("sgd", "mse", jit_compile=keras.backend.backend() == "jax")
-    x = np.ones((8, 64), "float32")
-    return timed(lambda: model.train_on_batch(x, x))
+    x, y = (np.ones((8, *tensor.shape[1:]), "float32") for tensor in (model.inputs[0], model.outputs[0]))
+    return timed(lambda: model.train_on_batch(x, y))
 
 
 def resnet50():
@@ -110,6 +125,7 @@ def converted(model, ours, folder):
 CASES = {
     "import": importing,
     "first step": first_step,
+    "resnet18": first_step_of_resnet18,
     "save": saving,
     "load": loading,
     "convert": converting,

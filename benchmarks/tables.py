@@ -132,16 +132,18 @@ def memory():
 def first_use():
     """Seconds of what comes once, of a ticket and of the plain model."""
     return markdown(
-        ["TensorFlow", "ours, s", "plain, s", "ratio", "goal"],
+        ["what", "backend", "ours, s", "plain, s", "ratio", "goal"],
         [
             [
                 row["what"],
+                title,
                 f"{row['seconds']:.2f}",
                 f"{row['plain seconds']:.2f}",
                 f"{row['ratio']:.2f}",
                 str(row["goal"] or ""),
             ]
-            for row in rows_of("first_use_tensorflow")
+            for backend, title in BACKENDS.items()
+            for row in rows_of(f"first_use_{backend}")
         ],
     )
 
