@@ -180,7 +180,8 @@ def _mean(values, sign=""):
 def _interval(differences):
     """Return the mean of paired differences with its interval by Student's t."""
     half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    return f"{np.mean(differences):+.2f} ± {half:.2f} ({len(differences)} pairs)"
+    mean = round(np.mean(differences), 2) + 0.0  # no -0.00
+    return f"{mean:+.2f} ± {half:.2f} ({len(differences)} pairs)"
 
 
 ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
