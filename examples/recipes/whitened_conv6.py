@@ -1,4 +1,4 @@
-"""Train Whitened Conv-6 on CIFAR-10 on a CPU: small images first, full size last.
+"""Train Whitened Conv-6 or a ResNet on CIFAR-10 on a CPU: small images first, full size last.
 
     python whitened_conv6.py --output_dir runs/ticket                                       # MPT-1/32 at 50 %
     python whitened_conv6.py --recycle_rate 0.2 --recycle_every 3 --output_dir runs/recycled
@@ -37,14 +37,17 @@ from batches import EpochBatches
 from straight_through import straight_through_twin
 
 import keras_mpt
-from keras_mpt.zoo import whitened_conv6_mpt, whitening_kernel
+from keras_mpt.zoo import whitening_kernel
 
 FLAGS = flags.FLAGS
+NETWORKS = ["whitened_conv6", "resnet18", "resnet20", "resnet32"]  # for images of any size
 OPTIMIZERS = {
     "adam": lambda rate: keras.optimizers.Adam(rate, beta_1=FLAGS.momentum),
     "lion": lambda rate: keras.optimizers.Lion(rate, beta_1=FLAGS.momentum),
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=FLAGS.momentum, nesterov=True),
 }
+flags.DEFINE_enum("network", "whitened_conv6", NETWORKS, "Architecture, one of keras_mpt.zoo.")
+flags.DEFINE_bool("batch_norm_affine", True, "Trainable beta in batch normalization, in ResNets also gamma.")
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_bool("straight_through", False, "With --binary_activations: train the weights instead.")
@@ -176,6 +179,7 @@ def arguments():
         "mask": keras.saving.serialize_keras_object(rule) if rule else None,
         "input_quantizer": "approx_sign" if FLAGS.binary_activations else None,
         "pad_values": 1.0 if FLAGS.binary_activations else 0.0,
+        "batch_norm_affine": FLAGS.batch_norm_affine,
         "width": FLAGS.width,
         "kernel_quantizer": FLAGS.kernel_quantizer,
         "kernel_initializer": FLAGS.kernel_initializer,
@@ -185,7 +189,7 @@ def arguments():
 
 def architecture():
     """Return the name of the function of keras_mpt.zoo."""
-    return "whitened_conv6_mpt"
+    return f"{FLAGS.network}_mpt"
 
 
 def epochs():
@@ -193,7 +197,7 @@ def epochs():
 
 
 def network(input_shape=(32, 32, 3), dtype="float32"):
-    model = whitened_conv6_mpt(**arguments(), input_shape=input_shape, dtype=dtype)
+    model = getattr(keras_mpt.zoo, architecture())(**arguments(), input_shape=input_shape, dtype=dtype)
     return keras_mpt.models.dense_twin(model, "he_normal") if FLAGS.dense else model
 
 
@@ -201,7 +205,8 @@ def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
     if not FLAGS.jackpot:
-        model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
+        if FLAGS.network == "whitened_conv6":
+            model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
         return straight_through_twin(model) if FLAGS.straight_through else model
     data = cifar10.normalize(cifar10.resized(images[:STEM_IMAGES], sizes()[0]))
     if FLAGS.binary_activations:
@@ -215,7 +220,7 @@ def start(images):
         None if mask() else keras_mpt.models.uniform_sparsity(FLAGS.sparsity, least=1000),
         kernel_quantizer=FLAGS.kernel_quantizer,
         mask=mask() or keras_mpt.masks.TopK,
-        skip=["stem"],
+        skip=["stem"] if FLAGS.network == "whitened_conv6" else [],
         data=data,
         seed=FLAGS.seed,
     )

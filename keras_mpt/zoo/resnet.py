@@ -6,7 +6,8 @@ binarized, and has no bias. Strided convolutions pad as in PyTorch, the same on 
 
 The first five have four stages. A block's shortcut is the identity, or a 1x1 convolution where stride or channels
 change. Images of up to 64x64 pixels get the stem for small images, a 3x3 convolution with stride 1; larger ones get
-ImageNet's, a 7x7 convolution with stride 2 and a max-pool.
+ImageNet's, a 7x7 convolution with stride 2 and a max-pool. For images of any size, `input_shape=(None, None, 3)`, it is
+the stem of the default `input_shape`.
 
 ResNet-20 and -32 have a 3x3 convolution and three stages of 16, 32 and 64 filters. Their shortcuts have no weights:
 with stride 2, they take every second pixel and add channels of zeros on both sides ("option A"; Biprop's code has 1x1
@@ -44,7 +45,7 @@ def resnet18_mpt(
         input_quantizer=input_quantizer, kernel_quantizer=kernel_quantizer, kernel_initializer=kernel_initializer,
         batch_norm_affine=batch_norm_affine, float_stem=float_stem, pad_values=pad_values, width=width, seed=seed,
         include_top=include_top)
-    return _resnet("resnet18_mpt", settings, _basic_block, [(2, 64), (2, 128), (2, 256), (2, 512)])
+    return _resnet("resnet18_mpt", settings, _basic_block, [(2, 64), (2, 128), (2, 256), (2, 512)], default_side=32)
 
 
 @builder
@@ -177,10 +178,11 @@ def resnet32_mpt(
 # fmt: on
 
 
-def _resnet(name, settings, convolutions, stages):
+def _resnet(name, settings, convolutions, stages, default_side=224):
     net = Blocks(settings)
     image = net.image()
-    stem = _small_stem if max(settings.input_shape[:2]) <= 64 else _imagenet_stem
+    sides = [side for side in settings.input_shape[:2] if side]
+    stem = _small_stem if max(sides, default=default_side) <= 64 else _imagenet_stem
     x = _stages(net, stem(net, image, 64), convolutions, stages, _projection)
     return net.model(image, _top(net, x), name)
 
@@ -251,7 +253,7 @@ def _stages(net, x, convolutions, stages, reshape):
             name = f"stage{stage}_block{block}"
             chain = convolutions(filters, strides)
             y = _chain(net, x, chain, name)
-            if x.shape == y.shape:
+            if strides == 1 and x.shape[-1] == y.shape[-1]:
                 shortcut = net.quantized(x, f"{name}_shortcut_sign")
             else:
                 shortcut = reshape(net, x, chain[-1][0], strides, f"{name}_shortcut")
