@@ -1,4 +1,4 @@
-"""The recipe of Whitened Conv-6: what each of its ways of training gives."""
+"""The recipe of networks for images of any size: what each of its ways of training gives."""
 
 import csv
 import sys
@@ -68,8 +68,13 @@ def test_cutout_erases_a_square_of_each_image(recipe):
 
 
 @pytest.mark.slow
-def test_jackpots_and_pupils_of_a_dense_network(recipe):
-    script, run = recipe
+@pytest.mark.parametrize("network", ["whitened_conv6", "resnet20"])
+def test_jackpots_and_pupils_of_a_dense_network(recipe, network):
+    script, run_script = recipe
+
+    def run(name, *more):
+        return run_script(name, f"--network={network}", "--width=0.25", *more, sizes="16:1,20:1")
+
     base = run("dense", "--dense", "--optimizer=sgd", "--learning_rate=0.05", "--weight_decay=5e-4")
     dense = keras.models.load_model(base / "model.keras")
     for kind, quantizer in (("binary", "scaled_sign"), ("lottery", "identity")):

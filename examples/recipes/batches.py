@@ -10,6 +10,10 @@ class EpochBatches(keras.utils.PyDataset):
         """Be the batches of this epoch from now on."""
         raise NotImplementedError
 
+    def for_fit(self):
+        """Return what `fit` is called with."""
+        return self
+
 
 class BeginEpochs(keras.callbacks.Callback):
     """Tell batches which epoch begins.

@@ -22,10 +22,10 @@ def read(path):
     with pathlib.Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        rows = [{name: float(value) for name, value in row.items()} for row in rows]
+        rows = [{name: float(value) for name, value in row.items() if value != "NA"} for row in rows]  # not validated
     except ValueError:
         rows = []
-    if not rows or not {"epoch", "accuracy", "val_accuracy"} <= rows[0].keys():
+    if not rows or not {"epoch", "accuracy", "val_accuracy"} <= rows[-1].keys():
         raise app.UsageError(f"Expected logs of examples/recipes/train.py with an epoch at least. Received: {path}")
     return rows
 
@@ -39,8 +39,8 @@ def main(arguments):
     for argument in arguments[1:]:
         label, path = argument.rsplit("=", 1)
         rows = read(path)
-        epochs = [row["epoch"] + 1 for row in rows]
-        axes.plot(epochs, [100 * row["val_accuracy"] for row in rows], label=label)
+        points = [(row["epoch"] + 1, 100 * row["val_accuracy"]) for row in rows if "val_accuracy" in row]
+        axes.plot(*zip(*points, strict=True), label=label)
         last = rows[-1]
         print(f"| {label} | {len(rows)} | {last['accuracy']:.2%} | {last['val_accuracy']:.2%} |")
     axes.set_xlabel("epoch")

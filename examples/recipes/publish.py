@@ -234,7 +234,8 @@ def draw(log, image, title):
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for column, label in (("accuracy", "training"), ("val_accuracy", "test")):
-        axes.plot([int(row["epoch"]) + 1 for row in rows], [100 * float(row[column]) for row in rows], label=label)
+        points = [(int(row["epoch"]) + 1, 100 * float(row[column])) for row in rows if row[column] != "NA"]
+        axes.plot(*zip(*points, strict=True), label=label)
     axes.set(xlabel="epoch", ylabel="accuracy (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

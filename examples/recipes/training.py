@@ -210,7 +210,7 @@ def fit(
         if devices.is_chief:
             more.append(Speed(folder / "speed.csv", flags.FLAGS.batch_size))
         model.fit(
-            data,
+            data.for_fit() if begin else data,
             shuffle=False,  # the batches are; Keras would shuffle their order by a state that a resumed run lacks
             initial_epoch=first_epoch,
             epochs=min(epochs, stop_after or epochs),

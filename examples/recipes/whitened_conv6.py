@@ -80,6 +80,7 @@ flags.DEFINE_integer("seed", 0, "Determines kernels, scores, shuffling and augme
 flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
 flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_integer("held_out", None, "Validate on the last so many training images instead.")
+flags.DEFINE_integer("validate_every", 1, "Validate after each so many epochs, and after the last.", lower_bound=1)
 flags.DEFINE_integer("stop_after", None, "End after this epoch; called again, the script goes on.", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "Folder of tensorflow-datasets, or an npz file: see cifar10.py.")
 flags.DEFINE_string("output_dir", None, "Where logs and checkpoint go.", required=True)
@@ -142,6 +143,18 @@ class Batches(EpochBatches):
             self.small = {size: cifar10.resized(self.images, size)}
         self.current = self.small[size]
         self.order = self._random(self.epoch, 0).permutation(len(self.images))
+
+    def for_fit(self):
+        """Return what `fit` is called with: of a PyDataset, Keras takes the images of TensorFlow to be of one size."""
+        if keras.backend.backend() != "tensorflow":
+            return self
+        import tensorflow as tf
+
+        images, labels = (tf.TensorSpec(shape, "float32") for shape in ((None, None, None, 3), (None, None)))
+        data = tf.data.Dataset.from_generator(
+            lambda: map(self.__getitem__, range(len(self))), output_signature=(images, labels)
+        )
+        return data.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(tf.data.AUTOTUNE)
 
     @staticmethod
     def _random(*place):
@@ -279,6 +292,7 @@ def train(folder):
         stop_after=FLAGS.stop_after,
         validation_data=(cifar10.normalize(cifar10.resized(test_images, sizes()[-1])), one_hot(test_labels)),
         validation_batch_size=500,
+        validation_freq=list(range(len(sizes()), 0, -FLAGS.validate_every)),
     )
 
 
