@@ -67,6 +67,22 @@ def test_cutout_erases_a_square_of_each_image(recipe):
     np.testing.assert_array_equal(batches[0][0], pictures)
 
 
+def test_images_grow_from_epoch_to_epoch(recipe):
+    """`fit` of TensorFlow must take batches of another size in the second epoch."""
+    script, _ = recipe
+    FLAGS.unparse_flags()
+    FLAGS(["recipe", "--output_dir=unused", "--batch_size=4", "--sizes=16:1,20:1"])
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    batches = script.Batches(images, np.stack(2 * [np.eye(10)[:8]]), 0)
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
+    model.add(keras.layers.Dense(10))
+    model.compile("sgd", "mse")
+    begin = script.training.BeginEpochs(batches)
+    model.fit(batches.for_fit(), epochs=2, verbose=0, shuffle=False, callbacks=[begin])
+    assert batches[0][0].shape == (4, 20, 20, 3)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["whitened_conv6", "resnet20"])
 def test_jackpots_and_pupils_of_a_dense_network(recipe, network):
