@@ -130,11 +130,12 @@ def test_bad_arguments_leave_the_model_as_it_was():
     cases = {
         "`data` must have samples": X[:0],
         "`data` must give finite inputs of layer 'norm'": bad,
-        "`data` must have an array for each of the 1 inputs of `model`. Received: 2": [X, X[:3]],
-        "`data` must be arrays or batches of them. Received: data=3": 3,
-        "`data` must be arrays or batches of them. Received: data='X'": "X",
+        "`data` must be an array for input": [X, X[:3]],
+        "`data` must be an array, a list or dict of arrays, or an iterable of batches of these. Received: int 3": 3,
+        "`data` must be arrays: read the file, with numpy.load for example. Received: 'X'": "X",
+        "`data` must be inputs only: an array, or a list or dict of one for each of": (X, np.zeros(30)),
         "`data` must be finite": Endless(),
-        "`data` must have samples of shape (4,) for input": X[:, :3],
+        "`data` must have shape (number, 4) for input": X[:, :3],
     }
     for message, data in cases.items():
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -144,7 +145,7 @@ def test_bad_arguments_leave_the_model_as_it_was():
     with pytest.raises(ValueError, match="`data` must have samples"):
         recalibrate_batch_norm(model, iter([]))
     two = [keras.Input((4,)), keras.Input((4,))]
-    with pytest.raises(ValueError, match="`data` must have arrays of as many samples"):
+    with pytest.raises(ValueError, match="`data` must be as many for each input"):
         recalibrate_batch_norm(keras.Model(two, norm()(two[0] + two[1])), [X, X[:3]])
     with pytest.raises(ValueError, match="`batch_size`"):
         recalibrate_batch_norm(model, X, batch_size=0)

@@ -10,7 +10,8 @@ from keras import layers as kl
 import keras_mpt
 from keras_mpt import convert, zoo
 from keras_mpt.__main__ import main
-from keras_mpt.convert import ConversionError, qonnx_graph
+from keras_mpt.convert import ConversionError
+from keras_mpt.convert.qonnx import graph as qonnx_graph
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 
 pytestmark = pytest.mark.tensorflow_only

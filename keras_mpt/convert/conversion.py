@@ -6,13 +6,15 @@ import os
 
 import keras
 
+from keras_mpt import pixels
 from keras_mpt.arguments import check_path
-from keras_mpt.convert import annotations, pixels, tensors, verify
+from keras_mpt.convert import annotations, tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
 from keras_mpt.files import check_another, check_ending, check_folder, replacing
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import inside_wrapper
+from keras_mpt.models.data import inputs_of
 from keras_mpt.models.summaries import kernels, positions, with_inside
 from keras_mpt.tickets import Ticket, load_ticket
 
@@ -79,7 +81,7 @@ def samples_for(plan, samples):
     ]
     if samples is None:
         return tensors.generated(inputs)
-    arrays = tensors.arrays_for(inputs, samples)
+    arrays = tensors.arrays_for(inputs, samples, inputs_of(plan.model)[1])
     tensors.check_finite(arrays)
     return arrays
 

@@ -14,7 +14,7 @@ from keras_mpt.arguments import check_choice, check_count
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
-from keras_mpt.convert.integer_form import Integer, compile_integers
+from keras_mpt.convert.integer.form import Integer, compile_integers
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, sparse_size, why_no_signs
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
@@ -75,9 +75,10 @@ def to_tflite(
             ImageNet). None: the inputs of the file are those of the model.
         labels: Names of the classes, stored in the file, see `metadata`.
         samples: Inputs of the file for the comparison: an array `(number, ...)` for one input; a list of arrays in the
-            order of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a function
-            that returns one), of which the first 100 samples are used. Default: 16 samples of standard normal numbers,
-            or of random pixels for uint8.
+            order of the inputs, a dict by their names, or arrays as for `predict`; or batches of these, of which the
+            first 100 samples are used: a `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader`,
+            another iterable, or a function that returns one, where a tuple is `(x, y)` or `(x, y, sample_weight)`.
+            Default: 16 samples of standard normal numbers, or of random pixels for uint8.
 
     Returns:
         A `Report`.

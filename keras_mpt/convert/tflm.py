@@ -13,7 +13,7 @@ from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_choice, check_path
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.integer_form import Integer, Stored
+from keras_mpt.convert.integer.form import Integer, Stored
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session

@@ -129,7 +129,8 @@ def _caller(model):
 
 def _own_outputs(plan):
     """Return such a function for the Keras model itself; None if it computes with fewer bits than float32."""
-    if any(layer.compute_dtype != "float32" for layer in layers_inside(plan.model)):
+    dtypes = [layer.compute_dtype for layer in layers_inside(plan.model)] + [x.dtype for x in plan.model.inputs]
+    if any(keras.backend.is_float_dtype(dtype) and dtype != "float32" for dtype in dtypes):
         return None
     own = _caller(plan.model)
     return own if plan.preprocess is None else lambda arrays: own([plan.preprocess(array) for array in arrays])

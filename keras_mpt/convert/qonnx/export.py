@@ -1,4 +1,4 @@
-"""Convert models to QONNX, which FINN and hls4ml compile for FPGAs."""
+"""The QONNX target: the function, its report, and the session."""
 
 import collections
 import dataclasses
@@ -13,8 +13,8 @@ from keras_mpt.arguments import is_count
 from keras_mpt.convert import conversion, tensors
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_twin
 from keras_mpt.convert.plan import Plan
-from keras_mpt.convert.qonnx_graph import CHANNELS_LAST, Graph
-from keras_mpt.convert.qonnx_layers import Emitter, Padding, Signs
+from keras_mpt.convert.qonnx.graph import CHANNELS_LAST, Graph
+from keras_mpt.convert.qonnx.layers import Emitter, Padding, Signs
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
