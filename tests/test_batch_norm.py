@@ -1,6 +1,7 @@
 """Statistics of batch normalization are those of the data, whatever holds the layer."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -76,6 +77,28 @@ def test_wherever_the_layer_is():
     shared = keras.Model({"a": a, "b": b}, [twice(a), twice(b)])
     recalibrate_batch_norm(shared, {"b": X + 1, "a": X}, batch_size=11)
     assert_statistics(twice, np.concatenate([X, X + 1]))
+
+
+def test_the_first_batch_does_not_fix_the_size_of_others():
+    """Keras makes it a part of the input's shape, for Sequential models without `keras.Input`."""
+    model = keras.Sequential([norm(), kl.Dense(2)])
+    model(X[:7])
+    assert model.inputs[0].shape[0] == 7
+    recalibrate_batch_norm(model, X)
+    assert_statistics(model.layers[0], X)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_data_is_as_for_predict(names):
+    """Keras goes by the keys of a dict of inputs, not by the names of the inputs."""
+    inputs = {key: keras.Input((4,), name=name) for key, name in zip("ab", names, strict=True)}
+    first, second = norm(), norm()
+    with warnings.catch_warnings():  # that names and keys differ
+        warnings.simplefilter("ignore")
+        model = keras.Model(inputs, [first(inputs["a"]), second(inputs["b"])])
+    recalibrate_batch_norm(model, iter([({"b": X + 1, "a": X.tolist()}, np.zeros(30))]))
+    assert_statistics(first, X)
+    assert_statistics(second, X + 1)
 
 
 def test_masked_entries_do_not_count():

@@ -63,12 +63,12 @@ def to_tflite(
     Before the file is written, its outputs are compared with those of the Keras model, see `to_lce`.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or the path of one. Inputs of integers or booleans
-            keep their type, others are float32.
+        model: A built functional or Sequential model; a `Ticket`; or its path, preset name or address. Inputs of
+            integers or booleans keep their type, others are float32.
         path: Path of the new file, usually with the ending `.tflite`.
         weights: See above.
-        batch: Batch size of the file if the model has none; None: any, which some runtimes (LiteRT.js, GPU delegates)
-            refuse.
+        batch: Batch size of the file unless a functional model fixes it; None: any, which some runtimes (LiteRT.js, GPU
+            delegates) refuse.
         preprocess: Normalization in the file, which then takes uint8 images of 0 .. 255: a pair `(mean, std)` for
             `(images / 255 - mean) / std`, each a number or one for each channel (the last axis); a preset of
             `keras_mpt.zoo`; or, with the names of `keras.applications`, `"tf"` (-1 .. 1) or `"torch"` (that of

@@ -70,7 +70,7 @@ def to_tflm(
     microcontroller, and the operations to register.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model; a `Ticket`; or its path, preset name or address.
         path: Path of the new file. With the ending `.cc` or `.cpp`, it is a C++ array to compile in, named like the
             file (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.

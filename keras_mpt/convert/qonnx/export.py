@@ -45,7 +45,8 @@ def to_qonnx(
     data types are checked to be BIPOLAR and TERNARY of FINN.
 
     Args:
-        model: A built functional or Sequential model of images or features, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model of images or features; a `Ticket`; or its path, preset name or
+            address.
         path: Path of the new file, usually with the ending `.onnx`.
         data_format: `"channels_first"` for FINN, or `"channels_last"`, which hls4ml takes without a further step. It
             determines the order of flattened features.
