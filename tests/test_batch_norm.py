@@ -92,7 +92,7 @@ def test_the_first_batch_does_not_fix_the_size_of_others():
 def test_data_is_as_for_predict(names):
     """Keras goes by the keys of a dict of inputs, not by the names of the inputs."""
     inputs = {key: keras.Input((4,), name=name) for key, name in zip("ab", names, strict=True)}
-    first, second = norm(), norm()
+    first, second = norm("first"), norm("second")
     with warnings.catch_warnings():  # that names and keys differ
         warnings.simplefilter("ignore")
         model = keras.Model(inputs, [first(inputs["a"]), second(inputs["b"])])
@@ -165,8 +165,11 @@ def test_bad_arguments_leave_the_model_as_it_was():
             recalibrate_batch_norm(model, data, batch_size=10)
         for found, start in zip(statistics(model.layers[0]), (1, 1), strict=True):
             np.testing.assert_array_equal(found, start)
-    with pytest.raises(ValueError, match="`data` must have samples"):
-        recalibrate_batch_norm(model, iter([]))
+    for empty in (iter([]), []):
+        with pytest.raises(ValueError, match="`data` must have samples"):
+            recalibrate_batch_norm(model, empty)
+    with pytest.raises(ValueError, match=re.escape("Received: shape (4,) of one sample, without a batch")):
+        recalibrate_batch_norm(model, X[0])
     two = [keras.Input((4,)), keras.Input((4,))]
     with pytest.raises(ValueError, match="`data` must be as many for each input"):
         recalibrate_batch_norm(keras.Model(two, norm()(two[0] + two[1])), [X, X[:3]])

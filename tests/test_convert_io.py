@@ -193,6 +193,8 @@ def test_the_batch_of_the_file(tmp_path):
         np.testing.assert_allclose(convert.run(report.path, "tflite", samples), model(samples), rtol=1e-5)
     with pytest.raises(ValueError, match="`batch` must be an integer > 0. Received: batch=0"):
         convert.to_tflite(model, tmp_path / "model.tflite", batch=0)
+    with pytest.raises(FileNotFoundError, match="`model` must be a ticket file. Received: missing.mpt"):
+        convert.to_tflite("missing.mpt", tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize("target", ["tflite", "lce"])

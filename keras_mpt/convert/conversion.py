@@ -39,7 +39,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         check_another(path, model.path if isinstance(model, Ticket) else model)
     check_ending(path, *target.endings)
     if is_ticket:
-        ticket = model if isinstance(model, Ticket) else Ticket.read(model)
+        ticket = read_ticket(model)
         model = load_ticket(ticket)
     plan = Plan(model, preprocess)
     labels = annotations.check_labels(labels, plan.model)
@@ -71,6 +71,16 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
     with replacing(path) as unfinished:
         unfinished.write_bytes(written)
     return report
+
+
+def read_ticket(model):
+    """Return the argument `model` of a conversion, a `Ticket` or what `Ticket.read` takes, as a `Ticket`."""
+    if isinstance(model, Ticket):
+        return model
+    try:
+        return Ticket.read(model)
+    except (FileNotFoundError, IsADirectoryError) as error:  # `path` is that of the new file here
+        raise type(error)(str(error).replace("`path`", "`model`", 1)) from error
 
 
 def samples_for(plan, samples):

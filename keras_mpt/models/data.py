@@ -62,8 +62,8 @@ def batches(argument, data, inputs=None, structure=None, size=None):
             f"`{argument}` must be inputs only: an array, or a list or dict of one{whose}. "
             f"Received: a tuple of {len(data)}, such as (inputs, labels)"
         )
-    count = 0
-    for batch in [data] if are_arrays(data) else _iterated(argument, data, inputs):
+    count, empty = 0, isinstance(data, list) and not data
+    for batch in [data] * (not empty) if are_arrays(data) else _iterated(argument, data, inputs):
         arrays = _read(argument, batch, inputs, structure)
         number = _number(argument, arrays)
         count += number
@@ -133,9 +133,10 @@ def _array(argument, tensor, values):
     """Return the values for an input as an array of its dtype."""
     values, shape = _numpy(argument, values, tensor), tensor.shape[1:]
     if values.ndim != len(shape) + 1 or any(n not in (None, m) for n, m in zip(shape, values.shape[1:], strict=True)):
-        wanted = ", ".join(map(str, ("number", *shape)))
+        wanted, alone = ", ".join(map(str, ("number", *shape))), values.ndim == len(shape)
         raise ValueError(
             f"`{argument}` must have shape ({wanted}) for input {tensor.name!r}. Received: shape {values.shape}"
+            + " of one sample, without a batch" * alone
         )
     if tensor.dtype == "string":
         return values

@@ -76,14 +76,14 @@ def to_qonnx(
         raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")
     _check_precision("input_precision", input_precision)
     _check_precision("activation_precision", activation_precision)
-    target = Qonnx(data_format, input_precision, activation_precision)
+    target, random = Qonnx(data_format, input_precision, activation_precision), samples is None
     if input_precision is not None:
         if isinstance(model, (str, os.PathLike, Ticket)):
             conversion.check_another(path, model.path if isinstance(model, Ticket) else model)
-            model = load_ticket(model)
+            model = load_ticket(conversion.read_ticket(model))
         samples = [rounded(array, input_precision) for array in conversion.samples_for(Plan(model), samples)]
     report = conversion.convert(model, path, target, samples)
-    return QonnxReport(**{**vars(report), **target.sizes}, cost=target.cost)
+    return QonnxReport(**{**vars(report), **target.sizes, "random": random}, cost=target.cost)
 
 
 def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
