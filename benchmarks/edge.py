@@ -103,46 +103,91 @@ def quantized(model, path, images, samples):
     return {**row, "agreement": same, "flips": 0, "operations": File(content).operations()}
 
 
-POST_TRAINED = f"""
-"{POST_TRAINING}" is what TensorFlow Lite's converter makes of the stripped network with {CALIBRATED} images to
-calibrate on: faster than float32, and not exact.
-"""
+def span(form, numbers):
+    """Return the smallest and the largest of some numbers in words."""
+    return " to ".join(dict.fromkeys(form.format(number) for number in (min(numbers), max(numbers))))
 
 
 def table(rows):
     """Return the rows as markdown."""
-    lines = [
-        "| network | file | bytes | gzip | max error | agreement | flips | ms | to float32 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| network | file | bytes | compressed | time | max error | agreement | flips |", "|---" * 8 + "|"]
     for row in rows:
+        time = f"{row['ratio to float32']:.2f}" if row["file"] != "float32" else f"{row['milliseconds']:.2f} ms"
         lines.append(
-            f"| {row['network']} | {row['file']} | {row['bytes']:,} | {row['gzip']:,} | {row['max error']:.1e} | "
-            f"{row['agreement']:.1%} of {row['samples']} | {row['flips']} | {row['milliseconds']:.2f} | "
-            f"{row['ratio to float32']:.2f} |"
+            f"| {row['network']} | {row['file']} | {row['bytes']:,} | {row['gzip']:,} | {time} | "
+            f"{row['max error']:.1e} | {row['agreement']:.1%} | {row['flips']} |"
         )
     return "\n".join(lines)
+
+
+def conclusions(rows):
+    """Return which file to choose, as markdown; bytes and times are relative to the float32 file of a network."""
+    found = {(row["network"], row["file"]): row for row in rows}
+    float_, signs = ([name for name in dict.fromkeys(n for n, _ in found) if name.endswith(e)] for e in ("32", "1/1"))
+
+    def bytes_of(file, networks, other="float32", column="bytes"):
+        return span("{:.2f}", [found[name, file][column] / found[name, other][column] for name in networks])
+
+    def cost(file, networks):
+        times = [found[name, file]["ratio to float32"] for name in networks]
+        return bytes_of(file, networks), span("{:.2f}", times)
+
+    def same(networks, *files):
+        return span("{:.1%}", [found[name, file]["agreement"] for name in networks for file in files])
+
+    smaller = [n for n, file in found if file == "sparse int8" and bytes_of(file, [n], "int8") < "0.95"]
+    removed = span("{} %", [int(name.split()[-3]) for name in smaller])
+    lce, lossy = "larq-compute-engine", f"{same(float_, 'dynamic int8')} of the images keep their class"
+    choices = [
+        ["MPT-1/1", 'LiteRT, `weights="auto"` (integer)', *cost("integer", signs), "yes"],
+        ["MPT-1/32", 'LiteRT, `weights="auto"` (int8)', *cost("int8", float_), "yes"],
+        ["MPT-1/32, faster", 'LiteRT, `weights="dynamic_int8"`', *cost("dynamic int8", float_), lossy],
+        [f"{removed} removed, smaller", 'LiteRT, `weights="sparse_int8"`', *cost("sparse int8", smaller), "yes"],
+        ["MPT-1/1, smallest, for 64-bit ARM", lce, *cost(lce, signs), "yes"],
+    ]
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in choices)
+    return f"""Phones, the Raspberry Pi, computers and browsers run LiteRT's files, from `to_tflite`. Its default,
+`weights="auto"`, is exact.
+
+| network | file | bytes, float32 = 1 | time, float32 = 1 | exact |
+|---|---|---|---|---|
+{lines}
+
+- Do not quantize an MPT-1/1 otherwise: with `dynamic_int8`, {same(signs, "dynamic int8")} of the images keep their
+  class, with TensorFlow Lite's own post-training quantization {same(signs, POST_TRAINING)}.
+- The times are those of an x86 processor, for which larq-compute-engine has no optimized kernels. On ARM, it was not
+  measured. It gains nothing for an MPT-1/32.
+- Compressed, as for a download, `sparse_int8` is {bytes_of("sparse int8", smaller, "int8", "gzip")} times as large as
+  `int8`.
+- [Microcontrollers](guides/microcontrollers.md) and [FPGAs](guides/fpga.md) need other files."""
 
 
 def page(result):
     """Return the text of docs/edge-results.md, of what benchmarks/results/edge.json holds."""
     rows = result["rows"]
+    samples = span("{:,}", [row["samples"] for row in rows])
     return f"""# Converted files, measured
 
-Written by `python -m benchmarks.edge --data_dir DIR`, from test images of {result["data"]}. Conv-4 is the zoo's
-ticket; VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images.
+## Which one to choose
 
-- "max error": the largest difference to Keras' outputs over the samples without a flip (dynamic and post-training int8:
-  over all samples).
-- "agreement": the share of samples with the same largest output.
-- "flips": samples that differ by more than rounding, because an activation close to zero took the other sign.
-- "ms": the time of one image on one thread of {result["machine"]},
-  instructions {", ".join(result["instructions"])}. larq-compute-engine has no optimized kernels for it.
-- "to float32": the median of the ratios within a round to the float32 file of the same run, which is not always the one
-  in the table.
-{POST_TRAINED if any(row["file"] == POST_TRAINING for row in rows) else ""}
+{conclusions(rows)}
+
+## All files
+
 {table(rows)}
 
+- **file**: see [`weights`](deployment.md#which-file). "{POST_TRAINING}" is the stripped network, quantized by
+  TensorFlow Lite's converter with {CALIBRATED} images to calibrate on.
+- **time**: the median over rounds, divided by that of float32 in the same run. For float32, the time of one image
+  on one thread of {result["machine"]}, instructions {", ".join(result["instructions"])}.
+- **max error**: the largest difference to Keras' outputs over the images without a flip (dynamic and post-training
+  int8: over all images).
+- **agreement**: the share of images whose largest output is the same, of {samples}.
+- **flips**: images with another output because an activation close to zero took the other sign.
+
+Written by `python -m benchmarks.edge --data_dir DIR`, from test images of {result["data"]}. Conv-4
+is the zoo's ticket. VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images: that does
+not matter for bytes and times, but it does for errors and agreement.
 [edge.json](../benchmarks/results/edge.json) also has the operations in each file.
 """
 

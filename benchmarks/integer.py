@@ -39,8 +39,8 @@ import keras_mpt
 from benchmarks.rounds import load, ratio, save
 from keras_mpt import convert
 from keras_mpt.convert.integer import IntegerLayer
-from keras_mpt.convert.integer_form import integer_writer
-from keras_mpt.convert.integer_tflite import IntegerWriter, decoded
+from keras_mpt.convert.integer.form import integer_writer
+from keras_mpt.convert.integer.tflite import IntegerWriter, decoded
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite

@@ -168,6 +168,16 @@ def test_correlation_of_scores():
         analysis.score_correlation(first, keras.Sequential([MPTDense(3, name="unbuilt")]))
 
 
+def test_models_must_have_masks():
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    unbuilt = keras.Sequential([MPTDense(3)])
+    for function in (analysis.weight_norms, analysis.n_of_m, lambda model: analysis.score_correlation(model, model)):
+        with pytest.raises(ValueError, match="must have MPT layers"):
+            function(plain)
+        with pytest.raises(ValueError, match="must be a built model"):
+            function(unbuilt)
+
+
 def test_paths_of_two_layers_are_not_the_same():
     class Twice(keras.Model):
         def __init__(self):

@@ -1,6 +1,7 @@
 """Statistics of batch normalization are those of the data, whatever holds the layer."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -78,6 +79,28 @@ def test_wherever_the_layer_is():
     assert_statistics(twice, np.concatenate([X, X + 1]))
 
 
+def test_the_first_batch_does_not_fix_the_size_of_others():
+    """Keras makes it a part of the input's shape, for Sequential models without `keras.Input`."""
+    model = keras.Sequential([norm(), kl.Dense(2)])
+    model(X[:7])
+    assert model.inputs[0].shape[0] == 7
+    recalibrate_batch_norm(model, X)
+    assert_statistics(model.layers[0], X)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_data_is_as_for_predict(names):
+    """Keras goes by the keys of a dict of inputs, not by the names of the inputs."""
+    inputs = {key: keras.Input((4,), name=name) for key, name in zip("ab", names, strict=True)}
+    first, second = norm("first"), norm("second")
+    with warnings.catch_warnings():  # that names and keys differ
+        warnings.simplefilter("ignore")
+        model = keras.Model(inputs, [first(inputs["a"]), second(inputs["b"])])
+    recalibrate_batch_norm(model, iter([({"b": X + 1, "a": X.tolist()}, np.zeros(30))]))
+    assert_statistics(first, X)
+    assert_statistics(second, X + 1)
+
+
 def test_masked_entries_do_not_count():
     steps = np.pad(X, ((0, 6), (0, 0))).reshape(6, 6, 4)  # the last sequence is behind the mask
     steps[1, 3:] = 0
@@ -130,21 +153,25 @@ def test_bad_arguments_leave_the_model_as_it_was():
     cases = {
         "`data` must have samples": X[:0],
         "`data` must give finite inputs of layer 'norm'": bad,
-        "`data` must have an array for each of the 1 inputs of `model`. Received: 2": [X, X[:3]],
-        "`data` must be arrays or batches of them. Received: data=3": 3,
-        "`data` must be arrays or batches of them. Received: data='X'": "X",
+        "`data` must be an array for input": [X, X[:3]],
+        "`data` must be an array, a list or dict of arrays, or an iterable of batches of these. Received: int 3": 3,
+        "`data` must be arrays: read the file, with numpy.load for example. Received: 'X'": "X",
+        "`data` must be inputs only: an array, or a list or dict of one for each of": (X, np.zeros(30)),
         "`data` must be finite": Endless(),
-        "`data` must have samples of shape (4,) for input": X[:, :3],
+        "`data` must have shape (number, 4) for input": X[:, :3],
     }
     for message, data in cases.items():
         with pytest.raises(ValueError, match=re.escape(message)):
             recalibrate_batch_norm(model, data, batch_size=10)
         for found, start in zip(statistics(model.layers[0]), (1, 1), strict=True):
             np.testing.assert_array_equal(found, start)
-    with pytest.raises(ValueError, match="`data` must have samples"):
-        recalibrate_batch_norm(model, iter([]))
+    for empty in (iter([]), []):
+        with pytest.raises(ValueError, match="`data` must have samples"):
+            recalibrate_batch_norm(model, empty)
+    with pytest.raises(ValueError, match=re.escape("Received: shape (4,) of one sample, without a batch")):
+        recalibrate_batch_norm(model, X[0])
     two = [keras.Input((4,)), keras.Input((4,))]
-    with pytest.raises(ValueError, match="`data` must have arrays of as many samples"):
+    with pytest.raises(ValueError, match="`data` must be as many for each input"):
         recalibrate_batch_norm(keras.Model(two, norm()(two[0] + two[1])), [X, X[:3]])
     with pytest.raises(ValueError, match="`batch_size`"):
         recalibrate_batch_norm(model, X, batch_size=0)

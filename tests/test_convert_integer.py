@@ -7,8 +7,8 @@ import pytest
 from keras_mpt import convert, quantizers
 from keras_mpt.convert import integer, tflite
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.integer_form import integer_writer
-from keras_mpt.convert.integer_tflite import decoded
+from keras_mpt.convert.integer.form import integer_writer
+from keras_mpt.convert.integer.tflite import decoded
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTDense, MPTDepthwiseConv2D

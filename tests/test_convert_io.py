@@ -159,6 +159,29 @@ def test_a_batch_that_the_model_fixes(target, size, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_first_batch_is_not_that_of_the_file(tmp_path):
+    """Keras makes it a part of the input's shape, for Sequential models without `keras.Input`."""
+    model = keras.Sequential([MPTDense(3, seed=1)])
+    expected = model(samples := np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32))
+    assert model.inputs[0].shape[0] == 5
+    report = convert.to_tflite(model, tmp_path / "model.tflite", samples=samples)
+    assert report.inputs[0].shape == (1, 6) and report.samples == 5
+    np.testing.assert_allclose(convert.run(report.path, "tflite", samples), expected, rtol=1e-5)
+
+
+def test_a_model_without_weights(tmp_path):
+    report = convert.to_tflite(keras.Sequential([keras.Input((6,)), L.Rescaling(2.0)]), tmp_path / "model.tflite")
+    assert report.layers == [] and "Total" in str(report)
+
+
+def test_inputs_of_half_precision(tmp_path):
+    """The model rounds its inputs, the file does not."""
+    inputs = keras.Input((6,), dtype="float16")
+    report = convert.to_tflite(keras.Model(inputs, MPTDense(3, seed=1)(inputs)), tmp_path / "model.tflite")
+    assert report.inputs[0].dtype == "float32" and report.max_error < 1e-5
+    assert "the model computes in float16; the file" in dict(report.notes)["Precision"]
+
+
 def test_the_batch_of_the_file(tmp_path):
     model = keras.Sequential([keras.Input((6,), name="x"), MPTDense(3, seed=1, name="logits")])
     samples = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -170,6 +193,8 @@ def test_the_batch_of_the_file(tmp_path):
         np.testing.assert_allclose(convert.run(report.path, "tflite", samples), model(samples), rtol=1e-5)
     with pytest.raises(ValueError, match="`batch` must be an integer > 0. Received: batch=0"):
         convert.to_tflite(model, tmp_path / "model.tflite", batch=0)
+    with pytest.raises(FileNotFoundError, match="`model` must be a ticket file. Received: missing.mpt"):
+        convert.to_tflite("missing.mpt", tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize("target", ["tflite", "lce"])
@@ -209,6 +234,17 @@ def kinds_of_samples():
     yield tf.data.Dataset.from_tensor_slices((named, np.zeros(4))).batch(2)
     yield lambda: ([a[i : i + 1], b[i : i + 1]] for i in range(4))
     yield ([[a[i : i + 2], b[i : i + 2]], np.zeros(2)] for i in (0, 2))
+    yield Halves()
+
+
+class Halves(keras.utils.PyDataset):
+    """Behind its end, it has empty batches."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return [array[2 * index : 2 * index + 2] for array in ARRAYS], np.zeros(2)
 
 
 def test_samples_of_all_kinds():
@@ -226,6 +262,7 @@ def test_samples_of_all_kinds():
         "x.npy": "read the file, with numpy.load.*Received: 'x.npy'",
         (1, 2): "must be inputs only.*Received: a tuple of 2",
         3: "must be an array, a list or dict .*Received: int",
+        lambda: [ARRAYS[0], [[1, 2], [3]]]: "must be an array for input 'b'. Received: list",
         iter(()): "must be at least one",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,8 @@ from keras import layers as kl
 import keras_mpt
 from keras_mpt import convert, zoo
 from keras_mpt.__main__ import main
-from keras_mpt.convert import ConversionError, qonnx_graph
+from keras_mpt.convert import ConversionError
+from keras_mpt.convert.qonnx import graph as qonnx_graph
 from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 
 pytestmark = pytest.mark.tensorflow_only
@@ -246,6 +247,7 @@ def test_precision_of_inputs(path):
     assert report.flips == 0 and report.max_error < 1e-5
     expected = keras.ops.convert_to_numpy(model(rounded))
     np.testing.assert_allclose(convert.run(path, "qonnx", samples), expected, atol=1e-5)
+    assert not report.random and convert.to_qonnx(model, path, input_precision=(4, 2)).random
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

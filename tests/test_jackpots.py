@@ -407,3 +407,5 @@ def test_bad_arguments(trained):
         analysis.criteria_masks(to_jackpot(trained), [(X, Y)], None)
     with pytest.raises(ValueError, match="`batches`"):
         analysis.criteria_masks(to_jackpot(trained), [], LOSS)
+    with pytest.raises(ValueError, match="`batches` must be pairs"):
+        analysis.criteria_masks(to_jackpot(trained), [X], LOSS)

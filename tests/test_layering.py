@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow_with("jax", "torch")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
 # A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.
-ORDER = ["_types", "terminal", "requirements", "remote", "_keras", "arguments", "files", "ops", "random"]
+ORDER = ["_types", "terminal", "requirements", "remote", "_keras", "arguments", "files", "ops", "random", "pixels"]
 ORDER += ["initializers", "quantizers"]
 ORDER += ["masks", "layers", "models", "callbacks", "tickets", "analysis", "zoo", "convert", "hub", "", "commands"]
 ORDER += ["__main__"]  # "": keras_mpt/__init__.py
@@ -77,10 +77,10 @@ MORE_PARAMETERS = {
     "convert/tflite.py: to_tflite": PUBLIC,
     "convert/tflm.py: to_tflm": PUBLIC,
     "convert/lce.py: _convolve": OPERATION,
-    "convert/integer_tflite.py: apply": OPERATION,
-    "convert/integer_writer.py: tensor": OPERATION,
-    "convert/qonnx_graph.py: quantized": OPERATION,
-    "convert/qonnx_layers.py: _kernel_layer": OPERATION,
+    "convert/integer/tflite.py: apply": OPERATION,
+    "convert/integer/writer.py: tensor": OPERATION,
+    "convert/qonnx/graph.py: quantized": OPERATION,
+    "convert/qonnx/layers.py: _kernel_layer": OPERATION,
 }
 
 

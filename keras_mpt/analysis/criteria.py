@@ -13,6 +13,7 @@ from keras_mpt.initializers import check_seed
 from keras_mpt.masks import Restricted
 from keras_mpt.masks.rule import largest
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.models.data import check_finite_length
 from keras_mpt.models.paths import check_is_model
 from keras_mpt.models.ranges import warn_of_no_logits
 from keras_mpt.ops import to_numpy
@@ -42,7 +43,9 @@ def criteria_masks(model, batches, loss, seed=0):
         Dict from these names to dicts from the kernels' paths to bool arrays, see `masks`, for `overlap`.
 
     Raises:
-        ValueError: A layer has another rule, or there are no batches, or no loss.
+        ValueError: A layer has another rule; there is no loss; there are no batches, or they never end; or a batch is
+            not a pair.
+        TypeError: `model` is not a model, or `batches` is not an iterable.
 
     Examples:
         >>> found = keras_mpt.analysis.criteria_masks(jackpot, batches, loss)
@@ -53,6 +56,7 @@ def criteria_masks(model, batches, loss, seed=0):
     check_is_model(model)
     if not isinstance(batches, collections.abc.Iterable):
         raise TypeError(f"`batches` must be an iterable of (inputs, targets). {received('batches', batches)}")
+    check_finite_length("batches", batches)
     warn_of_no_logits(model, loss, stacklevel=2)
     chosen, random = masks(model), np.random.default_rng(check_seed(seed))
     kernels = {path: to_numpy(subnet.frozen_kernel) for path, subnet in subnets_by_path("model", model).items()}
@@ -106,7 +110,10 @@ def _products(model, batches, loss):
     for variable in copy.trainable_variables:
         variable.trainable = id(variable) in scores
     copy.compile(keras.optimizers.SGD(1.0), loss, jit_compile=keras.backend.backend() == "jax")
-    for inputs, targets in batches:
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"`batches` must be pairs (inputs, targets). {received('a batch', batch)}")
+        inputs, targets = batch
         for subnet in subnets.values():
             subnet.assign(np.ones(subnet.shape, bool), np.zeros(subnet.shape, np.float32))
         copy.train_on_batch(inputs, targets)

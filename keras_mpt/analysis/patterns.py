@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from keras_mpt.analysis.sources import subnets_by_path
 from keras_mpt.arguments import check_integer
-from keras_mpt.layers.subnet import named_subnets
-from keras_mpt.models import mpt_layers_by_path
 from keras_mpt.models.tables import Table, Tabular
 from keras_mpt.ops import to_numpy
 
@@ -65,14 +64,10 @@ def n_of_m(model, n=2, m=4):
     """
     check_integer("m", m, 2)
     check_integer("n", n, 1, m - 1)
-    found = mpt_layers_by_path(model)
-    if not found:
-        raise ValueError(f"`model` must have MPT layers. Received: {model.name!r} without one")
     rows = []
-    for path, layer in found.items():
-        for name, subnet in named_subnets(path, layer):
-            share = _share(subnet, n, m)
-            rows.append({"name": name, "shape": subnet.shape, "fits": share == 1, "share": share})
+    for name, subnet in subnets_by_path("model", model).items():
+        share = _share(subnet, n, m)
+        rows.append({"name": name, "shape": subnet.shape, "fits": share == 1, "share": share})
     return Patterns(int(n), int(m), rows)
 
 

@@ -51,13 +51,15 @@ def subnets_by_path(argument, model):
 
     Raises:
         TypeError: `model` is not a model.
-        ValueError: A layer is not built.
+        ValueError: There is no MPT layer, or one is not built.
     """
     found = {}
     for path, layer in mpt_layers_by_path(model).items():
         if not layer.built:
             raise ValueError(f"`{argument}` must be a built model. Received: layer {path!r} without scores")
         found |= named_subnets(path, layer)
+    if not found:
+        raise ValueError(f"`{argument}` must have MPT layers. Received: {model!r} without one")
     return found
 
 

@@ -40,7 +40,7 @@ def weight_norms(model):
 
     Raises:
         TypeError: `model` is no model.
-        ValueError: A layer is not built.
+        ValueError: It has no MPT layers, or one is not built.
     """
     norms = {}
     for path, subnet in subnets_by_path("model", model).items():
@@ -62,7 +62,7 @@ def score_correlation(first, second):
 
     Raises:
         TypeError: One is no model.
-        ValueError: A model is not built, or they have kernels of other shapes.
+        ValueError: A model has no MPT layers or is not built, or they have kernels of other shapes.
     """
     pairs = paired(_magnitudes("first", first), _magnitudes("second", second))
     return {path: _correlation(*pair) for path, pair in pairs.items()}
@@ -76,4 +76,4 @@ def _magnitudes(argument, model):
 def _correlation(x, y):
     x, y = x - x.mean(), y - y.mean()
     norm = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(np.sum(x * y) / norm) if norm else float("nan")
+    return float(np.clip(np.sum(x * y) / norm, -1, 1)) if norm else float("nan")  # rounding may exceed 1

@@ -6,13 +6,15 @@ import os
 
 import keras
 
+from keras_mpt import pixels
 from keras_mpt.arguments import check_path
-from keras_mpt.convert import annotations, pixels, tensors, verify
+from keras_mpt.convert import annotations, tensors, verify
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.report import Layer, Report, errors_of
 from keras_mpt.files import check_another, check_ending, check_folder, replacing
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import inside_wrapper
+from keras_mpt.models.data import inputs_of
 from keras_mpt.models.summaries import kernels, positions, with_inside
 from keras_mpt.tickets import Ticket, load_ticket
 
@@ -37,7 +39,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         check_another(path, model.path if isinstance(model, Ticket) else model)
     check_ending(path, *target.endings)
     if is_ticket:
-        ticket = model if isinstance(model, Ticket) else Ticket.read(model)
+        ticket = read_ticket(model)
         model = load_ticket(ticket)
     plan = Plan(model, preprocess)
     labels = annotations.check_labels(labels, plan.model)
@@ -71,6 +73,16 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
     return report
 
 
+def read_ticket(model):
+    """Return the argument `model` of a conversion, a `Ticket` or what `Ticket.read` takes, as a `Ticket`."""
+    if isinstance(model, Ticket):
+        return model
+    try:
+        return Ticket.read(model)
+    except (FileNotFoundError, IsADirectoryError) as error:  # `path` is that of the new file here
+        raise type(error)(str(error).replace("`path`", "`model`", 1)) from error
+
+
 def samples_for(plan, samples):
     """Return the given samples as a list of arrays, see `arrays_for`; random ones for None."""
     inputs = [
@@ -79,7 +91,7 @@ def samples_for(plan, samples):
     ]
     if samples is None:
         return tensors.generated(inputs)
-    arrays = tensors.arrays_for(inputs, samples)
+    arrays = tensors.arrays_for(inputs, samples, inputs_of(plan.model)[1])
     tensors.check_finite(arrays)
     return arrays
 

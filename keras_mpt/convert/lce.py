@@ -59,7 +59,7 @@ def to_lce(
     other values on larger batches: check such a model with one sample.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model; a `Ticket`; or its path, preset name or address.
         path: Path of the new file, usually with the ending `.tflite`.
         preprocess, labels: See `to_tflite`.
         samples: Inputs for the comparison, see `to_tflite`; default: 16 of standard normal numbers.

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_mpt import quantizers
-from keras_mpt._keras import functional_graph
+from keras_mpt._keras import functional_graph, layers_inside
 from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
@@ -76,7 +76,7 @@ class Plan:
 
     Attributes:
         model, preprocess: See above.
-        batch: Batch size of the model; None if it takes any.
+        batch: Batch size of the model; None if it takes any, as Sequential models do.
         kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
         layers: List of `(layer, calls)` for each layer with matrices, in the same order; for calls see `call_shapes`.
         reference: The whole `Graph` in floats, for comparison.
@@ -93,7 +93,7 @@ class Plan:
         if preprocess is not None:
             preprocess.check(model)
         self.model, self.preprocess = model, preprocess
-        self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None), None)
+        self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None and not _any_batch(model)), None)
         self._kernels, self.layers = {}, []
         self.reference = self.graph(plain=True).whole()
 
@@ -175,7 +175,13 @@ class Plan:
     def _input(self, x, batch):
         floats = "float32" if self.preprocess is None else "uint8"
         dtype = floats if keras.backend.is_float_dtype(x.dtype) else x.dtype
-        return keras.Input(batch_shape=(x.shape[0] or batch, *x.shape[1:]), dtype=dtype, name=x.name)
+        batch = batch if self.batch is None else x.shape[0] or batch
+        return keras.Input(batch_shape=(batch, *x.shape[1:]), dtype=dtype, name=x.name)
+
+
+def _any_batch(model):
+    """Return whether the batch size of a model means nothing: Sequential models take that of their first data."""
+    return isinstance(model, keras.Sequential) and not any(getattr(x, "stateful", False) for x in layers_inside(model))
 
 
 def _check_inputs(model):

@@ -110,7 +110,7 @@ class Report(Tabular):
     def _table(self):
         header = ["Layer (type)", "Format", "Weights", "Bytes", "1-bit\nMACs", "32-bit\nMACs"]
         rows = [[f"{layer.name} ({layer.type})", layer.form, *map(_cell, _numbers(layer))] for layer in self.layers]
-        totals = [sum(column) for column in zip(*map(_numbers, self.layers), strict=True)]
+        totals = list(map(sum, zip(*map(_numbers, self.layers), strict=True))) or [0] * 4
         rows.append(["Total", "", *map(_cell, totals)])
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.operations.items())
         facts = [

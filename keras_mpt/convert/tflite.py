@@ -14,7 +14,7 @@ from keras_mpt.arguments import check_choice, check_count
 from keras_mpt.convert.annotations import annotated
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File, check_int8
-from keras_mpt.convert.integer_form import Integer, compile_integers
+from keras_mpt.convert.integer.form import Integer, compile_integers
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, border_excess, finished, sparse_size, why_no_signs
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.saved import saved_model
@@ -63,21 +63,22 @@ def to_tflite(
     Before the file is written, its outputs are compared with those of the Keras model, see `to_lce`.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or the path of one. Inputs of integers or booleans
-            keep their type, others are float32.
+        model: A built functional or Sequential model; a `Ticket`; or its path, preset name or address. Inputs of
+            integers or booleans keep their type, others are float32.
         path: Path of the new file, usually with the ending `.tflite`.
         weights: See above.
-        batch: Batch size of the file if the model has none; None: any, which some runtimes (LiteRT.js, GPU delegates)
-            refuse.
+        batch: Batch size of the file unless a functional model fixes it; None: any, which some runtimes (LiteRT.js, GPU
+            delegates) refuse.
         preprocess: Normalization in the file, which then takes uint8 images of 0 .. 255: a pair `(mean, std)` for
             `(images / 255 - mean) / std`, each a number or one for each channel (the last axis); a preset of
             `keras_mpt.zoo`; or, with the names of `keras.applications`, `"tf"` (-1 .. 1) or `"torch"` (that of
             ImageNet). None: the inputs of the file are those of the model.
         labels: Names of the classes, stored in the file, see `metadata`.
         samples: Inputs of the file for the comparison: an array `(number, ...)` for one input; a list of arrays in the
-            order of the inputs, or a dict by their names; or batches of these (a tf.data set, a generator, a function
-            that returns one), of which the first 100 samples are used. Default: 16 samples of standard normal numbers,
-            or of random pixels for uint8.
+            order of the inputs, a dict by their names, or arrays as for `predict`; or batches of these, of which the
+            first 100 samples are used: a `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader`,
+            another iterable, or a function that returns one, where a tuple is `(x, y)` or `(x, y, sample_weight)`.
+            Default: 16 samples of standard normal numbers, or of random pixels for uint8.
 
     Returns:
         A `Report`.

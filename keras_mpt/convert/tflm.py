@@ -13,7 +13,7 @@ from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_choice, check_path
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
-from keras_mpt.convert.integer_form import Integer, Stored
+from keras_mpt.convert.integer.form import Integer, Stored
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_plain, unmerged
 from keras_mpt.convert.report import ConversionError, Report, errors_of
 from keras_mpt.convert.target import Session
@@ -70,7 +70,7 @@ def to_tflm(
     microcontroller, and the operations to register.
 
     Args:
-        model: A built functional or Sequential model, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model; a `Ticket`; or its path, preset name or address.
         path: Path of the new file. With the ending `.cc` or `.cpp`, it is a C++ array to compile in, named like the
             file (`model_...` if C++ does not allow the name); else a file as by `to_tflite`.
         weights: See above.

@@ -34,7 +34,10 @@ def check(report, target, plan, content, samples):
     """
     batch = _batch(plan)
     margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
-    own = _own_outputs(plan)
+    own, others = _own_outputs(plan), _other_floats(plan.model)
+    if others:
+        text = f"the model computes in {' and '.join(others)}; the file, and what it was compared with, in float32"
+        report.notes.append(("Precision", text))
     rebuilt = Agreement(margins, "The graph to convert")
     found = {}
     for runtime in report.runtimes:
@@ -127,9 +130,15 @@ def _caller(model):
     return call
 
 
+def _other_floats(model):
+    """Return the types of floats with which a model computes, except float32."""
+    found = [layer.compute_dtype for layer in layers_inside(model)] + [x.dtype for x in model.inputs]
+    return [dtype for dtype in dict.fromkeys(found) if keras.backend.is_float_dtype(dtype) and dtype != "float32"]
+
+
 def _own_outputs(plan):
-    """Return such a function for the Keras model itself; None if it computes with fewer bits than float32."""
-    if any(layer.compute_dtype != "float32" for layer in layers_inside(plan.model)):
+    """Return such a function for the Keras model itself; None if it computes with other floats than float32."""
+    if _other_floats(plan.model):
         return None
     own = _caller(plan.model)
     return own if plan.preprocess is None else lambda arrays: own([plan.preprocess(array) for array in arrays])

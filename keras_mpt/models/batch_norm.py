@@ -1,7 +1,6 @@
 """Estimate the statistics of batch normalization again, for a network whose kernels have changed."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,11 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_mpt._keras import layers_inside
-from keras_mpt.arguments import check_count, shown
+from keras_mpt.arguments import check_count
+from keras_mpt.models.data import batches, check_finite_length, inputs_of
 from keras_mpt.models.paths import check_is_model
+from keras_mpt.models.rewrite import packed
 from keras_mpt.ops import to_numpy
-
-_INFINITE = -1  # number of batches of a `tf.data.Dataset` that repeats
 
 
 def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256) -> None:
@@ -34,8 +33,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
         model: A built Keras model of any kind. All of its `BatchNormalization` layers change, including nested and
             frozen ones and those in wrappers.
         data: Inputs, about a thousand samples: an array, or a list or dict of arrays for several inputs; or batches of
-            these, a `keras.utils.PyDataset`, `tf.data.Dataset`, `torch.utils.data.DataLoader` or other finite iterable,
-            where a tuple is `(x, y)` or `(x, y, sample_weight)`.
+            these: a `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader`, another finite iterable,
+            or a function that returns one. A tuple in it is `(x, y)` or `(x, y, sample_weight)`.
         batch_size: Largest number of samples in a batch of arrays. The statistics of large batches are closer to those
             of all data.
 
@@ -53,19 +52,16 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     if not found or not all(layer.built for layer in found):
         what = "layers that are not built" if found else "none"
         raise ValueError(f"`model` must be built and have batch normalization. Received: {model.name!r} with {what}")
+    check_finite_length("data", data)
+    inputs, structure = inputs_of(model)
     statistics = [_Statistics(layer) for layer in found]
     done = False
     try:
         with contextlib.ExitStack() as stack, _without_gradients():
             for each in statistics:
                 stack.enter_context(each.recorded())
-            empty = True
-            for batch in _batches(model, data, batch_size):
-                _check_shapes(model, batch)
-                model(batch, training=False)
-                empty = False
-        if empty:
-            raise ValueError("`data` must have samples. Received: none")
+            for batch in batches("data", data, inputs, structure, batch_size):
+                model(batch if inputs is None else packed(model, batch), training=False)
         for each in statistics:
             each.check()
         done = True
@@ -150,57 +146,3 @@ def _without_gradients():
 
         return torch.no_grad()
     return contextlib.nullcontext()
-
-
-def _batches(model, data, batch_size) -> Iterator[Any]:
-    """Yield batches of inputs."""
-    count = len(getattr(model, "inputs", None) or ()) or None  # unknown for a subclassed model
-    is_list_of_batches = isinstance(data, list) and any(isinstance(item, tuple) for item in data)
-    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)) and not is_list_of_batches:
-        yield from _slices(_inputs(data, count), batch_size)
-        return
-    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__") and not isinstance(data, keras.utils.PyDataset):
-        raise ValueError(f"`data` must be arrays or batches of them. Received: data={shown(data)}")
-    if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError(f"`data` must be finite. Received: {shown(data)} without a length")
-        data = map(data.__getitem__, range(data.num_batches))
-    elif hasattr(data, "cardinality") and int(data.cardinality()) == _INFINITE:
-        raise ValueError(f"`data` must be finite, see `take`. Received: {shown(data)}, which repeats without end")
-    for batch in data:
-        # Loaders of PyTorch make lists of tuples.
-        pair = isinstance(batch, list) and count is not None and len(keras.tree.flatten(batch)) > count
-        yield _inputs(tuple(batch) if pair else batch, count)
-
-
-def _inputs(data, count):
-    """Return the x of `(x, y)`; raise ValueError unless there are as many arrays as the model has inputs."""
-    number = len(keras.tree.flatten(data))
-    if isinstance(data, tuple) and number != count and data:
-        data = data[0]
-        number = len(keras.tree.flatten(data))
-    if count is not None and number != count:
-        raise ValueError(f"`data` must have an array for each of the {count} inputs of `model`. Received: {number}")
-    return data
-
-
-def _check_shapes(model, batch):
-    for wanted, array in zip(getattr(model, "inputs", None) or (), keras.tree.flatten(batch), strict=False):
-        shape = tuple(np.shape(array))
-        fits = len(shape) == len(wanted.shape) and all(n in (None, m) for n, m in zip(wanted.shape, shape, strict=True))
-        if not fits:
-            raise ValueError(
-                f"`data` must have samples of shape {tuple(wanted.shape[1:])} for input {wanted.name!r}, the batch "
-                f"first. Received: a batch of shape {shape}"
-            )
-
-
-def _slices(arrays, batch_size):
-    """Yield structures of slices of arrays, whose sizes differ by one at most."""
-    sizes = {len(array) if getattr(array, "shape", ()) else None for array in keras.tree.flatten(arrays)}
-    if len(sizes) != 1 or None in sizes:
-        raise ValueError(f"`data` must have arrays of as many samples. Received: {len(sizes)} different numbers")
-    (size,) = sizes
-    edges = np.linspace(0, size, -(-size // batch_size) + 1).astype(int) if size else []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
-        yield keras.tree.map_structure(lambda array, begin=begin, end=end: array[begin:end], arrays)

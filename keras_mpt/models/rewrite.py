@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import inspect
+import warnings
 
 import keras
 
@@ -87,7 +88,13 @@ def new_inputs(model):
 
 def functional(model, inputs, outputs):
     """Return a `keras.Model` with the name of `model` and the same structure of inputs."""
-    return keras.Model(packed(model, inputs), outputs, name=model.name)
+    return _model(keras.Model, model, inputs, outputs)
+
+
+def _model(cls, model, inputs, outputs):
+    with warnings.catch_warnings():  # Keras has warned when `model` was made
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict", UserWarning)
+        return cls(packed(model, inputs), outputs, name=model.name)
 
 
 def packed(model, tensors):
@@ -103,7 +110,7 @@ def of_same_class(model, inputs, outputs):
             _keras.forget_last_call(layer)
         twin = type(model)(layers, name=model.name)
     else:
-        twin = type(model)(packed(model, inputs), outputs, name=model.name)
+        twin = _model(type(model), model, inputs, outputs)
     twin.dtype_policy = model.dtype_policy
     return twin
 

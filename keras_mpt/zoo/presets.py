@@ -11,6 +11,7 @@ import numpy as np
 from keras_mpt import tickets
 from keras_mpt.arguments import check_choice, check_count, check_number, did_you_mean
 from keras_mpt.files import sha256_of
+from keras_mpt.pixels import Normalization
 from keras_mpt.random import random_uniform
 from keras_mpt.tickets.published import ENDING, folder
 
@@ -144,11 +145,10 @@ class Preset:
         images = np.asarray(images)
         if images.shape[-1:] != (len(self.mean),):
             raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
-        pixels = images.astype(np.float32)
-        least, most = (pixels.min(), pixels.max()) if pixels.size else (0, 255)
+        least, most = (images.min(), images.max()) if images.size else (0, 255)
         if least < 0 or most > 255 or images.dtype.kind == "f" and most <= 1:
             warnings.warn(f"`images` must be pixels from 0 to 255. Received: from {least:g} to {most:g}", stacklevel=2)
-        return (pixels / np.float32(255) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return Normalization(tuple(self.mean), tuple(self.std))(images)
 
     def golden_images(self):
         """Return the images of the `golden` logits: random uint8 pixels `(number, height, width, channels)`."""

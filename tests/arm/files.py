@@ -18,8 +18,8 @@ from interpret import FEW, KERNELS
 
 import keras_mpt
 from keras_mpt import convert
-from keras_mpt.convert.integer_form import integer_writer
-from keras_mpt.convert.integer_tflite import decoded
+from keras_mpt.convert.integer.form import integer_writer
+from keras_mpt.convert.integer.tflite import decoded
 from keras_mpt.convert.plan import Plan
 from keras_mpt.convert.tflite import TensorFlowLite
 

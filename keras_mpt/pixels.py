@@ -1,4 +1,4 @@
-"""Normalization of uint8 images as a part of converted files."""
+"""Normalization of pixels, of arrays and as a part of converted files."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ class Normalization:
         """Return normalized images.
 
         Args:
-            pixels: uint8 images `(batch, ..., channels)`, an array or a symbolic tensor.
+            pixels: Images `(..., channels)` of numbers from 0 to 255, an array or a symbolic tensor.
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if isinstance(pixels, np.ndarray):

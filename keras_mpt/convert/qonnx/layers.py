@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt.convert.kernels import Quantize, same_widths, ternary
-from keras_mpt.convert.qonnx_graph import Grid, Tensor, normalized, scaled, shifted
+from keras_mpt.convert.qonnx.graph import Grid, Tensor, normalized, scaled, shifted
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.models.rewrite import run
 from keras_mpt.ops import to_numpy
@@ -32,7 +32,7 @@ class Emitter:
     """Adds the layers of a plain model to a graph as nodes.
 
     Args:
-        graph: A `qonnx_graph.Graph`.
+        graph: A `graph.Graph`.
         input_precision: `(bits, integer_bits)` of inputs; None: floats.
         activation_precision: The same for outputs of ReLU, without a sign.
     """

@@ -1,4 +1,4 @@
-"""Convert models to QONNX, which FINN and hls4ml compile for FPGAs."""
+"""The QONNX target: the function, its report, and the session."""
 
 import collections
 import dataclasses
@@ -13,8 +13,8 @@ from keras_mpt.arguments import is_count
 from keras_mpt.convert import conversion, tensors
 from keras_mpt.convert.kernels import NOT_TERNARY, Format, call_twin
 from keras_mpt.convert.plan import Plan
-from keras_mpt.convert.qonnx_graph import CHANNELS_LAST, Graph
-from keras_mpt.convert.qonnx_layers import Emitter, Padding, Signs
+from keras_mpt.convert.qonnx.graph import CHANNELS_LAST, Graph
+from keras_mpt.convert.qonnx.layers import Emitter, Padding, Signs
 from keras_mpt.convert.report import ConversionError, Report
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTConv2D, MPTDense, MPTDepthwiseConv2D
@@ -45,7 +45,8 @@ def to_qonnx(
     data types are checked to be BIPOLAR and TERNARY of FINN.
 
     Args:
-        model: A built functional or Sequential model of images or features, a `Ticket`, or a ticket's path.
+        model: A built functional or Sequential model of images or features; a `Ticket`; or its path, preset name or
+            address.
         path: Path of the new file, usually with the ending `.onnx`.
         data_format: `"channels_first"` for FINN, or `"channels_last"`, which hls4ml takes without a further step. It
             determines the order of flattened features.
@@ -75,14 +76,14 @@ def to_qonnx(
         raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")
     _check_precision("input_precision", input_precision)
     _check_precision("activation_precision", activation_precision)
-    target = Qonnx(data_format, input_precision, activation_precision)
+    target, random = Qonnx(data_format, input_precision, activation_precision), samples is None
     if input_precision is not None:
         if isinstance(model, (str, os.PathLike, Ticket)):
             conversion.check_another(path, model.path if isinstance(model, Ticket) else model)
-            model = load_ticket(model)
+            model = load_ticket(conversion.read_ticket(model))
         samples = [rounded(array, input_precision) for array in conversion.samples_for(Plan(model), samples)]
     report = conversion.convert(model, path, target, samples)
-    return QonnxReport(**{**vars(report), **target.sizes}, cost=target.cost)
+    return QonnxReport(**{**vars(report), **target.sizes, "random": random}, cost=target.cost)
 
 
 def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:

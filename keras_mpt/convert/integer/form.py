@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from keras_mpt.convert.integer_graph import Program, signed, why_not_integer
-from keras_mpt.convert.integer_tflite import IntegerWriter, coding_of, float_sums
+from keras_mpt.convert.integer.graph import Program, signed, why_not_integer
+from keras_mpt.convert.integer.tflite import IntegerWriter, coding_of, float_sums
 from keras_mpt.convert.kernels import Format
 
 _WORTH = 0.02  # of a network's weights: with fewer, two bits save too little for the time that they take

@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 from keras_mpt.convert import integer
-from keras_mpt.convert.integer_graph import Call
-from keras_mpt.convert.integer_writer import Writer
+from keras_mpt.convert.integer.graph import Call
+from keras_mpt.convert.integer.writer import Writer
 from keras_mpt.convert.kernels import same_widths
 
 _LARGE = 2.0**100  # factor from floats to signs: magnitudes below its inverse count as zero
