@@ -32,6 +32,9 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
     The kernel is computed in float32 under any dtype policy, and cast last.
 
+    `kernel_quantizer` and `input_quantizer` can be assigned to. `fit`, `evaluate` and `predict` then use the new one; a
+    `tf.function` or `jax.jit` of your own keeps the one it was traced with.
+
     References: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
     arXiv:1911.13299.
 

@@ -69,10 +69,12 @@ class Holding:
     def variables(self):
         """All variables. With JAX, whose calls get these as state, held kernels instead of their source variables."""
         found = super().variables
-        if keras.backend.backend() == "jax" and self.is_held:
+        if keras.backend.backend() != "jax" or not hasattr(self, "_traces"):  # during `__init__`
+            return found
+        if self.is_held:
             hidden = {id(v) for subnet in self._subnets for v in subnet.sources}
             found = [v for v in found if id(v) not in hidden] + [subnet.held for subnet in self._subnets]
-        return [*found, *self._traces.variables] if hasattr(self, "_traces") else found
+        return [*found, *self._traces.variables]
 
     @property
     def trainable(self):

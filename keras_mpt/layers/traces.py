@@ -26,8 +26,8 @@ class Traces:
     """The compiled functions that call a layer.
 
     Attributes:
-        models: Set of the models that called the layer, and whose functions may be compiled. Not with JAX, whose
-            functions call layers without their model.
+        models: Set of the models that called the layer, and whose functions may be compiled. JAX compiles calls without
+            the model.
         variables: With JAX, a list that has a variable once a setting changed after a trace: a function is traced again
             if its state has another structure or shape.
     """
@@ -37,6 +37,8 @@ class Traces:
 
     def note_call(self):
         """Remember the model whose call this is."""
+        if keras.backend.backend() == "torch":
+            return  # it computes eagerly, and `torch.compile` sees changes of attributes
         self._in_state = self._in_state or _keras.gets_state()
         model = _keras.outermost_layer()
         if isinstance(model, keras.Model):
