@@ -115,6 +115,11 @@ def in_stateless_scope():
     return global_state.get_global_attribute("stateless_scope") is not None
 
 
+def gets_state():
+    """Return whether the code that runs in this thread gets the variables as its state, as compiled code of JAX."""
+    return in_stateless_scope() and global_state.get_global_attribute("symbolic_scope") is None
+
+
 def is_replaced(variable):
     """Return whether a `StatelessScope` replaces the value of a variable."""
     scope = global_state.get_global_attribute("stateless_scope")

@@ -184,6 +184,35 @@ def test_the_next_call_sees_every_change(change, file, tmp_path):
         assert not np.allclose(expected, before[name]), name
 
 
+@pytest.mark.slow_with("torch")
+def test_a_held_layer_may_change_during_fit(tmp_path):
+    """`BackupAndRestore` assigns its weights once `fit` has made its function."""
+
+    def fit(epochs, change=None):
+        model = keras.Sequential([keras.Input((5,)), MPTDense(8, seed=0, trainable=False), keras.layers.Dense(3)])
+        keras.utils.set_random_seed(0)
+        model.layers[1].set_weights([np.ones((8, 3), "float32"), np.zeros(3, "float32")])
+        compiled(model)
+        keras_mpt.layers.hold(model)
+        begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: change and change(epoch, model))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        history = model.fit(X, np.ones((4, 3)), epochs=epochs, callbacks=[begin] if change else [backup], verbose=0)
+        return history.history["loss"], model
+
+    def turn(epoch, model):
+        if epoch == 1:
+            model.layers[0].frozen_kernel.assign(-model.layers[0].frozen_kernel.value)
+            model.layers[1].kernel.assign(-model.layers[1].kernel.value)
+
+    whole, _ = fit(2, lambda epoch, model: None)
+    fit(1)
+    resumed, model = fit(2)
+    np.testing.assert_allclose(resumed, whole[1:], rtol=1e-5)
+    assert not model.layers[0].is_held
+    turned, _ = fit(2, turn)
+    np.testing.assert_allclose(turned, whole, rtol=1e-5)
+
+
 def test_what_is_made_by_hand(file):
     """State that a caller gives counts, and functions that were traced before a change do not return what was."""
     model = held(file)

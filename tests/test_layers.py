@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_mpt
 from keras_mpt.callbacks import CheckScores
 from keras_mpt.layers import (
     MPTConv1D,
@@ -437,6 +438,63 @@ def test_a_layer_without_weights_is_refused():
 def test_boolean_inputs_are_quantized():
     layer, x = MPTDense(4, seed=0, input_quantizer="ste_sign"), np.array([[True, False, True]])
     np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x.astype("float32"))))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_integer_inputs_are_quantized_as_floats(dtype):
+    x = np.array([[0, 1, 2, 3], [0, 1, 1, 12]], dtype)
+    quantizers = ["ste_sign", "dorefa_quantizer", "magnitude_aware_sign"]
+    for quantizer in [*quantizers, keras_mpt.quantizers.SteTern(ternary_weight_networks=True)]:
+        layer = MPTDense(3, input_quantizer=quantizer, seed=0)
+        np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x.astype("float32"))))
+        prepared = layer.prepare_plain(ops.convert_to_tensor(x))
+        np.testing.assert_array_equal(numpy(prepared), numpy(layer.input_quantizer(x.astype("float32"))))
+
+
+def test_quantizers_that_are_assigned_after_compiling():
+    layers = [MPTDense(8, kernel_initializer="kaiming_normal", seed=0), keras_mpt.layers.MPTSimpleRNN(3, seed=1)]
+    model = keras.Sequential([keras.Input((6, 4)), *layers])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
+    for layer, name, quantizer in [
+        (layers[0], "kernel_quantizer", None),
+        (layers[1].cell, "input_quantizer", "ste_sign"),
+        (layers[1].cell.subnets[0], "kernel_quantizer", keras_mpt.quantizers.ScaledSign(0.3)),
+    ]:
+        before = model.predict(x, verbose=0)
+        setattr(layer, name, quantizer)
+        after = model.predict(x, verbose=0)
+        np.testing.assert_allclose(after, numpy(model(x)), rtol=1e-5, atol=1e-6)
+        assert not np.allclose(before, after, atol=1e-3)
+
+
+class Scaled(keras.layers.Layer):
+    def __init__(me, units, kernel_initializer="ones", **kwargs):  # noqa: N805
+        super().__init__(**kwargs)
+        me.units, me.kernel_initializer = units, kernel_initializer
+
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(shape[-1], self.units), initializer=self.kernel_initializer)
+
+    def call(self, x, training=False):
+        return ops.matmul(x, self.kernel) * (2.0 if training else 1.0)
+
+
+def test_layers_of_ones_own_get_training():
+    class MPTScaled(keras_mpt.layers.MPTLayer, Scaled):
+        pass
+
+    layer, x = MPTScaled(3, seed=0), np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(numpy(layer(x, training=True)), 2 * numpy(layer(x)))
+
+    class Masked(Scaled):
+        def call(self, x, mask=None, training=False):
+            return super().call(x, training)
+
+    with pytest.raises(TypeError, match="`call` of Masked must take the inputs only, and `training`. Received: mask"):
+
+        class MPTMasked(keras_mpt.layers.MPTLayer, Masked):
+            pass
 
 
 def test_scales_for_channels_need_channels_last():

@@ -324,6 +324,15 @@ def test_binary_inputs_of_recurrent_layers():
     assert np.abs(numpy(twin(x)) - y).max() > 0.01
 
 
+@pytest.mark.parametrize("cls", [layers.MPTLSTM, layers.MPTGRU])
+def test_a_quantizer_that_is_removed_leaves_keras_free_to_use_cudnn(cls):
+    for given in ("auto", False):
+        layer = cls(3, use_cudnn=given, input_quantizer="ste_sign", seed=0)
+        assert layer.use_cudnn is False
+        layer.input_quantizer = None
+        assert layer.use_cudnn == given
+
+
 def test_recycling_changes_all_kernels():
     layer = layers.MPTLSTM(4, kernel_initializer="kaiming_normal", recurrent_initializer="kaiming_normal", seed=1)
     model, x = model_of(layer, (5, 6)), inputs((5, 6))

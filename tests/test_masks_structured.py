@@ -227,6 +227,21 @@ def test_files_of_other_fractions_are_refused(tmp_path):
         other.save(tmp_path / "b.keras")  # it could not be loaded
 
 
+def test_weights_of_a_layer_with_other_numbers():
+    """`set_weights` copies masks: their numbers of ones are part of the state, or the rule knows them."""
+    layer, other = (
+        conv(PartiallyFrozen(0.6, *fractions), seed=seed) for fractions, seed in [((0, 0.3), 1), ((0.4, 0), 2)]
+    )
+    layer.set_weights(other.get_weights())
+    np.testing.assert_array_equal(numpy(layer.subnet_mask), numpy(other.subnet_mask))
+    layer, other = (conv(rule, kernel_initializer="kaiming_normal") for rule in (NofM(2, 4), NofM(1, 4)))
+    layer.set_weights(other.get_weights())
+    kept = numpy(layer.frozen_kernel) * numpy(layer.subnet_mask)
+    np.testing.assert_allclose(np.abs(numpy(layer.kernel)).max(), np.abs(kept).sum() / 60, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"NofM\(2, 4, .* keep 60 weights. Received: a number of 30"):
+        layer.save_own_variables({})
+
+
 def test_refused_sparsities_change_no_kernel():
     separable = layers.MPTSeparableConv2D(6, 3, mask=PartiallyFrozen(0.8, pruned=0.5), seed=1)
     separable.build((None, 5, 5, 1))

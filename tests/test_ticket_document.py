@@ -515,7 +515,7 @@ def variables_of(model, path):
     for name in path.split("/"):
         model = model.get_layer(name)
     theirs = ("scores", "frozen_kernel", "kernel_epoch", "quota", "threshold", "nan_steps")
-    theirs += ("stored_mask", "mask_is_stored", "swap_rate", "frozen")
+    theirs += ("stored_mask", "mask_is_stored", "swap_rate", "frozen", "locked", "searched")
     return [v for v in model.variables if not (isinstance(model, keras_mpt.layers.MPTLayer) and v.name in theirs)]
 
 

@@ -48,7 +48,8 @@ class ShortRestriction(keras.callbacks.Callback):
         rate = (1 - epoch / self.epochs) ** self.power if epoch < self.epochs else 0.0
         for layer in self._layers():
             for subnet in layer.subnets:
-                subnet.state["swap_rate"].assign(rate)
+                if subnet.is_trainable:  # a frozen layer may hold its kernel
+                    subnet.state["swap_rate"].assign(rate)
 
     def _layers(self):
         return [layer for layer in mpt_layers(self.model) if isinstance(layer.mask, Restricted)]

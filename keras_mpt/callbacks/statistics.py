@@ -31,7 +31,8 @@ class MaskStatistics(keras.callbacks.Callback):
     `history` has them as `"flip_ratio/conv1"` and so on, by the paths of the layers; several kernels of a layer add
     their names. `logs`, which other callbacks, the progress bar and `history` show, get `mask_flip_ratio` and
     `mask_sparsity` over all layers together. Put this callback first: then later ones see these numbers, and changes of
-    masks that they make when an epoch begins count, such as those of `SparsitySchedule`.
+    masks that they make when an epoch begins count, such as those of `SparsitySchedule`. In an epoch that
+    `BackupAndRestore(save_freq=...)` resumes in its midst, changes before that do not count.
 
     Args:
         path: CSV file with one row per epoch and layer. A resumed training appends to it, and replaces the rows of

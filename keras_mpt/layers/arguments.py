@@ -3,6 +3,8 @@
 import inspect
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_mpt.arguments import check_bool, check_count, is_count, received
 
@@ -48,6 +50,36 @@ def _common(layer):
         for name, parameter in of(layer).items()
         if name in ("name", "dtype", "trainable")
     }
+
+
+def takes_training(cls):
+    """Return whether the `call` of the plain class of an MPT class takes `training`.
+
+    Raises:
+        TypeError: It takes more than that and the inputs, which `MPTLayer.call` would not pass on.
+    """
+    try:
+        plain = cls._plain_class()
+    except StopIteration:  # a mixin
+        return False
+    named = [
+        p.name
+        for p in inspect.signature(plain.call).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    more = [name for name in named[2:] if name != "training"]
+    if more:
+        raise TypeError(
+            f"The `call` of {plain.__name__} must take the inputs only, and `training`. Received: {', '.join(more)} as "
+            f"well. Define `call` in {cls.__name__}, or let the layer call an MPT layer"
+        )
+    return "training" in named[2:]
+
+
+def as_floats(inputs, dtype):
+    """Return inputs for a quantizer: floats as they are, others (pixels, booleans) in a dtype."""
+    is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype))
+    return inputs if is_float else ops.cast(inputs, dtype)
 
 
 def chosen(argument, names, known):
@@ -108,3 +140,31 @@ def checked(given):
                 raise ValueError(f"`{name}` must be an integer > 0, or a tuple of them. {received(name, value)}")
             given[name] = tuple(map(int, sizes)) if isinstance(value, (tuple, list)) else int(value)
     return given
+
+
+def checked_mask(mask, shape, name):
+    """Return zeros and ones for a layer of this name as booleans; raise ValueError for anything else."""
+    mask = np.asarray(mask)
+    numbers = mask.dtype.kind in "biufV"  # V: bfloat16
+    if mask.shape != shape or not numbers or not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape {mask.shape}, "
+            f"values {np.unique(mask)[:4] if numbers else mask.dtype}"
+        )
+    return mask != 0
+
+
+def checked_scores(scores, shape, name):
+    """Return scores for a layer of this name as float32; raise ValueError if they are no numbers of the shape."""
+    try:
+        scores = np.asarray(scores, np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. {received('scores', scores)}"
+        ) from error
+    if scores.shape != shape or np.isnan(scores).any():
+        raise ValueError(
+            f"`scores` must be numbers of shape {shape} for layer {name!r}. Received: shape {scores.shape}, "
+            f"{np.count_nonzero(np.isnan(scores))} NaN"
+        )
+    return scores

@@ -10,9 +10,10 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
+from keras_mpt.layers.arguments import as_floats, checked_mask, takes_training
 from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
-from keras_mpt.layers.subnet import Subnet, checked_mask
+from keras_mpt.layers.subnet import Subnet
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.ops import to_numpy
 
@@ -30,6 +31,9 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     `masks.Restricted`, which ranks S instead of |S|, leaves out the sign.
 
     The kernel is computed in float32 under any dtype policy, and cast last.
+
+    `kernel_quantizer` and `input_quantizer` can be assigned to. `fit`, `evaluate` and `predict` then use the new one; a
+    `tf.function` or `jax.jit` of your own keeps the one it was traced with.
 
     References: Diffenderfer & Kailkhura 2021, algorithm 1, arXiv:2103.09377; Ramanujan et al. 2020, section 3.2,
     arXiv:1911.13299.
@@ -66,6 +70,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             `set_sparsity`, `assign_mask`), or an attribute of a single kernel is read from a layer with several.
     """
 
+    _takes_training = False  # the `call` of the Keras layer
     _kernels = types.MappingProxyType({"kernel": "kernel"})  # what Keras calls each, and how its arguments begin
 
     def __init_subclass__(cls, **kwargs):
@@ -73,6 +78,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         for name in cls._kernels:
             if not any(name in vars(base) for base in cls.__mro__ if issubclass(base, MPTLayer)):
                 setattr(cls, name, _kernel_property(name))
+        if cls.call is MPTLayer.call:
+            cls._takes_training = takes_training(cls)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -175,6 +182,11 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             return self._non_trainable
         return tuple(subnet.name for subnet in self._subnets if self.trainable and not subnet.is_trainable)
 
+    @PlainTwin.input_quantizer.setter
+    def input_quantizer(self, quantizer):
+        PlainTwin.input_quantizer.fset(self, quantizer)
+        self._note_change()
+
     @property
     def seed(self):
         """The seed of the frozen kernel and of the first scores."""
@@ -229,18 +241,17 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     def call(self, inputs, training=None):
         inputs = self._quantized(inputs)
         with self._fixed_kernels(training):
-            return super().call(inputs)
+            known = self._takes_training and training is not None
+            return super().call(inputs, training=training) if known else super().call(inputs)
 
     def _quantized(self, inputs):
-        if self.input_quantizer is not None and keras.backend.standardize_dtype(inputs.dtype) == "bool":
-            inputs = ops.cast(inputs, self.compute_dtype)
         inputs = self._prepare(inputs, self.input_quantizer)
         if self.input_quantizer is not None:
             inputs = ops.cast(inputs, self.compute_dtype)  # larq's quantizers return float32 under any policy
         return inputs
 
     def _prepare(self, inputs, quantizer):
-        return inputs if quantizer is None else quantizer(inputs)
+        return inputs if quantizer is None else quantizer(as_floats(inputs, self.compute_dtype))
 
     @contextlib.contextmanager
     def _fixed_kernels(self, training):
@@ -318,7 +329,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """Raise ValueError if weights of a layer with another rule were loaded, or assigned by `set_weights`."""
         for subnet in self._subnets:
             try:
-                self.mask.check_state(subnet.state)
+                self.mask.check_state(subnet.state, subnet.shape)
             except ValueError as error:
                 raise ValueError(f"Layer {self.name!r} has weights that do not fit its rule. {error}") from error
 

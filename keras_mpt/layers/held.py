@@ -1,13 +1,13 @@
 """Hold kernels while nothing that they depend on changes."""
 
 import functools
-import weakref
 
 import keras
 from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.arguments import check_instance
+from keras_mpt.layers.traces import Traces, forget_compiled
 from keras_mpt.ops.backend import as_tensor
 
 
@@ -23,8 +23,9 @@ def hold(model):
     With TensorFlow, a `tf.function` of your own does not notice changes to layers after it was traced. If it was traced
     while a kernel was held, it returns NaN once the kernel is released: create it again. If it trains a layer and was
     traced before you froze that layer, do not call it again. The functions of Keras (`fit`, `evaluate`, `predict`) are
-    created again. With PyTorch, changes that autograd does not notice, such as those of `tensor.data`, have no effect
-    on a held kernel.
+    created again for the models that call the layer in their `call`. If a `train_step` or `compute_loss` of your own
+    calls another model, such as a teacher, compile again after you have changed that one. With PyTorch, changes that
+    autograd does not notice, such as those of `tensor.data`, have no effect on a held kernel.
 
     Kernels with a shared rule (`masks.GlobalTopK`), which depend on other layers, are not held.
 
@@ -43,13 +44,8 @@ def hold(model):
     for layer in _keras.layers_inside(model):
         if isinstance(layer, Holding) and layer.can_hold:
             layer.hold_kernels()
-            layer._holders.add(model)
+            layer._traces.models.add(model)
     forget_compiled(model)
-
-
-def forget_compiled(model):
-    """Let Keras compile the functions of a model again."""
-    model.train_function = model.test_function = model.predict_function = None
 
 
 class Holding:
@@ -62,7 +58,7 @@ class Holding:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._holders = weakref.WeakSet()
+        self._traces = Traces()
 
     @property
     def is_held(self):
@@ -73,10 +69,12 @@ class Holding:
     def variables(self):
         """All variables. With JAX, whose calls get these as state, held kernels instead of their source variables."""
         found = super().variables
-        if keras.backend.backend() != "jax" or not self.is_held:
+        if keras.backend.backend() != "jax" or not hasattr(self, "_traces"):  # during `__init__`
             return found
-        hidden = {id(v) for subnet in self._subnets for v in subnet.sources}
-        return [v for v in found if id(v) not in hidden] + [subnet.held for subnet in self._subnets]
+        if self.is_held:
+            hidden = {id(v) for subnet in self._subnets for v in subnet.sources}
+            found = [v for v in found if id(v) not in hidden] + [subnet.held for subnet in self._subnets]
+        return [*found, *self._traces.variables]
 
     @property
     def trainable(self):
@@ -101,6 +99,12 @@ class Holding:
         self._kernel_quantizer = quantizer
         for subnet in getattr(self, "_subnets", ()):
             subnet.forget_quantizer()
+        self._note_change()
+
+    def _note_change(self):
+        """Let functions that are compiled already see a setting that changed."""
+        if getattr(self, "_subnets", ()):  # without kernels, nothing is compiled
+            self._traces.change()
 
     @property
     def can_hold(self):
@@ -140,8 +144,7 @@ class Holding:
             _make_useless(subnet.held)
             subnet.held = None
             _keras.track_in_backend(self, f"held_{subnet.name}", None)
-        for model in self._holders:
-            forget_compiled(model)
+        self._traces.forget()
 
     def _held_kernel(self, subnet):
         """Return a held kernel as a tensor; None if it must be computed."""
@@ -151,9 +154,6 @@ class Holding:
             if not _torch_compiles() and not _keras.in_stateless_scope():
                 self._release()
             return None
-        model = _keras.outermost_layer()
-        if isinstance(model, keras.Model):
-            self._holders.add(model)
         return as_tensor(subnet.held)
 
 

@@ -7,6 +7,7 @@ import keras
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import layer_seeds
+from keras_mpt.layers.arguments import as_floats
 from keras_mpt.layers.base import MPTLayer, kernels_of_call
 from keras_mpt.layers.composite import MPTComposite
 
@@ -112,16 +113,19 @@ class MPTRecurrent(MPTComposite):
         cell.implementation = getattr(self.cell, "implementation", None)
         _keras.replace_layer(self, "cell", cell)
 
-    @MPTComposite.input_quantizer.setter
-    def input_quantizer(self, quantizer):
-        MPTComposite.input_quantizer.fset(self, quantizer)
-        if self.input_quantizer is not None and hasattr(self, "use_cudnn"):
-            self.use_cudnn = False  # it would not call the cell, which quantizes
+    @property
+    def use_cudnn(self):
+        """Whether Keras may compute without a call of the cell: not with an input quantizer, which the cell applies."""
+        return self._use_cudnn if self.input_quantizer is None else False
+
+    @use_cudnn.setter
+    def use_cudnn(self, value):
+        self._use_cudnn = value
 
     def prepare_plain(self, inputs):
         """Quantize `inputs` as the cell does, in plain Keras operations."""
         quantizer = quantizers.plain(self.input_quantizer)
-        return inputs if quantizer is None else quantizer(inputs)
+        return inputs if quantizer is None else quantizer(as_floats(inputs, self.compute_dtype))
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

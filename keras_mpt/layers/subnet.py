@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import initializers, quantizers
-from keras_mpt.arguments import received
+from keras_mpt.layers.arguments import checked_mask, checked_scores
 from keras_mpt.layers.groups import group_of, once, set_sparsities, share_quota
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
@@ -69,6 +69,7 @@ class Subnet:
             quantizer = quantizers.get_kernel(quantizer)
             self.layer._release()
             self._quantizer = quantizer
+            self.layer._note_change()
         else:
             self.layer.kernel_quantizer = quantizer
 
@@ -285,7 +286,7 @@ class Subnet:
         """
         name, rule = self.layer.name, self.layer.mask
         mask = checked_mask(mask, self.shape, name)
-        scores = first_scores(mask) if scores is None else _checked_scores(scores, self.shape, name)
+        scores = first_scores(mask) if scores is None else checked_scores(scores, self.shape, name)
         kept = np.count_nonzero(mask)
         try:
             changes = {"quota": np.int32(kept), "threshold": smallest_kept(scores, kept), **rule.assigned(mask)}
@@ -318,6 +319,7 @@ class Subnet:
 
     def effective(self, training=False):
         """Return the kernel that the layer computes with, in float32."""
+        self.layer._traces.note_call()
         if self.held is not None and (kernel := self.layer._held_kernel(self)) is not None:
             return kernel
         scores, frozen = as_tensor(self.scores), as_tensor(self.frozen_kernel)
@@ -371,30 +373,3 @@ def named_subnets(path, layer):
 
 def _tensors(values):
     return {name: as_tensor(value) for name, value in values.items()}
-
-
-def checked_mask(mask, shape, name):
-    """Return zeros and ones for a layer of this name as booleans; raise ValueError for anything else."""
-    mask = np.asarray(mask)
-    numbers = mask.dtype.kind in "biufV"  # V: bfloat16
-    if mask.shape != shape or not numbers or not np.isin(mask, (0, 1)).all():
-        raise ValueError(
-            f"`mask` must be zeros and ones of shape {shape} for layer {name!r}. Received: shape {mask.shape}, "
-            f"values {np.unique(mask)[:4] if numbers else mask.dtype}"
-        )
-    return mask != 0
-
-
-def _checked_scores(scores, shape, name):
-    try:
-        scores = np.asarray(scores, np.float32)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`scores` must be numbers of shape {shape} for layer {name!r}. {received('scores', scores)}"
-        ) from error
-    if scores.shape != shape or np.isnan(scores).any():
-        raise ValueError(
-            f"`scores` must be numbers of shape {shape} for layer {name!r}. Received: shape {scores.shape}, "
-            f"{np.count_nonzero(np.isnan(scores))} NaN"
-        )
-    return scores

@@ -83,10 +83,7 @@ class PlainTwin:
 
     @property
     def input_quantizer(self):
-        """The quantizer of the inputs, or None.
-
-        Functions that are compiled already, such as that of `predict`, keep the former one: compile the model again.
-        """
+        """The quantizer of the inputs, or None."""
         return self._input_quantizer
 
     @input_quantizer.setter
@@ -139,7 +136,7 @@ class PlainTwin:
     def _by_name(self, args, kwargs):
         """Return the arguments of the Keras layer as keyword arguments, checked."""
         named = inspect.signature(self._plain_class().__init__).bind_partial(self, *args).arguments
-        del named["self"]
+        named.pop(next(iter(named)))  # `self`
         for name in named:
             if name in kwargs:
                 raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")

@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_mpt._types import Tensor
 from keras_mpt.arguments import check_choice, check_integer, received
 from keras_mpt.masks.rule import MaskRule
-from keras_mpt.ops import magnitude_bits, n_of_m_mask
+from keras_mpt.ops import magnitude_bits, n_of_m_mask, to_numpy
 
 _LONGEST = 32  # the ranks are found by comparing each pair of a group
 
@@ -61,14 +62,14 @@ class NofM(MaskRule):
         if size % self.m:
             what = "input channels" if self.axis == "inputs" else "weights"
             raise ValueError(f"`m` must divide the number of {what}, {size}. {received('m', self.m)}")
-        first = super().init(shape, seed, stream, inputs)
-        return {**first, "quota": np.int32(math.prod(shape) // self.m * self.n)}
+        return {**super().init(shape, seed, stream, inputs), "quota": np.int32(self._kept(shape))}
 
     def __call__(
         self, scores: Tensor, state: dict[str, Tensor], training: bool = False
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         mask, invalid = n_of_m_mask(magnitude_bits(scores), self.n, self.m, self._stride(scores.shape))
-        return mask, state["quota"], {"nan_steps": invalid}
+        # Not the quota, which `set_weights` may have copied from a layer with another rule.
+        return mask, ops.convert_to_tensor(self._kept(scores.shape), dtype="int32"), {"nan_steps": invalid}
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
         """Return no changes for the number of ones that all masks have.
@@ -76,13 +77,22 @@ class NofM(MaskRule):
         Raises:
             ValueError: It is another one.
         """
-        always = math.prod(scores.shape) // self.m * self.n
+        always = self._kept(scores.shape)
         if kept != always:
             raise ValueError(
                 f"The rule {self!r} always has {always} of {math.prod(scores.shape)} weights. "
                 f"Received: a sparsity that keeps {kept}"
             )
         return {}
+
+    def check_state(self, state: dict[str, Tensor], shape: tuple[int, ...]) -> None:
+        quota, always = int(to_numpy(state["quota"])), self._kept(shape)
+        if quota != always:
+            raise ValueError(f"Masks of the rule {self!r} keep {always} weights. Received: a number of {quota}")
+
+    def _kept(self, shape):
+        """Return the number of ones of all masks of this shape."""
+        return math.prod(shape) // self.m * self.n
 
     def _stride(self, shape):
         """Return the distance between the flat indices of a group's entries."""

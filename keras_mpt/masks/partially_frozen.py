@@ -70,22 +70,24 @@ class PartiallyFrozen(MaskRule):
     def init(self, shape: tuple[int, ...], seed: int = 0, stream: int = 0, inputs: int = -2) -> dict[str, Any]:
         """Return the initial state of a kernel, see `MaskRule`.
 
-        `frozen` (int32) is > 0 where a weight is searched, 0 where it is pruned, < 0 where it is locked.
+        `frozen` (int32) is > 0 where a weight is searched, 0 where it is pruned, < 0 where it is locked. `locked` and
+        `searched` are the numbers of such weights: with them, `set_weights` copies the masks of another layer.
         """
-        size = math.prod(shape)
-        pruned, locked = partition(size, self.frozen_counts(size), seed, stream + _STREAM)
+        size, counts = math.prod(shape), self.frozen_counts(math.prod(shape))
+        pruned, locked = partition(size, counts, seed, stream + _STREAM)
         frozen = np.full(size, SEARCHED, np.int32)
         frozen[pruned], frozen[locked] = PRUNED, LOCKED
-        return {**super().init(shape, seed, stream, inputs), "frozen": frozen.reshape(shape)}
+        first = super().init(shape, seed, stream, inputs)
+        searched, locked = np.int32(size - sum(counts)), np.int32(counts[1])
+        return {**first, "frozen": frozen.reshape(shape), "locked": locked, "searched": searched}
 
     def __call__(
         self, scores: Tensor, state: dict[str, Tensor], training: bool = False
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        kept, frozen = state["quota"], state["frozen"]
-        pruned, locked = self.frozen_counts(math.prod(scores.shape))
-        searched = math.prod(scores.shape) - pruned - locked
+        kept, frozen, searched = state["quota"], state["frozen"], state["searched"]
         keys, select = magnitude_bits(scores, frozen), SELECTORS[self.selector]
-        mask, threshold, invalid = top_k_mask(keys, kept - locked, state["threshold"], select, frozen, searched)
+        wanted = kept - state["locked"]
+        mask, threshold, invalid = top_k_mask(keys, wanted, state["threshold"], select, frozen, searched)
         return mask, kept, {"threshold": threshold, "nan_steps": invalid}
 
     def resized(self, scores: Tensor, state: dict[str, Tensor], kept: int) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class PartiallyFrozen(MaskRule):
                 f"{size - pruned} may be kept. Received: {what} that keeps {kept}"
             )
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: dict[str, Tensor], shape: tuple[int, ...]) -> None:
         frozen = to_numpy(state["frozen"])
         found = frozen.size - np.count_nonzero(frozen), np.count_nonzero(frozen < 0)
         ours = self.frozen_counts(frozen.size)

@@ -113,11 +113,12 @@ class MaskRule:
         """
         return {}
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: dict[str, Tensor], shape: tuple[int, ...]) -> None:
         """Raise ValueError if a state that was loaded is that of another rule.
 
         Args:
             state: Dict of tensors, see `init`.
+            shape: Shape of the kernel.
         """
 
     def searched(self, state: dict[str, Tensor]) -> Tensor | None:

@@ -12,7 +12,7 @@ from keras_mpt._types import CustomObjects, Path
 from keras_mpt.arguments import check_bool, check_choice
 from keras_mpt.files import check_ending, check_folder
 from keras_mpt.layers import hold
-from keras_mpt.layers.held import forget_compiled
+from keras_mpt.layers.traces import forget_compiled
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models.paths import check_functional, check_is_model, walk
 from keras_mpt.ops import to_numpy

@@ -12,7 +12,7 @@ from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, readin
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
-from keras_mpt.layers.held import forget_compiled
+from keras_mpt.layers.traces import forget_compiled
 from keras_mpt.masks import MaskRule
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
