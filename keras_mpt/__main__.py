@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import keras
 import keras_mpt
 from keras_mpt import requirements, terminal
 from keras_mpt.commands import conversion, evaluation, importing, inspection, listing
+
+_SIGPIPE = 13  # which `signal` lacks on Windows
 
 
 def main(arguments=None):
@@ -25,7 +28,13 @@ def main(arguments=None):
     try:
         with contextlib.nullcontext() if options.verbose else terminal.quiet():
             options.run(options)
-    except (OSError, ImportError, RuntimeError, ValueError) as error:
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return terminal.interrupted()
+    except BrokenPipeError:  # `keras-mpt list | head -1`: nobody reads on, nor what is left in the buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + _SIGPIPE
+    except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
         print(f"keras-mpt: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -52,7 +61,12 @@ def _restarted(backend, arguments):
         print(f'keras-mpt: error: this command needs {backend}: pip install "keras-mpt[{backend}]"', file=sys.stderr)
         return 1
     environment = {**os.environ, "KERAS_BACKEND": backend}
-    return subprocess.run([sys.executable, "-m", "keras_mpt", *arguments], env=environment).returncode
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # the process gets Ctrl-C as well: wait until it is done
+    try:
+        status = subprocess.run([sys.executable, "-m", "keras_mpt", *arguments], env=environment).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status  # as a shell numbers signals
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ def _import_keras():
     try:
         with terminal.quiet() if silenced else contextlib.nullcontext():
             import keras  # noqa: F401
+    except KeyboardInterrupt:  # Keras takes most of the time before the command begins
+        if not terminal.is_command():
+            raise
+        sys.exit(terminal.interrupted())
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _BACKENDS:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -14,6 +15,12 @@ def is_command():
     """
     name = pathlib.Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else ""
     return name == "keras-mpt" or name == "-m" and "keras_mpt" in sys.orig_argv
+
+
+def interrupted():
+    """Say that Ctrl-C ended the command; return its exit status."""
+    print("keras-mpt: interrupted", file=sys.stderr)
+    return 128 + signal.SIGINT
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ import keras_mpt
 from keras_mpt import __main__ as command_line
 from keras_mpt import terminal, zoo
 from keras_mpt.__main__ import main
-from keras_mpt.files import check_folder
+from keras_mpt.files import check_folder, replacing
 
 pytestmark = pytest.mark.slow_with("jax", "torch")
 
@@ -145,6 +146,7 @@ def test_evaluating_a_converted_file(images, capsys):
         ),
         (PRESET, [0] * 4, ("--runtime", "lce"), "`runtime` must be one of"),
         (PRESET, [0] * 4, ("--preset", "no"), "`name` must be a preset's."),
+        (PRESET, [0] * 4, ("--preset", "conv4_mpt11_s50"), "--preset must be left out for the preset"),
     ],
     ids=str,
 )
@@ -182,6 +184,75 @@ def test_no_folder_for_an_import_is_found_out_first(capsys, tmp_path):
     assert "`path` must be in a folder that exists" in capsys.readouterr().err
     assert main(["import", str(tmp_path / "no.pth"), str(tmp_path / "x.tflite")]) == 1
     assert "`path` must end in .mpt" in capsys.readouterr().err
+
+
+def test_files_that_are_not_written(capsys, images, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.chdir(images)
+    shutil.copy(zoo.get_preset(PRESET).path, "ticket")
+    shutil.copy("images.npy", "samples")
+    (images / "x.gz").mkdir()
+    shutil.copy("ticket", "x.cc.gz")
+    before = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
+    for command, message in [
+        (["convert", PRESET, PRESET], "OUT must not be the name of a preset"),
+        (["import", "no.pth", PRESET], "OUT must not be the name of a preset"),
+        (["convert", "ticket", "ticket"], "`path` must be another file than the one that is read"),
+        (["import", "ticket", "ticket"], "`path` must be another file than the one that is read"),
+        (["convert", PRESET, "samples", "--samples", "samples"], "`path` must be another file"),
+        (["convert", PRESET, "x", "--gzip"], "`path` must be that of a file. Received: 'x.gz', a folder"),
+        (["convert", "x.cc.gz", "x.cc", "--target", "tflm", "--gzip"], "`path` must be another file"),
+        (["convert", PRESET, "x.cc", "--target", "tflm", "--benchmark"], "--benchmark needs an OUT that runs here"),
+    ]:
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, command
+    assert {path.name: path.stat().st_mtime_ns for path in images.iterdir()} == before
+
+
+def test_an_interrupted_command(capsys, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zoo, "list_presets", interrupted)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "keras-mpt: interrupted\n"
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x.mpt") as unfinished:
+        unfinished.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("seconds", [2, 20])  # while Keras is imported, and later
+def test_ctrl_c_ends_with_a_line(seconds, tmp_path):
+    """As a terminal does it: all processes of the group get the signal, also one that was restarted."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-m", "keras_mpt", "convert", PRESET, str(tmp_path / "x.tflite")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (130, "keras-mpt: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_nobody_reads_on(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    redirected = []
+    monkeypatch.setattr(os, "dup2", lambda *files: redirected.append(files) or files[1])
+    assert main(["--verbose", "list"]) == 141
+    assert capsys.readouterr().err == "" and redirected[0][1] == 1
+    os.close(redirected[0][0])
+    os.close(writer)  # or closing the file raises again
+    with pytest.raises(OSError):
+        sys.stdout.close()
 
 
 def test_folders_that_may_not_be_written_to(capsys, tmp_path, monkeypatch):
@@ -230,7 +301,9 @@ def test_conversion_restarts_itself_with_tensorflow(monkeypatch, capsys):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(subprocess, "run", run)
     command = ["convert", PRESET, "out.tflite", "--weights", "int8"]
+    before = signal.getsignal(signal.SIGINT)
     assert main(command) == 7
+    assert signal.getsignal(signal.SIGINT) is before
     assert calls == [([sys.executable, "-m", "keras_mpt", *command], "tensorflow")]
     monkeypatch.setattr("keras_mpt.requirements.is_installed", lambda name: False)
     assert main(command) == 1

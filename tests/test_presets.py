@@ -303,6 +303,24 @@ def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, 
 
 
 @same_on_all_backends
+def test_a_ticket_is_a_file_or_folder_of_any_name(tmp_path):
+    preset = zoo.get_preset("conv4_mpt32_s50")
+    for name in ("ticket.mpt", "no suffix"):
+        shutil.copy(preset.path, tmp_path / name)
+    for path in (tmp_path, str(tmp_path), str(tmp_path / "no suffix")):
+        ticket, _, published = zoo.weights.resolve("conv4_mpt", path)
+        assert ticket.size == preset.bytes and not published
+
+
+@same_on_all_backends
+def test_a_ticket_of_another_sparsity(tmp_path):
+    saved(tmp_path / "bare.mpt")
+    assert zoo.conv2_mpt(weights=tmp_path / "bare.mpt", sparsity=0.5, **MADE_WITH)
+    with pytest.raises(TicketError, match="`sparsity` and `mask` must .* keeps 50.*%.* Received: 10.*%$"):
+        zoo.conv2_mpt(weights=tmp_path / "bare.mpt", classes=10, mask=keras_mpt.masks.GlobalTopK(0.9), **MADE_WITH)
+
+
+@same_on_all_backends
 def test_operations_may_be_numbered_in_another_way(tmp_path):
     made_with = {"input_shape": [8, 8, 3], "width": 0.125, "seed": 0}
     zoo.resnet20_mpt(**made_with)  # whose padding is the first of this process, perhaps
@@ -370,6 +388,8 @@ def test_wrong_names_suggest_the_near_one():
     assert str(error.value).count("'cifar10'") == 1
     with pytest.raises(FileNotFoundError):
         zoo.conv4_mpt(weights="nowhere.mpt")
+    with pytest.raises(ValueError, match="Received: weights='conv4_mpt32_s50', one of conv4_mpt"):
+        zoo.conv2_mpt(weights="conv4_mpt32_s50")
 
 
 @same_on_all_backends
@@ -405,7 +425,10 @@ def test_preprocessing():
     np.testing.assert_allclose(preset.preprocess(images), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="images"):
         preset.preprocess(images[..., :2])
-    for wrong in (images / 255, preset.preprocess(images), images.astype("int32") + 1):
+    with pytest.raises(ValueError, match="`images` must be numbers .* Received: complex128 of shape"):
+        preset.preprocess(images.astype(complex))
+    damaged = np.where(images == images[0, 0, 0, 0], np.nan, images)
+    for wrong in (images / 255, preset.preprocess(images), images.astype("int32") + 1, images > 9, damaged):
         with pytest.warns(UserWarning, match="`images` must be pixels from 0 to 255"):
             preset.preprocess(wrong)
 

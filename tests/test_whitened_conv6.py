@@ -28,6 +28,11 @@ def test_outputs_are_uncorrelated():
     assert np.all(np.diff(spread) >= 0), "the directions of most variance come first, so their filters are the smallest"
 
 
+def test_filters_of_a_single_pixel():
+    pixels = IMAGES[..., :1]
+    np.testing.assert_allclose(np.abs(whitening_kernel(pixels, size=1)) * np.sqrt(pixels.var() + 5e-4), 1, rtol=1e-3)
+
+
 def test_epsilon_bounds_directions_without_variance():
     flat = np.repeat(IMAGES[..., :1], 3, axis=-1)
     assert np.abs(whitening_kernel(flat, epsilon=0.01)).max() <= 10
@@ -40,6 +45,8 @@ def test_epsilon_bounds_directions_without_variance():
         ({"images": IMAGES.astype("uint8")}, "images"),
         ({"images": IMAGES * np.nan}, "images"),
         ({"images": IMAGES, "size": 9}, "images"),
+        ({"images": IMAGES[:1, :2, :2]}, "images"),
+        ({"images": IMAGES[..., :0]}, "images"),
         ({"images": IMAGES, "size": 0}, "size"),
         ({"images": IMAGES, "epsilon": -1}, "epsilon"),
     ],

@@ -120,6 +120,42 @@ def test_without_top(input_quantizer):
     assert numpy(model(inputs((32, 32, 3)))).std() > 0
 
 
+@pytest.mark.parametrize("name", [*(f"conv{n}_mpt" for n in CONV), "vgg_small_mpt", "vgg19_mpt"])
+def test_what_flattens_needs_a_size(name):
+    for shape in [(None, None, 3), (None, 32, 3), (32, None, 3)]:
+        with pytest.raises(
+            ValueError, match=rf"`input_shape` must have a height .*input_shape={re.escape(str(shape))}"
+        ):
+            getattr(zoo, name)(input_shape=shape, **SMALL)
+
+
+@made_of_the_same_on_all_backends
+def test_features_of_images_of_any_size():
+    make = functools.partial(zoo.conv2_mpt, include_top=False, input_quantizer="approx_sign", **SMALL)
+    model, x = make(input_shape=(None, None, 3)), inputs((9, 14, 3))
+    assert model.output_shape == (None, None, None, 8)
+    assert make(input_shape=(None, 14, 3)).output_shape == (None, None, 7, 8)
+    expected = numpy(make(input_shape=(9, 14, 3))(x))
+    np.testing.assert_allclose(numpy(model(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+@made_of_the_same_on_all_backends
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("conv2_mpt", 2), ("vgg_small_mpt", 8), ("whitened_conv6_mpt", 9)]
+    + [pytest.param(f"conv{n}_mpt", 2 ** (n // 2), marks=pytest.mark.slow) for n in (4, 6, 8)]
+    + [pytest.param("vgg19_mpt", 32, marks=pytest.mark.slow)],
+)
+def test_smallest_images(name, least):
+    make = functools.partial(getattr(zoo, name), width=0.0625, include_top=False)
+    assert make(input_shape=(least, least, 1)).output_shape[1:3] == (1, 1)
+    for shape in [(least - 1, least, 1), (least, least - 1, 1), (None, 1, 1)]:
+        with pytest.raises(
+            ValueError, match=rf"`input_shape` must have at least {least}x{least} pixels. Received: inp"
+        ):
+            make(input_shape=shape)
+
+
 ARCHITECTURES = {name: getattr(zoo, name) for name in zoo.__all__ if name.endswith("_mpt")}
 COMMON = {
     "input_shape": (32, 32, 3),
@@ -238,7 +274,9 @@ def test_masks():
         zoo.conv2_mpt(sparsity=shared)
     with pytest.raises(ValueError, match="`sparsity` must be left out where `mask` is a rule. Received: sparsity=0.6"):
         zoo.conv2_mpt(mask=shared, sparsity=0.6)
-    for wrong in ("global", keras_mpt.masks.GlobalTopK):
+    with pytest.raises(ValueError, match="`mask` must return a rule of keras_mpt.masks. Received: None for 'conv1'"):
+        zoo.conv2_mpt(mask=lambda sparsity: None)
+    for wrong in ("global", keras_mpt.masks.GlobalTopK, keras_mpt.masks.NofM, lambda: None):
         with pytest.raises(ValueError, match="`mask` must be None, a rule of keras_mpt.masks .*Received: mask="):
             zoo.conv2_mpt(mask=wrong)
 
@@ -295,6 +333,8 @@ BAD = {
     "pad_values": ["1", math.inf, True],
     "width": [0, -1.0, math.nan, "2"],
     "seed": [-1, 0.5],
+    "dtype": ["half", "int32", 5],
+    "weights": [[], 5],
     "include_top": [0],
 }
 
@@ -318,6 +358,8 @@ def test_numbers_of_numpy(tmp_path):
 def test_a_width_that_leaves_a_layer_nothing():
     with pytest.raises(ValueError, match="`width` must .*Received: width=0.001, which leaves none of 64"):
         zoo.conv2_mpt(width=0.001)
+    with pytest.raises(ValueError, match=r"`width` must .*Received: width=1000000000.0, which makes 6.4e\+10 of 64"):
+        zoo.conv2_mpt(width=1e9)
 
 
 def test_sparsity_by_layer():

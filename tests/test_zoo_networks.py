@@ -121,6 +121,40 @@ def test_full_size(name):
     keras.backend.clear_session()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("input_quantizer", [None, "approx_sign"])
+@pytest.mark.parametrize("name", [name for name in sizes(1.0) if "resnet" in name])
+def test_images_of_any_size(name, input_quantizer, tmp_path):
+    def make(*shape):
+        settings = {"classes": 3, "width": 0.0625, "sparsity": 0.5, "seed": 2, "batch_norm_affine": True}
+        return getattr(zoo, name)(input_shape=shape, input_quantizer=input_quantizer, **settings)
+
+    large = name not in ("resnet18_mpt", "resnet20_mpt", "resnet32_mpt")  # of ImageNet's stem
+    models = [make(None, None, 3)] if large else [make(None, None, 3), make(None, 32, 3)]
+    keras_mpt.save_ticket(models[0], tmp_path / "any.mpt")
+    models.append(keras_mpt.load_ticket(tmp_path / "any.mpt"))
+    assert {model.output_shape for model in models} == {(None, 3)}
+    for shape in [(80, 65, 3), (65, 96, 3)] if large else [(32, 32, 3), (19, 32, 3)]:
+        x = inputs(shape)
+        expected = numpy(make(*shape)(x))
+        assert expected.std() > 0
+        for model in models:
+            np.testing.assert_allclose(numpy(model(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_stem_for_images_of_any_size():
+    """It is that of the default size, or of the size that is known."""
+    for name, shape, size in [
+        ("resnet18_mpt", (None, None, 3), 3),
+        ("resnet18_mpt", (None, 65, 3), 7),
+        ("resnet34_mpt", (64, None, 3), 3),
+        ("resnet34_mpt", (None, None, 3), 7),
+    ]:
+        model = getattr(zoo, name)(input_shape=shape, width=0.02, include_top=False)
+        assert model.get_layer("conv1").kernel_size == (size, size), (name, shape)
+
+
 def kinds(model):
     return [type(layer).__name__ for layer in model.layers[1:]]
 

@@ -1,10 +1,11 @@
 """`keras-mpt convert`: a ticket as a file for phones."""
 
 import gzip
+import pathlib
 
 from keras_mpt import convert
 from keras_mpt.commands import sources
-from keras_mpt.files import replacing
+from keras_mpt.files import check_folder, replacing
 
 _TARGETS = {
     "tflite": "LiteRT as it is",
@@ -106,6 +107,13 @@ def run(options):
             raise ValueError(f"--{name} needs --target {' or '.join(targets)}. Received: --target {options.target}")
         if value is not None:
             given[name] = tuple(value) if isinstance(value, list) else value
+    read = [options.samples] if options.samples else []
+    sources.check_out(options.out, *read)
+    if options.gzip:
+        check_folder(f"{options.out}.gz")
+        sources.check_out(f"{options.out}.gz", options.ticket, *read)
+    if options.benchmark and pathlib.Path(options.out).suffix not in ("", ".tflite", ".onnx"):
+        raise ValueError(f"--benchmark needs an OUT that runs here, not C++. Received: {options.out}")
     samples = convert.tensors.from_file(options.samples) if options.samples else None
     path, preset = sources.find(options.ticket)
     if "preprocess" in given:

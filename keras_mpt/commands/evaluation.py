@@ -88,6 +88,8 @@ def _file(options):
     """Return the file to run, and the preset whose normalization it needs, if any."""
     preset = zoo.get_preset(options.preset) if options.preset else None
     named = next((preset for preset in zoo.list_presets() if preset.name == options.ticket), None)
+    if named is not None and preset not in (None, named):
+        raise ValueError(f"--preset must be left out for the preset {named.name}. Received: --preset {preset.name}")
     if named is not None and options.runtime != "keras":
         return named.published(options.runtime), named
     converted = pathlib.Path(options.ticket).suffix == ".tflite"

@@ -2,8 +2,9 @@
 
 import pathlib
 
+from keras_mpt.commands import sources
 from keras_mpt.convert.pytorch.layouts import LAYOUTS
-from keras_mpt.files import check_another, check_ending, check_folder, sha256_of
+from keras_mpt.files import check_ending, check_folder, sha256_of
 from keras_mpt.tickets import save_ticket
 from keras_mpt.tickets.published import ENDING
 
@@ -43,7 +44,7 @@ def add(commands):
 def run(options):
     from keras_mpt import convert, masks
 
-    check_another(options.out, options.checkpoint)
+    sources.check_out(options.out, options.checkpoint)
     check_folder(options.out)
     check_ending(options.out, ENDING)
     sparsity, mask = options.sparsity, None

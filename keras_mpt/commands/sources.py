@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 
 from keras_mpt import zoo
+from keras_mpt.files import check_another
 from keras_mpt.tickets import published
 
 TICKET = (
@@ -25,6 +26,14 @@ def find(ticket):
     if preset is not None and not os.path.exists(ticket):
         return preset.published(), preset
     return published.find(ticket), None
+
+
+def check_out(out, *read):
+    """Raise ValueError if a new file would hide a preset, or replace one of the files that are `read`."""
+    if out in {preset.name for preset in zoo.list_presets()}:
+        raise ValueError(f"OUT must not be the name of a preset, which the file would hide. Received: {out}")
+    for file in read:
+        check_another(out, file)
 
 
 def array(option, file):

@@ -23,9 +23,25 @@ class Blocks:
         self._seeds = initializers.layer_seeds(settings.seed)
         self._names = []  # of the MPT layers
 
-    def image(self):
-        """Return the input."""
-        return keras.Input(self.settings.input_shape, dtype="float32", name="image")
+    def image(self, least=1, flattened=False):
+        """Return the input.
+
+        Args:
+            least: Smallest height and width that leave a pixel to the last layer.
+            flattened: Whether the network flattens, which needs height and width.
+
+        Raises:
+            ValueError: `input_shape` is too small or lacks a size that is needed.
+        """
+        shape = self.settings.input_shape
+        if any(side is not None and side < least for side in shape[:2]):
+            raise ValueError(f"`input_shape` must have at least {least}x{least} pixels. Received: input_shape={shape}")
+        if flattened and None in shape:
+            raise ValueError(
+                "`input_shape` must have a height and a width, because the network flattens. With include_top=False, "
+                f"both may be None. Received: input_shape={shape}"
+            )
+        return keras.Input(shape, dtype="float32", name="image")
 
     def model(self, image, outputs, name):
         """Return the finished model.

@@ -103,7 +103,7 @@ def conv8_mpt(
 def _conv(name, settings, blocks):
     """Return a network with two convolutions per number of filters, and three dense layers."""
     net, index = Blocks(settings), 0
-    x = image = net.image()
+    x = image = net.image(2 ** len(blocks), flattened=settings.include_top)
     for filters in blocks:
         for pool in (False, True):
             index += 1

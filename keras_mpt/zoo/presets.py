@@ -140,15 +140,17 @@ class Preset:
             images: Array `(..., channels)` of pixels from 0 to 255, as from `keras.datasets`.
 
         Raises:
-            ValueError: The last axis is not the channels.
+            ValueError: The last axis is not the channels, or they are not real numbers.
         """
         images = np.asarray(images)
-        if images.shape[-1:] != (len(self.mean),):
-            raise ValueError(f"`images` must have {len(self.mean)} channels last. Received: shape {images.shape}")
-        least, most = (images.min(), images.max()) if images.size else (0, 255)
-        if least < 0 or most > 255 or images.dtype.kind == "f" and most <= 1:
+        if images.shape[-1:] != (len(self.mean),) or images.dtype.kind not in "buifV":  # V: bfloat16
+            what = f"{images.dtype} of shape {images.shape}"
+            raise ValueError(f"`images` must be numbers with {len(self.mean)} channels last. Received: {what}")
+        pixels = images.astype(np.float32)
+        least, most = (pixels.min(), pixels.max()) if pixels.size else (0, 255)
+        if not (least >= 0 and most <= 255) or images.dtype.kind in "bf" and most <= 1:  # or NaN
             warnings.warn(f"`images` must be pixels from 0 to 255. Received: from {least:g} to {most:g}", stacklevel=2)
-        return Normalization(tuple(self.mean), tuple(self.std))(images)
+        return Normalization(tuple(self.mean), tuple(self.std))(pixels)
 
     def golden_images(self):
         """Return the images of the `golden` logits: random uint8 pixels `(number, height, width, channels)`."""

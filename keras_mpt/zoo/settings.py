@@ -1,11 +1,13 @@
 """The settings of a network of the zoo, checked on creation."""
 
 import dataclasses
+import inspect
 
 import keras
+import numpy as np
 
 from keras_mpt import initializers, quantizers
-from keras_mpt.arguments import check_bool, check_count, check_number, check_positive, check_sparsity, is_count
+from keras_mpt.arguments import check_bool, check_count, check_number, check_positive, check_sparsity, is_count, shown
 from keras_mpt.masks import GlobalTopK, MaskRule, TopK
 
 _SWITCHES = ("batch_norm_affine", "float_stem", "include_top")
@@ -17,7 +19,7 @@ class Settings:
 
     Args:
         input_shape: Height, width and channels of an image. Height and width may be None, for images of any size,
-            unless the network flattens.
+            unless the network flattens, as Conv-n and VGG do with `include_top`.
         classes: Number of logits.
         sparsity: Fraction removed of each layer's weights, or a dict from layer names to fractions.
         default_sparsity: Fraction for the layers that such a dict leaves out; the default of the network.
@@ -84,7 +86,7 @@ class Settings:
         mask = self.mask
         if isinstance(mask, dict):  # a config, as a ticket's provenance holds it
             mask = keras.saving.deserialize_keras_object(mask)
-        if mask is GlobalTopK or not (mask is None or callable(mask)):
+        if mask is GlobalTopK or not (mask is None or isinstance(mask, MaskRule) or _takes_a_sparsity(mask)):
             raise ValueError(
                 "`mask` must be None, a rule of keras_mpt.masks such as GlobalTopK(0.9), or a function that makes one "
                 f"from a sparsity. Received: mask={mask!r}"
@@ -106,26 +108,41 @@ class Settings:
             return self.mask
         by_layer = isinstance(self.sparsity, dict)
         sparsity = self.sparsity.get(layer, self.default_sparsity) if by_layer else self.sparsity
-        return (self.mask or TopK)(sparsity)
+        rule = (self.mask or TopK)(sparsity)
+        if not isinstance(rule, MaskRule):
+            raise ValueError(f"`mask` must return a rule of keras_mpt.masks. Received: {shown(rule)} for {layer!r}")
+        return rule
 
     def scaled(self, number):
         """Return a number of filters or units times the width."""
-        if round(self.width * number) < 1:
+        scaled = self.width * number
+        if not is_count(round(min(scaled, 1e18))):
+            what = f"leaves none of {number}" if scaled < 1 else f"makes {scaled:g} of {number}"
             raise ValueError(
-                "`width` must leave every layer an output. "
-                f"Received: width={self.width!r}, which leaves none of {number}"
+                "`width` must leave every layer an output, and at most 2^31 - 1. "
+                f"Received: width={self.width!r}, which {what}"
             )
-        return round(self.width * number)
+        return round(scaled)
+
+
+def _takes_a_sparsity(mask):
+    """Return whether a value can be called as `mask(sparsity)`."""
+    try:
+        inspect.signature(mask).bind(0.5)
+    except (TypeError, ValueError):  # not callable, other parameters, or of C
+        return False
+    return True
 
 
 def same(argument, one, other):
     """Return whether two values of an argument are equivalent, such as a quantizer's name and its config."""
     forms = {
-        "input_shape": tuple,
+        "input_shape": lambda value: tuple(value) if isinstance(value, list) else value,
         "mask": lambda value: value if isinstance(value, dict) else keras.saving.serialize_keras_object(value),
         "input_quantizer": lambda value: quantizers.serialize(quantizers.get_activation(value)),
         "kernel_quantizer": lambda value: quantizers.serialize(quantizers.get_kernel(value)),
         "kernel_initializer": lambda value: keras.initializers.serialize(initializers.get(value, argument)),
     }
     form = forms.get(argument, lambda value: value)
-    return form(one) == form(other)
+    equal = form(one) == form(other)
+    return isinstance(equal, (bool, np.bool_)) and bool(equal)  # arrays are compared entry by entry

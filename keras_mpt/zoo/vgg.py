@@ -68,7 +68,7 @@ def vgg19_mpt(
 def _vgg(name, settings, blocks, pool_first):
     """Return a network with blocks of (count, filters) convolutions and a pool before or after norm and ReLU."""
     net, index, last = Blocks(settings), 0, sum(count for count, _ in blocks)
-    x = image = net.image()
+    x = image = net.image(2 ** len(blocks), flattened=settings.include_top)
     for count, filters in blocks:
         for position in range(1, count + 1):
             index += 1

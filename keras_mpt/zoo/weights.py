@@ -3,16 +3,18 @@
 import contextlib
 import functools
 import inspect
+import math
 import os
-import pathlib
+import re
 from collections.abc import Callable
 from typing import ParamSpec
 
 import keras
 
 from keras_mpt import remote, tickets
-from keras_mpt.arguments import did_you_mean
+from keras_mpt.arguments import did_you_mean, received
 from keras_mpt.layers import hold
+from keras_mpt.models import mpt_layers
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
 from keras_mpt.zoo import presets
@@ -57,13 +59,27 @@ def _keras_settings(dtype):
             "`dtype` must be given where Keras' global dtype policy is not float32, such as dtype='float32' or "
             f"dtype='mixed_bfloat16'. Received: dtype=None, with the global policy {policy.name!r}"
         )
+    wanted = _policy("float32" if dtype is None else dtype)
     try:
-        keras.config.set_dtype_policy("float32" if dtype is None else dtype)
+        keras.config.set_dtype_policy(wanted)
         keras.config.set_image_data_format("channels_last")
         yield
     finally:
         keras.config.set_dtype_policy(policy)
         keras.config.set_image_data_format(data_format)
+
+
+def _policy(dtype):
+    try:
+        policy = keras.dtype_policies.get(dtype)
+        if keras.backend.is_float_dtype(policy.compute_dtype):
+            return policy
+        cause = None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        cause = error
+    raise ValueError(
+        f"`dtype` must be a dtype policy of floats, such as 'mixed_bfloat16'. {received('dtype', dtype)}"
+    ) from cause
 
 
 def _from_ticket(function, known, weights, **given):
@@ -87,16 +103,33 @@ def _from_ticket(function, known, weights, **given):
     part = make.keywords.get("include_top") is False
     try:
         check_wiring(model, ticket, part)
+        if not part and {"sparsity", "mask"} & given.keys():
+            _check_kept(model, ticket)
         tickets.restore(model, ticket, part=part)
     except tickets.TicketError as error:
-        others = {"classes", "input_shape"} & given.keys()
-        if part or not others:
+        others = sorted({"classes", "input_shape"} & given.keys())
+        if part or not others or not re.search("layer '(dense|logits)", str(error)):  # the layers that they change
             raise
         raise tickets.TicketError(
-            f"{error}. With other {' or '.join(sorted(others))} than those of the ticket, `include_top` must be False."
+            f"{str(error).rstrip('.')}. With other {' or '.join(others)} than those of the ticket, `include_top` must "
+            "be False."
         ) from error
     hold(model)
     return model
+
+
+def _check_kept(model, ticket):
+    """Raise TicketError if the mask rules of a model keep another fraction of all weights than a ticket does."""
+    layers, kernels = mpt_layers(model), [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    total = sum(math.prod(layer.scores.shape) for layer in layers)
+    if total != sum(math.prod(kernel["shape"]) for kernel in kernels):
+        return  # `restore` says where
+    wanted, kept = sum(int(layer.kept) for layer in layers), sum(kernel["kept"] for kernel in kernels)
+    if abs(wanted - kept) > total / 1000:
+        raise tickets.TicketError(
+            f"{ticket.path}: `sparsity` and `mask` must be left out or those of the ticket, which keeps "
+            f"{kept / total:.1%} of the weights. Received: {wanted / total:.1%}"
+        )
 
 
 def resolve(architecture, weights):
@@ -115,18 +148,20 @@ def resolve(architecture, weights):
         TicketError: The file is not a ticket, or its arguments are not plain data.
         OSError: The file cannot be opened.
     """
-    if remote.is_remote(weights):
+    if remote.is_remote(weights) or isinstance(weights, os.PathLike):
         return _file(architecture, weights)
-    if isinstance(weights, os.PathLike) or str(weights).endswith(presets.ENDING):
-        return _file(architecture, pathlib.Path(weights))
     found = [preset for preset in presets.published() if preset.architecture == architecture]
     names = {preset.dataset: preset for preset in found if preset.default}
     names |= {preset.name: preset for preset in found}
-    if weights in names:
+    if isinstance(weights, str) and weights in names:
         return tickets.Ticket.read(names[weights].published()), names[weights].arguments, True
+    if isinstance(weights, str) and (weights.endswith(presets.ENDING) or os.path.exists(weights)):
+        return _file(architecture, weights)
+    others = {preset.name: preset.architecture for preset in presets.published()}
+    other = f", one of {others[weights]}" if isinstance(weights, str) and weights in others else ""
     raise ValueError(
         f"`weights` must be None, a preset of {architecture} or the path of a {presets.ENDING} file."
-        f"{presets.choices(weights, list(names))} Received: weights={weights!r}"
+        f"{presets.choices(weights, list(names))} {received('weights', weights)}{other}"
     )
 
 

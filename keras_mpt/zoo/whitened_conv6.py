@@ -23,6 +23,7 @@ from keras_mpt.zoo.settings import Settings
 from keras_mpt.zoo.weights import builder
 
 _STEM_SIZE = 2
+_LEAST_SIDE = 9  # the stem leaves 8, and three pools 1
 _LOGITS_SCALE = 1 / 9
 # fmt: off
 
@@ -50,7 +51,7 @@ def whitened_conv6_mpt(
         batch_norm_affine=batch_norm_affine, float_stem=float_stem, pad_values=pad_values, width=width, seed=seed,
         include_top=include_top)
     net = Blocks(settings)
-    x = image = net.image()
+    x = image = net.image(_LEAST_SIDE)
     filters = 2 * _STEM_SIZE**2 * settings.input_shape[-1]
     unfit = keras.initializers.GlorotUniform(0)  # until `whitening_kernel` takes its place
     x = keras.layers.Conv2D(
@@ -121,7 +122,7 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
     check_count("size", size)
     epsilon = check_positive("epsilon", epsilon)
     images = np.asarray(images)
-    if images.ndim != 4 or images.dtype.kind != "f" or min(images.shape[1:3]) < size or len(images) < 1:
+    if images.ndim != 4 or images.dtype.kind != "f" or min(images.shape[1:3]) < size or not images.size:
         raise ValueError(
             "`images` must be a float array (number, height, width, channels) of images that hold a patch. "
             f"Received: shape {images.shape}, dtype {images.dtype}, size={size}"
@@ -130,7 +131,9 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
         raise ValueError("`images` must be finite. Received: infinity or NaN")
     patches = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
     patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * images.shape[-1])
-    variances, directions = np.linalg.eigh(np.cov(patches.T.astype(np.float64)))
+    if len(patches) < 2:
+        raise ValueError(f"`images` must hold two patches or more. Received: shape {images.shape}, size={size}")
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(patches.T.astype(np.float64))))
     filters = (directions / np.sqrt(variances + epsilon)).T[::-1]
     filters = np.concatenate([filters, -filters]).reshape(-1, size, size, images.shape[-1])
     return filters.transpose(1, 2, 3, 0).astype(np.float32)
