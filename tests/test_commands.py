@@ -167,9 +167,10 @@ def test_what_cannot_be_evaluated(ticket, labels, options, message, images, caps
         (np.ones((4, 32, 32, 2)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32, 2)"),
         (np.ones((0, 32, 32, 3)), "IMAGES must be one or more, of finite numbers. Received: shape (0, 32, 32, 3)"),
         (np.full((4, 32, 32, 3), np.nan), "IMAGES must be one or more, of finite numbers. Received: NaN or infinity"),
+        (np.full((4, 32, 32, 3), 1e39), "IMAGES must be one or more, of finite numbers. Received: NaN or infinity as"),
         (np.ones((4, 32, 32)), "IMAGES must be of shape ('number', 32, 32, 3). Received: shape (4, 32, 32)"),
     ],
-    ids=["empty", "cut", "scalar", "text", "channels", "no", "nan", "axes"],
+    ids=["empty", "cut", "scalar", "text", "channels", "no", "nan", "large", "axes"],
 )
 def test_images_that_are_none(content, message, images, capsys):
     file = images / "other.npy"

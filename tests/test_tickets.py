@@ -784,6 +784,10 @@ def test_other_files(tmp_path):
         file.write_bytes(other)
         with pytest.raises(TicketError, match="ticket.mpt is not a ticket"):
             load_ticket(file)
+    for size in (3, 47):
+        file.write_bytes(content[:size])
+        with pytest.raises(TicketError, match="ticket.mpt is not a ticket file: it is cut off"):
+            load_ticket(file)
     for version in (0, 3):
         file.write_bytes(content[:8] + version.to_bytes(4, "little") + content[12:])
         message = f"ticket.mpt has format version {version}; this version of keras_mpt reads 1 and 2"

@@ -81,8 +81,8 @@ logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 25
 ```
 
 `load_ticket("conv4_mpt32_s50")` and `keras-mpt inspect conv4_mpt32_s50` take the name as well. The package includes the
-tickets. Each has a model card (click on its name), the log of its training, and files for phones: `.tflite` for LiteRT,
-`_lce.tflite` for larq-compute-engine.
+tickets. In a clone, each has a model card (click on its name), the log of its training, and a `.tflite` for LiteRT.
+Those with binary activations have an `_lce.tflite` for larq-compute-engine as well.
 
 {tables}
 - Accuracies are those of the files on the whole test set, one seed each. On CIFAR-10 as it is published, without JPEG,

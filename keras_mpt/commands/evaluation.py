@@ -40,8 +40,10 @@ def run(options):
     from keras_mpt import convert
 
     images, labels = sources.array("IMAGES", options.images), sources.array("LABELS", options.labels)
-    if not len(images) or not np.isfinite(images).all():
-        what = "NaN or infinity" if len(images) else f"shape {images.shape}"
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(images.astype(np.float32)).all()
+    if not len(images) or not finite:
+        what = "NaN or infinity as float32" if len(images) else f"shape {images.shape}"
         raise ValueError(f"IMAGES must be one or more, of finite numbers. Received: {what}")
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
         raise ValueError(

@@ -107,6 +107,8 @@ def read(path, name=None):
 
 def _other_kind(begin):
     """Return the kind of a file with this beginning, for the end of an error message."""
+    if begin and MAGIC.startswith(begin[: len(MAGIC)]):
+        return ": it is cut off"
     if begin.startswith(b"PK"):
         return ", but a zip archive: `keras.models.load_model` reads the .keras files of Keras"
     if begin.startswith(b"\x89HDF"):

@@ -13,8 +13,7 @@ import keras
 
 from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean, received
-from keras_mpt.layers import hold
-from keras_mpt.models import mpt_layers
+from keras_mpt.layers import MPTLayer, hold
 from keras_mpt.tickets import config
 from keras_mpt.tickets.saving import check_size
 from keras_mpt.zoo import presets
@@ -120,7 +119,8 @@ def _from_ticket(function, known, weights, **given):
 
 def _check_kept(model, ticket):
     """Raise TicketError if the mask rules of a model keep another fraction of all weights than a ticket does."""
-    layers, kernels = mpt_layers(model), [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
+    layers = [layer for layer in model.layers if isinstance(layer, MPTLayer)]
+    kernels = [entry["kernel"] for entry in ticket.layers.values() if entry["kernel"]]
     total = sum(math.prod(layer.scores.shape) for layer in layers)
     if total != sum(math.prod(kernel["shape"]) for kernel in kernels):
         return  # `restore` says where
