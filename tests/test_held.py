@@ -266,6 +266,18 @@ def test_what_cannot_be_held():
         keras_mpt.layers.hold(3)
 
 
+def test_restrictions_leave_frozen_layers_alone():
+    rule = keras_mpt.masks.Restricted(0.5)
+    frozen, trained = MPTDense(3, seed=0, mask=rule, trainable=False), MPTDense(3, seed=1, mask=rule)
+    model = keras.Sequential([keras.Input((4,)), frozen, trained])
+    keras_mpt.layers.hold(model)
+    restriction = keras_mpt.callbacks.ShortRestriction(2)
+    restriction.set_model(model)
+    restriction.on_epoch_begin(1)
+    assert frozen.is_held
+    assert [float(numpy(layer.swap_rate)) for layer in (frozen, trained)] == [1, 1 / 16]
+
+
 def test_masks_of_the_largest_are_told_from_others(monkeypatch, rng):
     monkeypatch.setattr(rule, "_BLOCK", 7)
     for _ in range(200):

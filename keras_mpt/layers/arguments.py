@@ -76,6 +76,27 @@ def takes_training(cls):
     return "training" in named[2:]
 
 
+def check_kernels(layer, subnets):
+    """Raise ValueError unless the plain class of a layer added all its kernels, of which `subnets` were made."""
+    names = [subnet.name for subnet in subnets]
+    missing = [name for name in layer._kernels if name not in names]
+    if missing:
+        raise ValueError(
+            f"`build` of {layer._plain_class().__name__} must add weights with the names {list(layer._kernels)}, the "
+            f"kernels to mask. Received: none with the name {missing[0]!r}"
+        )
+
+
+def check_frozen_weight(name, settings):
+    """Raise ValueError if the arguments of `add_weight` for a kernel have those of a trained one."""
+    for argument in ("regularizer", "constraint"):
+        if settings.get(argument) is not None:
+            raise ValueError(
+                f"`{argument}` of the weight {name!r} has no meaning: the kernel is frozen. See `scores_regularizer`. "
+                f"{received(argument, settings[argument])}"
+            )
+
+
 def as_floats(inputs, dtype):
     """Return inputs for a quantizer: floats as they are, others (pixels, booleans) in a dtype."""
     is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype))

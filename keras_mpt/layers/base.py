@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_mpt import _keras, quantizers
 from keras_mpt.initializers import check_seed
-from keras_mpt.layers.arguments import as_floats, checked_mask, takes_training
+from keras_mpt.layers.arguments import as_floats, check_frozen_weight, check_kernels, checked_mask, takes_training
 from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
 from keras_mpt.layers.subnet import Subnet
@@ -87,9 +87,11 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
     def build(self, input_shape):
         self._check_policy()  # of a `DTypePolicyMap`, which goes by the path that a layer has from here on
-        self._subnets = ()
+        if self._subnets:
+            raise ValueError(f"Layer {self.name!r} is built already. Received: input_shape={input_shape}")
         try:
             super().build(input_shape)
+            check_kernels(self, self._subnets)
             self._add_more_weights()
         except BaseException:  # what `build` has done is undone, so that another call fails in the same way
             for variable in _keras.own_weights(self):
@@ -123,6 +125,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         """Freeze what Keras' own `build` adds as a kernel."""
         if name not in self._kernels:
             return super().add_weight(*args, name=name, **kwargs)
+        check_frozen_weight(name, kwargs)
         shape = kwargs["shape"] if "shape" in kwargs else args[0]
         subnet = Subnet(self, name, self._kernels[name], len(self._subnets))
         self._subnets = (*self._subnets, subnet)
