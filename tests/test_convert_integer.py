@@ -85,7 +85,7 @@ def test_a_sum_exactly_on_the_threshold_is_decided_as_the_model_decides_it():
 
 
 def test_thresholds_are_found_in_parts_of_the_sums(monkeypatch):
-    monkeypatch.setattr(integer, "_ROWS", 28)
+    monkeypatch.setattr(integer.layer, "_ROWS", 28)
     limits, most = np.array([-30, 12.5, 30, 50], np.float32), np.array([40, 40, 40, 7])
     turns, thresholds, _ = integer.thresholds(most, np.ones(4, np.float32), [lambda x: [1, -1, 1, 1] * (x - limits)])
     assert (turns.tolist(), thresholds.tolist()) == ([1, -1, 1, 1], [-30, -12, 30, 8])

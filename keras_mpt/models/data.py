@@ -103,7 +103,10 @@ def _read(argument, data, inputs, structure):
 def _matched(argument, data, inputs, structure):
     """Return the values for each input, a list."""
     names = _names(inputs)
-    if isinstance(data, (dict, list, tuple)) and _alike(data, structure):  # as for `predict`
+    flat = isinstance(structure, dict) and len(structure) == len(inputs)
+    if isinstance(data, dict) and flat and data.keys() == structure.keys():  # as for `predict`
+        return [data[key] for key in sorted(structure)]
+    if isinstance(data, (dict, list, tuple)) and _alike(data, structure):
         return keras.tree.flatten(data)
     if isinstance(data, dict) and set(data) == set(names):
         return [data[name] for name in names]
