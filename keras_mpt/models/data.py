@@ -70,7 +70,8 @@ def batches(argument, data, inputs=None, structure=None, size=None):
         if number:
             yield from [arrays] if size is None or not are_arrays(data) else _parts(arrays, number, size)
     if not count:
-        raise ValueError(f"`{argument}` must have samples: there must be at least one. Received: none")
+        wanted = "be at least one" if argument == "samples" else "have samples"
+        raise ValueError(f"`{argument}` must {wanted}. Received: none")
 
 
 def _iterated(argument, data, inputs):
