@@ -7,6 +7,7 @@
     python whitened_conv6.py --binary_activations --straight_through --output_dir runs/twin # its weights trained
     python whitened_conv6.py --dense --optimizer sgd --learning_rate 0.2 --weight_decay 5e-4 --schedule warmup \
         --label_smoothing 0.2 --sizes 20:6,24:5,32:5 --output_dir runs/dense                # all weights trained
+    python whitened_conv6.py --dense --pretrained runs/dense/model.keras … --output_dir runs/longer    # further
     python whitened_conv6.py --jackpot runs/dense/model.keras --sparsity 0.8 --sizes 24:2,32:4 --output_dir runs/jackpot
 
 `--jackpot` searches in a trained network, see `keras_mpt.models.to_jackpot`: the kernels' signs are those of the dense
@@ -49,6 +50,7 @@ OPTIMIZERS = {
 flags.DEFINE_enum("network", "whitened_conv6", NETWORKS, "Architecture, one of keras_mpt.zoo.")
 flags.DEFINE_bool("batch_norm_affine", True, "Trainable beta in batch normalization, in ResNets also gamma.")
 flags.DEFINE_bool("dense", False, "Train all weights of the plain network instead of searching for a ticket.")
+flags.DEFINE_string("pretrained", None, "With --dense: start from the weights of this model.keras.")
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_bool("straight_through", False, "With --binary_activations: train the weights instead.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
@@ -217,6 +219,9 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 def start(images):
     """Return the network before its training, for images of any size."""
     model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
+    if FLAGS.pretrained:
+        model.set_weights(keras.models.load_model(FLAGS.pretrained).get_weights())
+        return model
     if not FLAGS.jackpot:
         if FLAGS.network == "whitened_conv6":
             model.get_layer("stem").set_weights([whitening_kernel(cifar10.normalize(images[:STEM_IMAGES]))])
@@ -304,6 +309,7 @@ def main(_):
         "used with --binary_activations",
         FLAGS.straight_through,
     )
+    training.check(FLAGS.dense or not FLAGS.pretrained, "pretrained", "used with --dense", FLAGS.pretrained)
     folder, start_time = pathlib.Path(FLAGS.output_dir), time.perf_counter()
     with training.in_folder(folder):
         model = train(folder)
