@@ -94,10 +94,9 @@ def test_jackpots_and_pupils_of_a_dense_network(recipe, network):
     base = run("dense", "--dense", "--optimizer=sgd", "--learning_rate=0.05", "--weight_decay=5e-4")
     dense = keras.models.load_model(base / "model.keras")
     still = run("still", "--dense", f"--pretrained={base / 'model.keras'}", "--optimizer=sgd", "--learning_rate=1e-30")
-    for first, then in zip(
-        dense.trainable_variables, keras.models.load_model(still / "model.keras").trainable_variables
-    ):
-        np.testing.assert_array_equal(first, then)
+    still = keras.models.load_model(still / "model.keras")
+    for before, then in zip(dense.trainable_variables, still.trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, then)
     for kind, quantizer in (("binary", "scaled_sign"), ("lottery", "identity")):
         folder = run(kind, f"--jackpot={base / 'model.keras'}", "--sparsity=0.75", f"--kernel_quantizer={quantizer}")
         ticket = keras_mpt.load_ticket(folder / "ticket.mpt")
