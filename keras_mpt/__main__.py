@@ -35,7 +35,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + _SIGPIPE
     except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
-        print(f"keras-mpt: error: {error}", file=sys.stderr)
+        print(f"keras-mpt: error: {error or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

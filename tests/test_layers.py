@@ -469,6 +469,22 @@ def test_quantizers_that_are_assigned_after_compiling():
         assert abs(after - before) > 1e-3
 
 
+def test_a_quantizer_that_a_callback_assigns_between_batches():
+    class Assign(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.model.layers[0].kernel_quantizer = None if batch else "scaled_sign"
+
+    first = MPTDense(8, kernel_initializer="kaiming_normal", seed=0)
+    layers = [keras.Input((4,)), first, keras.layers.BatchNormalization(), MPTDense(3, seed=1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+    model.fit(x, x[:, :3], batch_size=4, epochs=2, verbose=0, callbacks=[Assign()])
+    kernel, norm = numpy(model.layers[0].kernel), model.layers[1]
+    assert len(np.unique(np.abs(kernel))) > 2  # its own values
+    assert norm.moving_mean.shape == (8,) and np.abs(numpy(norm.moving_mean)).min() > 0
+
+
 class Scaled(keras.layers.Layer):
     def __init__(me, units, kernel_initializer="ones", **kwargs):  # noqa: N805
         super().__init__(**kwargs)
@@ -502,6 +518,16 @@ def test_layers_of_ones_own_get_training():
 
         with pytest.raises(ValueError, match=message):
             MPTOther(3)(x)
+
+    class Half:  # another class whose `call` comes before the layer's
+        def call(self, x):
+            return super().call(x) / 2
+
+    class MPTHalf(keras_mpt.layers.MPTLayer, Half, Scaled):
+        pass
+
+    half = MPTHalf(3, seed=0)
+    np.testing.assert_array_equal(numpy(half(x, training=True)), numpy(layer(x)) / 2)
 
     class Masked(Scaled):
         def call(self, x, mask=None, training=False):

@@ -25,8 +25,8 @@ def read(path):
         rows = [{name: float(value) for name, value in row.items() if value != "NA"} for row in rows]  # not validated
     except ValueError:
         rows = []
-    if not rows or not {"epoch", "accuracy", "val_accuracy"} <= rows[-1].keys():
-        raise app.UsageError(f"Expected logs of examples/recipes/train.py with an epoch at least. Received: {path}")
+    if not rows or not {"epoch", "accuracy", "val_accuracy"} <= set().union(*rows):
+        raise app.UsageError(f"Expected logs of examples/recipes/train.py with a validated epoch. Received: {path}")
     return rows
 
 
@@ -41,7 +41,7 @@ def main(arguments):
         rows = read(path)
         points = [(row["epoch"] + 1, 100 * row["val_accuracy"]) for row in rows if "val_accuracy" in row]
         axes.plot(*zip(*points, strict=True), label=label)
-        last = rows[-1]
+        last = [row for row in rows if "val_accuracy" in row][-1]
         print(f"| {label} | {len(rows)} | {last['accuracy']:.2%} | {last['val_accuracy']:.2%} |")
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy (%)")

@@ -112,7 +112,7 @@ def run(options):
     if options.gzip:
         check_folder(f"{options.out}.gz")
         sources.check_out(f"{options.out}.gz", options.ticket, *read)
-    if options.benchmark and pathlib.Path(options.out).suffix not in ("", ".tflite", ".onnx"):
+    if options.benchmark and options.target == "tflm" and pathlib.Path(options.out).suffix != ".tflite":
         raise ValueError(f"--benchmark needs an OUT that runs here, not C++. Received: {options.out}")
     samples = convert.tensors.from_file(options.samples) if options.samples else None
     path, preset = sources.find(options.ticket)

@@ -52,26 +52,20 @@ def _common(layer):
     }
 
 
-def takes_training(cls):
-    """Return whether the `call` of the plain class of an MPT class takes `training`.
+def takes_training(cls, call):
+    """Return whether the `call` that an MPT class inherits from its Keras layer takes `training`.
 
     Raises:
         TypeError: It takes more than that and the inputs, which `MPTLayer.call` would not pass on.
     """
-    try:
-        plain = cls._plain_class()
-    except StopIteration:  # a mixin
-        return False
-    named = [
-        p.name
-        for p in inspect.signature(plain.call).parameters.values()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    parameters = inspect.signature(call).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     more = [name for name in named[2:] if name != "training"]
     if more:
+        whose = call.__qualname__.split(".")[-2]
         raise TypeError(
-            f"The `call` of {plain.__name__} must take the inputs only, and `training`. Received: {', '.join(more)} as "
-            f"well. Define `call` in {cls.__name__}, or let the layer call an MPT layer"
+            f"The `call` of {whose} must take the inputs only, and `training`. Received: {', '.join(more)} as well. "
+            f"Define `call` in {cls.__name__}, or let the layer call an MPT layer"
         )
     return "training" in named[2:]
 

@@ -78,8 +78,9 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
         for name in cls._kernels:
             if not any(name in vars(base) for base in cls.__mro__ if issubclass(base, MPTLayer)):
                 setattr(cls, name, _kernel_property(name))
-        if cls.call is MPTLayer.call:
-            cls._takes_training = takes_training(cls)
+        following = getattr(super(), "call", None)  # None: a mixin
+        if cls.call is MPTLayer.call and following is not None:
+            cls._takes_training = takes_training(cls, following)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

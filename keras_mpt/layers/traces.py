@@ -53,5 +53,7 @@ class Traces:
         """Let all backends trace the functions again, because a setting of the layer changed."""
         self.forget()
         if keras.backend.backend() == "jax" and self._in_state:
+            for model in self.models:  # in the midst of `fit`, which goes by the order of the variables
+                model.jax_state_sync()
             size = 1 + sum(variable.shape[0] for variable in self.variables)
             self.variables = [keras.Variable("zeros", shape=(size,), dtype="int8", trainable=False, name="changes")]

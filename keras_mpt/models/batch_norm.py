@@ -52,6 +52,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     if not found or not all(layer.built for layer in found):
         what = "layers that are not built" if found else "none"
         raise ValueError(f"`model` must be built and have batch normalization. Received: {model.name!r} with {what}")
+    data = data() if callable(data) else data
     check_finite_length("data", data)
     inputs, structure = inputs_of(model)
     statistics = [_Statistics(layer) for layer in found]

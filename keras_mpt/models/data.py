@@ -39,9 +39,9 @@ def batches(argument, data, inputs=None, structure=None, size=None):
     Args:
         argument: Name of the argument, for errors.
         data: An array for one input; a list of arrays in the order of the inputs; a dict by their names, or arrays in
-            the structure of the model's inputs; or batches of these (a `tf.data.Dataset`, `keras.utils.PyDataset`,
-            `torch.utils.data.DataLoader`, another iterable, or a function that returns one), where a tuple is `(x, y)`
-            or `(x, y, sample_weight)`.
+            the structure of the model's inputs, but no tuple; or batches of these (a `tf.data.Dataset`,
+            `keras.utils.PyDataset`, `torch.utils.data.DataLoader`, another iterable, or a function that returns one),
+            where a tuple is `(x, y)` or `(x, y, sample_weight)`.
         inputs: List of objects with `name`, `shape` (the batch first) and `dtype`. None: not known.
         structure: Structure of the inputs of the model, see `inputs_of`.
         size: Largest number of samples in a batch of arrays, which have equal sizes as nearly as can be; None: all
@@ -149,7 +149,7 @@ def _array(argument, tensor, values):
         if values.dtype.kind == "c":
             raise TypeError("the imaginary part would be lost")
         with np.errstate(invalid="ignore"):
-            array = values.astype(dtype)
+            array = values.astype(dtype, copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{argument}` must be real numbers for input {tensor.name!r}. Received: dtype {values.dtype}"
