@@ -135,7 +135,8 @@ def conclusions(rows):
     def same(networks, *files):
         return span("{:.1%}", [found[name, file]["agreement"] for name in networks for file in files])
 
-    smaller = [n for n, file in found if file == "sparse int8" and bytes_of(file, [n], "int8") < "0.95"]
+    sparse = [name for name, file in found if file == "sparse int8"]
+    smaller = [n for n in sparse if found[n, "sparse int8"]["bytes"] < 0.95 * found[n, "int8"]["bytes"]]
     removed = span("{} %", [int(name.split()[-3]) for name in smaller])
     lce, lossy = "larq-compute-engine", f"{same(float_, 'dynamic int8')} of the images keep their class"
     choices = [
