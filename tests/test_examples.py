@@ -1,5 +1,6 @@
 """The training example: data, resuming, backends."""
 
+import ast
 import dataclasses
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -502,3 +504,47 @@ def test_pictures_of_imagenet(tmp_path, monkeypatch):
         for i in range(2)
     ]
     np.testing.assert_array_equal(np.stack(halves, axis=1).reshape(whole.shape), whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "policy", "warned"),
+    [
+        ("avx2 avx512f", None, "float32", False),
+        ("avx2 avx512f", True, "mixed_bfloat16", True),
+        ("avx2 avx512f", False, "float32", False),
+        ("avx2 avx512_bf16", None, "mixed_bfloat16", False),
+        ("avx2 avx512_bf16", True, "mixed_bfloat16", False),
+        ("asimd bf16", None, "mixed_bfloat16", False),
+        (None, None, "mixed_bfloat16", False),
+    ],
+)
+def test_bfloat16_where_it_is_not_emulated(flags, given, policy, warned, scripts, monkeypatch, tmp_path):
+    import backend
+
+    if backend._on_accelerator():
+        pytest.skip("accelerators have bfloat16")
+    path = tmp_path / "cpuinfo"
+    if flags is not None:
+        path.write_text(f"model name\t: Some CPU\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(backend, "_CPUINFO", path)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert backend.dtype_policy(given) == policy
+    assert [("emulates" in str(warning.message)) for warning in found] == [True] * warned
+
+
+@pytest.mark.tensorflow_only
+def test_scripts_switch_onednn_on():
+    """TensorFlow leaves it off on AMD processors without AVX-512."""
+    code = "import train\nfrom tensorflow.python.util import _pywrap_util_port as port\nprint(port.IsMklEnabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, env=environment, capture_output=True, text=True)
+    assert found.stdout.split() == ["True"], found.stderr
+
+
+@pytest.mark.parametrize("script", [p.stem for p in EXAMPLES.glob("*.py") if "\nimport keras\n" in p.read_text()])
+def test_scripts_set_up_the_backend_before_keras_is_loaded(script):
+    code = (EXAMPLES / f"{script}.py").read_text()
+    imports = [node.names[0].name for node in ast.parse(code).body if isinstance(node, ast.Import)]
+    own = [name for name in imports if name not in sys.stdlib_module_names]
+    assert own[0] == "backend" or "app.run(" not in code  # a module that scripts import

@@ -8,6 +8,7 @@
 Keras runs on every backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow: see cifar10.py.
 """
 
+import backend  # noqa: F401 - before Keras
 import cifar10
 import keras
 import numpy as np

@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 
+import backend  # noqa: F401 - before Keras
 import keras
 import numpy as np
 import studies

@@ -31,6 +31,7 @@ import pathlib
 import subprocess
 import sys
 
+import backend
 import cifar10
 import imagenet
 import keras
@@ -53,7 +54,7 @@ flags.DEFINE_list("methods", _METHODS, "Methods to compare: see above.")
 flags.DEFINE_list("sparsities", ["0.95"], "Fractions of the weights removed.")
 flags.DEFINE_enum("rates", "global", list(_RATES), "One magnitude threshold, or the same sparsity everywhere.")
 flags.DEFINE_string("base", None, "A trained network: a .keras file. Default: train one first.")
-flags.DEFINE_bool("bfloat16", True, "Compute in bfloat16 while the base is trained.")
+flags.DEFINE_bool("bfloat16", None, "Train the base in bfloat16. Default: where it is not emulated.")
 flags.DEFINE_list(
     "skip", None, "Layers that are not pruned. Default: the classifier, of Whitened Conv-6 also the stem."
 )
@@ -139,7 +140,7 @@ def base_command(folder):
     flags = ["--dense", "--width=0.5", f"--train_examples={FLAGS.train_examples}", f"--seed={FLAGS.seed}"]
     flags += ["--optimizer=sgd", "--learning_rate=0.2", "--weight_decay=5e-4", "--schedule=warmup"]
     flags += ["--label_smoothing=0.2", f"--sizes={FLAGS.image_size}:{_BASE_EPOCHS}"]
-    if FLAGS.bfloat16:
+    if backend.dtype_policy(FLAGS.bfloat16) == "mixed_bfloat16":
         flags.append("--bfloat16")
     if FLAGS.data_dir:
         flags.append(f"--data_dir={pathlib.Path(FLAGS.data_dir).resolve()}")

@@ -23,6 +23,7 @@ import itertools
 import math
 import pathlib
 
+import backend  # noqa: F401 - before Keras
 import keras
 import numpy as np
 import studies

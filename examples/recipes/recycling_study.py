@@ -15,6 +15,7 @@ The rates are those in the authors' code: IteRand redraws 0.1 of the pruned weig
 import os
 import pathlib
 
+import backend  # noqa: F401 - before Keras
 import keras
 import numpy as np
 import studies

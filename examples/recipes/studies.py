@@ -4,6 +4,7 @@ import csv
 import itertools
 import pathlib
 
+import backend
 import cifar10
 import keras
 import numpy as np
@@ -71,7 +72,7 @@ def build(data, **arguments):
     """Return the network for the data; `arguments` go to its function in keras_mpt.zoo."""
     make = getattr(keras_mpt.zoo, f"{FLAGS.network}_mpt")
     kernels = keras_mpt.initializers.KaimingNormal(scale_fan=FLAGS.scale_fan)
-    shape, dtype = data["test"][0].shape[1:], "mixed_bfloat16" if FLAGS.bfloat16 else "float32"
+    shape, dtype = data["test"][0].shape[1:], backend.dtype_policy(FLAGS.bfloat16)
     model = make(input_shape=shape, kernel_initializer=kernels, dtype=dtype, **{"width": FLAGS.width, **arguments})
     if FLAGS.network == "whitened_conv6":
         images = data["batches"](*data["train"], min(len(data["train"][0]), 5000), 0)[0][0]

@@ -19,6 +19,7 @@ backend (KERAS_BACKEND); with `--data_dir FILE.npz` without TensorFlow.
 
 import pathlib
 
+import backend
 import cifar10
 import keras
 import training
@@ -86,7 +87,7 @@ def network(dtype="float32"):
 
 
 def build_model(steps):
-    model = network("mixed_bfloat16" if FLAGS.bfloat16 else "float32")
+    model = network(backend.dtype_policy(FLAGS.bfloat16))
     if FLAGS.dense:
         model = keras_mpt.models.dense_twin(model, arguments()["kernel_initializer"])
     rate = FLAGS.learning_rate

@@ -17,6 +17,7 @@ first one; all of them need the same --output_dir:
 The first one writes logs, checkpoints and the ticket. If one dies, the others end: start all again.
 """
 
+import backend  # noqa: F401 - before Keras
 import devices
 import train
 import training

@@ -21,6 +21,7 @@ the last finished epoch; the output folder is that of train.py.
 
 import pathlib
 
+import backend
 import devices
 import imagenet
 import keras
@@ -52,7 +53,7 @@ flags.DEFINE_float("learning_rate", 0.256, "Learning rate after the warm-up, bef
 flags.DEFINE_float("momentum", 0.875, "Momentum of SGD.")
 flags.DEFINE_float("weight_decay", 2**-15, "L2 inside the gradient; not used by Adam.")
 flags.DEFINE_float("label_smoothing", 0.1, "Part of the label that is spread over all classes.")
-flags.DEFINE_bool("bfloat16", True, "Compute in bfloat16 (mixed precision; scores and selection stay float32).")
+flags.DEFINE_bool("bfloat16", None, "Compute in bfloat16 (mixed precision). Default: where it is not emulated.")
 flags.DEFINE_integer("seed", 0, "Seed of kernels, scores, order and crops.", lower_bound=0)
 flags.DEFINE_enum("data", "imagenet2012", ["imagenet2012", "synthetic"], "What to train on.")
 flags.DEFINE_integer("synthetic_images", 512, "How many to write for training; a quarter of it for validation.")
@@ -81,7 +82,7 @@ def network(dtype="float32"):
 
 
 def compiled(steps):
-    model = network("mixed_bfloat16" if FLAGS.bfloat16 else "float32")
+    model = network(backend.dtype_policy(FLAGS.bfloat16))
     rate = training.cosine(FLAGS.learning_rate, FLAGS.epochs * steps, FLAGS.warmup_epochs * steps)
     if (FLAGS.optimizer or _OPTIMIZERS[FLAGS.network]) == "adam":
         optimizer = keras.optimizers.Adam(rate)

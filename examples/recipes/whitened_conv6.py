@@ -23,12 +23,10 @@ The output folder receives the flags, `log.csv`, `checkpoint.keras` after each e
 `model.keras`. The same command goes on where a training was stopped.
 """
 
-import os
 import pathlib
 import time
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on AMD processors without AVX-512
-
+import backend
 import cifar10
 import keras
 import numpy as np
@@ -218,7 +216,7 @@ def network(input_shape=(32, 32, 3), dtype="float32"):
 
 def start(images):
     """Return the network before its training, for images of any size."""
-    model = network((None, None, 3), "mixed_bfloat16" if FLAGS.bfloat16 else "float32")
+    model = network((None, None, 3), backend.dtype_policy(FLAGS.bfloat16))
     if FLAGS.pretrained:
         model.set_weights(keras.models.load_model(FLAGS.pretrained).get_weights())
         return model
