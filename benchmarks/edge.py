@@ -23,8 +23,8 @@ import keras
 import numpy as np
 
 import keras_mpt
-from benchmarks.integer import CALIBRATED, cpu_seconds, instructions, post_training
-from benchmarks.rounds import ratio, rows_of, save
+from benchmarks.integer import CALIBRATED, cpu_seconds, post_training
+from benchmarks.rounds import instructions, ratio, rows_of, save
 from keras_mpt import convert
 from keras_mpt.convert.flatbuffer import File
 

@@ -27,7 +27,6 @@ import importlib.util
 import itertools
 import json
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
@@ -257,14 +256,6 @@ def measure_layer(kernel, shape, rounds):
     return files, cpu_seconds(calls, rounds)
 
 
-def instructions():
-    """Return which of the instructions that matter to integers this processor has."""
-    path = pathlib.Path("/proc/cpuinfo")
-    flags = set(path.read_text().split()) if path.exists() else set()
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
-    return [platform.machine(), *(flag for flag in wanted if flag in flags)]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="folder of tensorflow-datasets, or an npz file")
@@ -280,10 +271,10 @@ def main():
     parser.add_argument("--times", action="store_true", help="only time the files of --folder again")
     arguments = parser.parse_args()
     if arguments.layers:
-        save("integer_layers", {"instructions": instructions(), "rows": measure_layers(arguments.rounds)})
+        save("integer_layers", {"rows": measure_layers(arguments.rounds)})
         return
-    result = load("integer") or {"rows": [], "wrong signs": {}}
-    result |= {"instructions": instructions(), "data": arguments.data}
+    kept = load("integer") or {"rows": [], "wrong signs": {}}
+    result = {"data": arguments.data, "rows": kept["rows"], "wrong signs": kept["wrong signs"]}
     with tempfile.TemporaryDirectory() as folder:
         folder = arguments.folder or pathlib.Path(folder)
         made = [] if arguments.times else arguments.files

@@ -10,6 +10,8 @@ import time
 import keras
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
 def interleaved(contestants, rounds, repeat=1, warm_up=1, before=0):
@@ -68,15 +70,26 @@ def where():
 
 def machine():
     """Return what the results were measured on."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     named = (line.split(": ")[1] for line in lines if line.startswith("model name"))
     return {
         "processor": next(named, platform.processor()),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "keras": keras.__version__,
         **accelerators(),
     }
+
+
+def instructions():
+    """Return the architecture and which of the instructions that matter here this processor has."""
+    flags = set(CPUINFO.read_text().split()) if CPUINFO.exists() else set()
+    return [platform.machine(), *(flag for flag in INSTRUCTIONS if flag in flags)]
+
+
+def emulates_bfloat16():
+    """Return whether bfloat16 is computed by a CPU that has no instructions for it: many times slower than float32."""
+    return CPUINFO.exists() and not accelerators() and not any(name.endswith("bf16") for name in instructions())
 
 
 def accelerators():

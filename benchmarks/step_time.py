@@ -16,7 +16,7 @@ import keras
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import interleaved, ratio, rows_of, save, where
+from benchmarks.rounds import emulates_bfloat16, interleaved, ratio, rows_of, save, where
 
 DENSE, TICKET = "Keras dense", "keras_mpt"
 TORCH_DENSE, TORCH_SORT = "PyTorch dense", "PyTorch Biprop, full sort"
@@ -127,12 +127,16 @@ def main():
     backend = keras.backend.backend()
     if "steps_per_execution" in arguments.variants and backend != "tensorflow":
         parser.error("--variants steps_per_execution needs TensorFlow")
+    variants = [*arguments.variants]
+    if "bfloat16" in variants and emulates_bfloat16():
+        print("this processor has no bfloat16, which is left out")
+        variants.remove("bfloat16")
     jit_compile = arguments.jit_compile or backend == "jax"
     result = f"step_time_{where()}{'_xla' if jit_compile and backend == 'tensorflow' else ''}"
     print(f"{backend}{' with XLA' if jit_compile else ''}")
     for name in arguments.networks:
         for batch in arguments.batch:
-            rows = measure(name, batch, arguments.rounds, jit_compile, arguments.variants)
+            rows = measure(name, batch, arguments.rounds, jit_compile, variants)
             measured = networks.NETWORKS[name][0], batch
             kept = [row for row in rows_of(result) if (row["network"], row["batch"]) != measured]
             save(result, {"rounds": arguments.rounds, "rows": [*kept, *rows]})

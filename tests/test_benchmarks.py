@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import edge, networks, tables
+from benchmarks import edge, networks, rounds, tables
 from keras_mpt.models import mpt_layers
 
 pytestmark = pytest.mark.slow_with("jax", "torch")
@@ -48,6 +48,16 @@ def test_masks_in_pytorch_keep_as_many():
     magnitudes = torch.from_numpy(np.random.default_rng(0).permutation(1000).astype("float32"))
     for select in (networks.mask_by_sort, networks.mask_by_kth_value):
         np.testing.assert_array_equal(select(magnitudes, 0.2).numpy(), magnitudes.numpy() >= 800)
+
+
+@pytest.mark.parametrize(("flags", "emulated"), [("avx2", True), ("avx2 avx512_bf16", False), ("asimddp bf16", False)])
+def test_results_name_the_instructions_of_the_processor(flags, emulated, monkeypatch, tmp_path):
+    monkeypatch.setattr(rounds, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(rounds, "accelerators", dict)
+    rounds.CPUINFO.write_text(f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n")
+    assert rounds.machine()["processor"] == "Some CPU"
+    assert rounds.machine()["instructions"][1:] == flags.split()
+    assert rounds.emulates_bfloat16() == emulated
 
 
 @pytest.mark.slow
