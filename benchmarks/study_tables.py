@@ -7,17 +7,16 @@ from benchmarks.markdown import markdown, measured
 
 
 def recycling():
-    """Test accuracies, and differences to the plain runs of the same seeds."""
-    runs = _recycling_runs()
+    """Test accuracies at half width, and differences to the plain runs of the same seeds."""
+    runs = _recycling_runs("0.5")
     sparsities = sorted({sparsity for _, _, sparsity in runs})
     lines, everywhere = [], {}
     for algorithm, method in dict.fromkeys(key[:2] for key in runs):
         cells, differences = [], []
         for sparsity in sparsities:
-            found, plain = runs[algorithm, method, sparsity], runs[algorithm, "plain", sparsity]
-            paired = [_accuracy(row) - _accuracy(plain[seed]) for seed, row in found.items()]
+            paired = _differences(runs, algorithm, method, sparsity)
             differences += paired
-            values = _mean([_accuracy(row) for row in found.values()])
+            values = _mean([_accuracy(row) for row in runs[algorithm, method, sparsity].values()])
             cells.append(values if method == "plain" else f"{values} ({_mean(paired, sign='+')})")
         everywhere[method] = everywhere.get(method, []) + differences
         lines.append([algorithm, method, *cells, "" if method == "plain" else _interval(differences)])
@@ -34,8 +33,8 @@ def _accuracy(row):
 
 
 def recycling_bytes():
-    """Mean sizes of the tickets."""
-    runs = _recycling_runs()
+    """Mean sizes of the tickets of half width."""
+    runs = _recycling_runs("0.5")
     sparsities = sorted({sparsity for _, _, sparsity in runs})
     lines = []
     for algorithm, method in dict.fromkeys(key[:2] for key in runs):
@@ -51,11 +50,31 @@ def recycling_bytes():
     return markdown(["algorithm", "method", *(f"{float(s):.0%} removed" for s in sparsities)], lines)
 
 
-def _recycling_runs():
+def recycling_whole_width():
+    """Test accuracies at the whole width, and differences to the plain runs there and at half width."""
+    runs, half = _recycling_runs("1.0"), _recycling_runs("0.5")
+    lines = []
+    for (algorithm, method, sparsity), found in runs.items():
+        sizes, pairs = [int(row["ticket_bytes"]) for row in found.values()], ["", ""]
+        if method != "plain":
+            pairs = [_mean(_differences(table, algorithm, method, sparsity), sign="+") for table in (runs, half)]
+        accuracy = _mean([_accuracy(row) for row in found.values()])
+        lines.append([algorithm, method, f"{np.mean(sizes):,.0f}", accuracy, *pairs])
+    return markdown(["algorithm", "method", "bytes", "test accuracy (%)", "difference", "with half the width"], lines)
+
+
+def _differences(runs, algorithm, method, sparsity):
+    """Return the points by which runs are better than the plain ones of the same seeds."""
+    plain = runs[algorithm, "plain", sparsity]
+    return [_accuracy(row) - _accuracy(plain[seed]) for seed, row in runs[algorithm, method, sparsity].items()]
+
+
+def _recycling_runs(width):
     """Return `{(algorithm, method, sparsity): {seed: row}}`."""
     runs = {}
     for row in measured("recycling_study"):
-        runs.setdefault((row["algorithm"], row["method"], row["sparsity"]), {})[row["seed"]] = row
+        if row["width"] == width:
+            runs.setdefault((row["algorithm"], row["method"], row["sparsity"]), {})[row["seed"]] = row
     return runs
 
 
@@ -184,5 +203,5 @@ def _interval(differences):
     return f"{mean:+.2f} ± {half:.2f} ({len(differences)} pairs)"
 
 
-ALL = [recycling, recycling_bytes, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
+ALL = [recycling, recycling_bytes, recycling_whole_width, mask_diversity, jackpots, jackpot_speed, jackpot_overlaps]
 ALL += [frontier, frontier_resnet18]

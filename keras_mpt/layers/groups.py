@@ -8,7 +8,7 @@ import keras
 from keras_mpt import _keras
 from keras_mpt.arguments import check_instance, check_sparsity
 from keras_mpt.ops import kept_count
-from keras_mpt.ops.backend import current_trace
+from keras_mpt.ops.backend import current_trace, eager_in_torch
 
 
 def share(model):
@@ -37,6 +37,7 @@ def share(model):
         layer._model, layer._only_model = weakref.ref(model), True
 
 
+@eager_in_torch
 def remember_model(layer):
     """Remember the outermost layer being called: the model that an MPT layer belongs to.
 

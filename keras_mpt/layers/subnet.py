@@ -14,7 +14,7 @@ from keras_mpt.layers.groups import group_of, once, set_sparsities, share_quota
 from keras_mpt.masks import TopK
 from keras_mpt.masks.rule import first_scores, is_of_largest, smallest_kept
 from keras_mpt.ops import kept_count, straight_through, to_numpy
-from keras_mpt.ops.backend import as_tensor, traced_in_graphs
+from keras_mpt.ops.backend import as_tensor, eager_in_torch, traced_in_graphs
 
 _KERNEL_STREAM, _SCORES_STREAM = 0, 2  # the seed's streams of random bits, two for each tensor
 _STREAMS = 8  # from those of a layer's kernel to those of its next one
@@ -317,6 +317,7 @@ class Subnet:
         """
         return to_numpy(self.layer.mask(as_tensor(scores), self._values())[0]) != 0
 
+    @eager_in_torch
     def effective(self, training=False):
         """Return the kernel that the layer computes with, in float32."""
         self.layer._traces.note_call()

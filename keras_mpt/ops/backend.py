@@ -152,6 +152,18 @@ def traced_in_graphs(function):
     return called
 
 
+def eager_in_torch(function):
+    """Let PyTorch call `function` as it is within `torch.compile`.
+
+    For searches, whose loops end when the data say so, and for what changes attributes of layers.
+    """
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    return torch.compiler.disable(function)
+
+
 def current_trace():
     """Return an object that identifies the current graph or trace. Its tensors are invalid in others; None: eager."""
     backend = keras.backend.backend()
