@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import os
-import re
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -107,7 +106,7 @@ def _from_ticket(function, known, weights, **given):
         tickets.restore(model, ticket, part=part)
     except tickets.TicketError as error:
         others = sorted({"classes", "input_shape"} & given.keys())
-        if part or not others or not re.search("layer '(dense|logits)", str(error)):  # the layers that they change
+        if part or not others or error.layer in (None, *_names(make(include_top=False))):
             raise
         raise tickets.TicketError(
             f"{str(error).rstrip('.')}. With other {' or '.join(others)} than those of the ticket, `include_top` must "
@@ -115,6 +114,10 @@ def _from_ticket(function, known, weights, **given):
         ) from error
     hold(model)
     return model
+
+
+def _names(model):
+    return [layer.name for layer in model.layers]
 
 
 def _check_kept(model, ticket):
@@ -166,7 +169,7 @@ def resolve(architecture, weights):
 
 
 def _file(architecture, path):
-    ticket = tickets.Ticket.read(path)
+    ticket = tickets.Ticket.read(path, "weights")
     made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
     if not isinstance(made_by, str) or not isinstance(arguments, dict):
         return ticket, {}, False
