@@ -13,13 +13,16 @@ import keras
 from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean, received
 from keras_mpt.layers import MPTLayer, hold
-from keras_mpt.tickets import config
+from keras_mpt.tickets import config, layer_arguments
+from keras_mpt.tickets.matching import matched
 from keras_mpt.tickets.saving import check_size
+from keras_mpt.tickets.ticket import naming
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.settings import same
 from keras_mpt.zoo.wiring import check_wiring
 
 Arguments = ParamSpec("Arguments")
+_DRAWN = ("seed", "kernel_initializer")  # what the frozen weights are drawn by: those of a file stay
 
 
 def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, keras.Model]:
@@ -104,6 +107,9 @@ def _from_ticket(function, known, weights, **given):
         if not part and {"sparsity", "mask"} & given.keys():
             _check_kept(model, ticket)
         tickets.restore(model, ticket, part=part)
+        drawn = [name for name in _DRAWN if given.get(name) is not None and name not in arguments]
+        with naming(ticket.path):
+            layer_arguments.check_drawn(matched(model, ticket), ticket.config, drawn)
     except tickets.TicketError as error:
         others = sorted({"classes", "input_shape"} & given.keys())
         if part or not others or error.layer in (None, *_names(make(include_top=False))):
