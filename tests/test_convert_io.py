@@ -311,6 +311,17 @@ def test_samples_of_all_kinds():
             arrays_for(INPUTS, samples)
 
 
+def test_samples_in_a_tuple_are_those_of_a_model_whose_inputs_are_one(tmp_path):
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    model, x = keras.Model((a, b), MPTDense(2, seed=1)(a - b)), np.random.default_rng(0).normal(size=(2, 5, 3))
+    report = convert.to_tflite(model, tmp_path / "model.tflite", samples=tuple(x))
+    assert report.samples == 5
+    found = convert.run(report.path, "tflite", {"a": x[0], "b": x[1]})
+    np.testing.assert_allclose(found, model(tuple(x)), rtol=1e-5)
+    with pytest.raises(ValueError, match="`samples` must be inputs only.*Received: a tuple of 2"):
+        convert.to_tflite(keras.Model([a, b], model((a, b))), tmp_path / "model.tflite", samples=tuple(x))
+
+
 def test_a_small_network_is_converted_fast(tmp_path):
     """7,526 weights took 14 seconds of processor time."""
     convert.to_tflite(keras.Sequential([keras.Input((4,)), MPTDense(2, seed=1)]), tmp_path / "warm.tflite")
