@@ -4,8 +4,8 @@
 
 A word is two tones that glide from one frequency to another, one after the other, in noise, at some time within a
 second; the network hears 24 bands of a spectrogram at 32 times. `to_mpt` makes MPT layers of a separable convolution, a
-bidirectional GRU and a classifier; the dense twin has the same shape. The dense network finds 98.9% of the test words,
-the ticket 99.9%; its file has 12,411 bytes, the dense network as float32 143,096.
+bidirectional GRU and a classifier; the dense twin has the same shape. Both networks find about 99% of the test words;
+the ticket's file has 12.4 KB, the dense network as float32 143 KB.
 """
 
 import argparse

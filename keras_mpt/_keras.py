@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import copy
 
 import keras
 from keras.src.backend.common import global_state
@@ -183,7 +182,8 @@ class NotesCalls:
 
 def copied_operation(operation):
     """Return a copy, without calls, of an operation that is not a layer."""
-    twin = copy.copy(operation)
+    twin = object.__new__(type(operation))  # `copy` would need the class to be registered
+    vars(twin).update(vars(operation))
     twin._inbound_nodes, twin._outbound_nodes = [], []
     return twin
 

@@ -75,7 +75,7 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / TICKET
         if saved:
-            ticket = model if isinstance(model, Ticket) else Ticket.read(model)
+            ticket = model if isinstance(model, Ticket) else Ticket.read(model, "model")
             shutil.copyfile(ticket.path, path)
             ticket = Ticket.read(path)
         else:

@@ -17,7 +17,7 @@ def is_remote(source):
     return isinstance(source, str) and source.startswith(("hf://", "https://", "http://"))
 
 
-def locate(source):
+def locate(source, argument="path"):
     """Return the path of a ticket, after downloading a remote one.
 
     - `hf://owner/name`, `hf://owner/name@revision` and `hf://owner/name/folder/x.mpt`: on the Hugging Face hub, through
@@ -31,6 +31,7 @@ def locate(source):
 
     Args:
         source: A string or path.
+        argument: Name of the argument that it was given as, for errors.
 
     Returns:
         A string or path.
@@ -43,7 +44,7 @@ def locate(source):
     if not is_remote(source):
         folder = isinstance(source, (str, os.PathLike)) and pathlib.Path(source).is_dir()
         return pathlib.Path(source) / TICKET if folder and (pathlib.Path(source) / TICKET).is_file() else source
-    return _from_hub(source) if source.startswith("hf://") else _from_web(source)
+    return _from_hub(source, argument) if source.startswith("hf://") else _from_web(source, argument)
 
 
 def is_offline():
@@ -51,10 +52,10 @@ def is_offline():
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _from_hub(source):
+def _from_hub(source, argument):
     match = _HUB.fullmatch(source)
     if not match:
-        raise ValueError(f"`path` must be of the form hf://owner/name[@revision][/x.mpt]. Received: {source!r}")
+        raise ValueError(f"`{argument}` must be of the form hf://owner/name[@revision][/x.mpt]. Received: {source!r}")
     with requirements.extra("hub", "hf://"):
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -87,13 +88,13 @@ def _sha256_of_preset(path):
     return content.get("sha256") if isinstance(content, dict) else None
 
 
-def _from_web(source):
+def _from_web(source, argument):
     import keras
 
     url, _, fragment = source.partition("#")
     name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
     if not name.endswith(".mpt") or fragment and not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", fragment):
-        raise ValueError(f"`path` must be of the form https://host/x.mpt[#sha256=…]. Received: {source!r}")
+        raise ValueError(f"`{argument}` must be of the form https://host/x.mpt[#sha256=…]. Received: {source!r}")
     wanted = fragment.removeprefix("sha256=").lower() or None
     # One folder for each address: two files of one name must not meet in the cache.
     folder = f"keras_mpt/{hashlib.sha256(url.encode()).hexdigest()[:16]}"

@@ -146,6 +146,67 @@ def test_batches_of_a_dataset(data):
         np.testing.assert_allclose(numpy(layer.moving_stddev) ** 2, X.var(axis=0) + layer.epsilon, rtol=1e-4)
 
 
+class Two(keras.Model):
+    """A subclassed model of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = norm("first"), norm("second")
+
+    def call(self, inputs, training=None):
+        first, second = inputs.values() if isinstance(inputs, dict) else inputs
+        return self.first(first, training=training) + self.second(second, training=training)
+
+
+class Loader:
+    """Batches as PyTorch's `DataLoader` gives them: lists."""
+
+    collate_fn = None
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def loader(*arrays):
+    if keras.backend.backend() != "torch":
+        return Loader([[array[begin : begin + 10] for array in arrays] for begin in (0, 10, 20)])
+    import torch
+
+    data = torch.utils.data.TensorDataset(*map(torch.tensor, arrays))
+    return torch.utils.data.DataLoader(data, batch_size=10)
+
+
+@pytest.mark.parametrize("of", [list, tuple])
+def test_a_loader_without_labels_has_all_inputs(of):
+    """Lists are `(x, y)` only if they are longer than the inputs of the model, of whatever class it is."""
+    two, one = Two(), keras.Sequential([norm()])
+    two(of([X[:2], X[:2]]))
+    recalibrate_batch_norm(two, loader(X, X + 1))
+    assert_statistics(two.first, X)
+    assert_statistics(two.second, X + 1)
+    one(X[:2])
+    recalibrate_batch_norm(one, loader(X, np.zeros(30)))
+    assert_statistics(one.layers[-1], X)
+    recalibrate_batch_norm(two, Loader([[[X, X + 2], np.zeros(30)]]))
+    assert_statistics(two.second, X + 2)
+
+
+def test_a_tuple_is_data_of_a_model_whose_inputs_are_one():
+    first, second = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model((first, second), norm("first")(first) + norm("second")(second))
+    for each in (model, two := Two()):
+        each((X[:2], X[:2]))
+        recalibrate_batch_norm(each, (X, X + 1))
+    for layer, expected in zip([*model.layers[2:4], two.first, two.second], [X, X + 1] * 2, strict=True):
+        assert_statistics(layer, expected)
+    nested = keras.Model([(first, second)], norm("sum")(first + second))
+    recalibrate_batch_norm(nested, [(X, X + 1)])
+    assert_statistics(nested.layers[-1], 2 * X + 1)
+
+
 def test_bad_arguments_leave_the_model_as_it_was():
     model = keras.Sequential([keras.Input((4,)), norm(), kl.Dense(2)])
     bad = X.copy()

@@ -42,6 +42,12 @@ def test_version(capsys):
     assert f"keras {keras.__version__}, backend {keras.backend.backend()}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["no.mpt", "conv4_mpt32_s5", "hf://no"])
+def test_errors_call_the_ticket_as_the_usage_does(name, capsys):
+    assert main(["inspect", name]) == 1
+    assert capsys.readouterr().err.startswith("keras-mpt: error: `TICKET` must be ")
+
+
 def listed(capsys, *options):
     assert main(["list", *options]) == 0
     return [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]

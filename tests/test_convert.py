@@ -768,6 +768,10 @@ def test_the_sample_for_the_raspberry_pi(tmp_path):
 def test_no_folder_for_the_file_is_found_out_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="`path` must be in a folder that exists.*nowhere"):
         convert.to_tflite(tmp_path / "no.mpt", tmp_path / "nowhere" / "x.tflite")
+    with pytest.raises(FileNotFoundError, match="^`model` must be .*no.mpt. No such file"):
+        convert.to_tflite(tmp_path / "no.mpt", tmp_path / "x.tflite")
+    with pytest.raises(ValueError, match="^`model` must be of the form hf://"):
+        convert.to_tflite("hf://no", tmp_path / "x.tflite")
 
 
 def test_missing_engine(monkeypatch, tmp_path):

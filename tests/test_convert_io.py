@@ -131,6 +131,48 @@ def test_several_inputs_and_outputs(target, tmp_path):
             convert.run(report.path, target, samples)
 
 
+def deciding(sign):
+    """A model that gives logits, the class, and the smallest logit's index with its axis kept."""
+    image = keras.Input((6, 6, 2), name="image")
+    x = L.BatchNormalization()(MPTConv2D(8, 3, seed=1)(image))
+    x = L.Flatten()(L.BatchNormalization()(MPTConv2D(8, 3, seed=2, **sign)(x)))
+    logits = L.BatchNormalization(name="logits")(MPTDense(5, seed=3, **sign)(x))
+    least = keras.ops.argmin(logits, axis=1, keepdims=True)
+    return settled(keras.Model(image, [logits, keras.ops.argmax(logits, axis=-1), least]))
+
+
+@pytest.mark.parametrize("sign", [{}, SIGN], ids=["float", "sign"])
+@pytest.mark.parametrize("target", ["tflite", "lce", "tflm"])
+def test_models_that_decide_on_a_class(target, sign, tmp_path):
+    if target == "tflm":
+        pytest.importorskip("tflite_micro")
+    model, x = deciding(sign), np.random.default_rng(0).normal(size=(20, 6, 6, 2)).astype(np.float32)
+    chosen = {"weights": "integer" if sign else "int8"} if target == "tflm" else {}
+    report = getattr(convert, f"to_{target}")(model, tmp_path / "model.tflite", samples=x, **chosen)
+    assert [(y.shape, y.dtype) for y in report.outputs[1:]] == [((1,), "int32"), ((1, 1), "int32")]
+    assert report.flips == 0 and report.agreement == 1
+    logits, largest, least = convert.run(report.path, target, x).values()
+    np.testing.assert_allclose(logits, model(x)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(largest, np.argmax(model(x)[0], axis=1))
+    np.testing.assert_array_equal(least[:, 0], np.argmin(model(x)[0], axis=1))
+
+
+def test_a_class_is_compared_exactly(tmp_path):
+    """A neighbour of a large number is another class, and a lossy file keeps only equal ones."""
+    ours, theirs = np.array([20_000, 3]), np.array([20_001, 3])
+    with pytest.raises(convert.ConversionError, match="differs from the model by 1 .* in 1 of 2 samples"):
+        convert.conversion.verify.Agreement([]).add(ours, [], theirs)
+    agreement = convert.conversion.verify.Agreement([])
+    agreement.add(ours, [], theirs, lossy=True)
+    assert agreement.same == 1
+    image = keras.Input((64,), name="image")
+    model = keras.Model(image, keras.ops.argmax(MPTDense(50, seed=1)(image), axis=-1))
+    x = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    report = convert.to_tflite(model, tmp_path / "model.tflite", weights="dynamic_int8", samples=x)
+    same = convert.run(report.path, "tflite", x) == model.predict(x, verbose=0)
+    assert report.agreement == same.mean() < 1
+
+
 def test_a_wrong_output_of_two_is_found(tmp_path, monkeypatch):
     right = convert.tflite.ExactInt8.call
     monkeypatch.setattr(convert.tflite.ExactInt8, "call", lambda self, kernel, x: 1.01 * right(self, kernel, x))
@@ -267,6 +309,17 @@ def test_samples_of_all_kinds():
     }.items():
         with pytest.raises(ValueError, match=message):
             arrays_for(INPUTS, samples)
+
+
+def test_samples_in_a_tuple_are_those_of_a_model_whose_inputs_are_one(tmp_path):
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    model, x = keras.Model((a, b), MPTDense(2, seed=1)(a - b)), np.random.default_rng(0).normal(size=(2, 5, 3))
+    report = convert.to_tflite(model, tmp_path / "model.tflite", samples=tuple(x))
+    assert report.samples == 5
+    found = convert.run(report.path, "tflite", {"a": x[0], "b": x[1]})
+    np.testing.assert_allclose(found, model(tuple(x)), rtol=1e-5)
+    with pytest.raises(ValueError, match="`samples` must be inputs only.*Received: a tuple of 2"):
+        convert.to_tflite(keras.Model([a, b], model((a, b))), tmp_path / "model.tflite", samples=tuple(x))
 
 
 def test_a_small_network_is_converted_fast(tmp_path):

@@ -1,6 +1,7 @@
 """QONNX files compute what the model does, of nodes that FINN and hls4ml know, with thresholds between integers."""
 
 import itertools
+import re
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from keras import layers as kl
 
 import keras_mpt
-from keras_mpt import convert, zoo
+from keras_mpt import convert, quantizers, zoo
 from keras_mpt.__main__ import main
 from keras_mpt.convert import ConversionError
 from keras_mpt.convert.qonnx import graph as qonnx_graph
@@ -263,6 +264,31 @@ def test_precision_of_activations(data_format, path):
     assert report.max_error == pytest.approx(np.abs(expected - model(samples)).max(), rel=1e-3)
 
 
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_names_are_those_of_the_model(data_format, path):
+    """Also of an output that is given twice, and of signs, whichever models were converted before."""
+    import onnx
+
+    kl.Activation(quantizers.ApproxSign())(quantizers.ApproxSign()(keras.Input((2,))))  # others of the same class
+    image = keras.Input((8, 8, 2), name="image")
+    x = kl.BatchNormalization(name="norm")(MPTConv2D(4, 3, seed=0, padding="same", name="first")(image))
+    x = MPTConv2D(4, 3, seed=1, padding="same", pad_values=1.0, name="second", **SIGN)(x)
+    x = kl.BatchNormalization(name="norm2")(x)
+    x = kl.Flatten(name="flat")(kl.Activation(quantizers.ApproxSign(), name="signs")(x))
+    logits = MPTDense(3, seed=2, name="logits")(x)
+    model = settled(keras.Model(image, {"a": logits, "b": logits, "c": x}))
+    samples = on_grid(12, 8, 8, 2)
+    report = convert.to_qonnx(model, path, data_format=data_format, samples=samples)
+    assert [x.name for x in report.outputs] == ["a", "b", "c"]
+    found, expected = convert.run(path, "qonnx", samples), model.predict(samples, verbose=0)
+    for name in "abc":
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    graph = onnx.load(path).graph
+    names = {x.name for x in (*graph.node, *graph.initializer)} | {name for node in graph.node for name in node.output}
+    known = {"image", "first", "second", "norm", "norm2", "flat", "signs", "logits", *"abc"}
+    assert not [name for name in names if not any(re.match(f"{each}(_|$)", name) for each in known)]
+
+
 REFUSED = {
     "conv1d": (MPTConv1D(4, 3, seed=0, name="it"), (8, 2), "MPTConv1D is not one of"),
     "transposed": (MPTConv2DTranspose(4, 3, seed=0, name="it"), (8, 8, 2), "MPTConv2DTranspose is not one of"),
@@ -273,6 +299,14 @@ REFUSED = {
     "another layer": (kl.LayerNormalization(name="it"), (8,), "LayerNormalization is not one of"),
     "another axis": (kl.BatchNormalization(axis=1, name="it"), (4, 4, 2), "axis 1, not the last"),
 }
+
+
+def test_the_index_of_the_largest_is_refused(path):
+    features = keras.Input((8,))
+    model = keras.Model(features, keras.ops.argmax(MPTDense(4, seed=0)(features), axis=-1))
+    with pytest.raises(ConversionError, match="'argmax.*' cannot be exported to QONNX: Argmax is not one of"):
+        convert.to_qonnx(model, path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("case", REFUSED)

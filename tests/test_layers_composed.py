@@ -130,6 +130,20 @@ def test_each_kernel_has_streams_of_its_own(cls, settings, shape, fan_ins):
 
 
 @pytest.mark.parametrize("cls, settings, shape, fan_ins", CASES, ids=lambda case: getattr(case, "__name__", None))
+def test_the_seed_is_that_of_the_constructor(cls, settings, shape, fan_ins):
+    seed, dropout = 2**63 + 5, {"dropout": 0.5} if "Separable" not in cls.__name__ else {}  # Keras' takes 31 bits of it
+    layer, x = cls(**settings, **dropout, seed=seed), inputs(shape)
+    for _ in range(2):  # before it is built, and afterwards
+        with pytest.raises(AttributeError, match=f"`seed` of layer '{layer.name}' cannot be assigned to.*Received: 5"):
+            layer.seed = 5
+        assert layer.seed == layer.get_config()["seed"] == seed
+        layer(*arguments(layer, x), training=True)
+    again = cls.from_config(layer.get_config())
+    first, second = (numpy(each(*arguments(each, x), training=True)) for each in (again, cls(**again.get_config())))
+    np.testing.assert_array_equal(first, second)  # kernels and dropout are those of the seed
+
+
+@pytest.mark.parametrize("cls, settings, shape, fan_ins", CASES, ids=lambda case: getattr(case, "__name__", None))
 def test_copies(cls, settings, shape, fan_ins, tmp_path):
     regularizer = keras.regularizers.L2(0.5)
     layer = cls(**settings, sparsity=0.6, seed=2**63 + 5, scores_initializer="ones", scores_regularizer=regularizer)

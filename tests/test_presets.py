@@ -294,9 +294,19 @@ def test_a_ticket_file_of_unknown_arguments_fits_its_own_network_only(tmp_path, 
     model, x = saved(file, data="none"), rng.normal(size=(4, 8, 8, 3))
     np.testing.assert_array_equal(numpy(zoo.conv2_mpt(weights=file, **MADE_WITH)(x)), numpy(model(x)))
     assert zoo.conv2_mpt(weights=file, include_top=False, **MADE_WITH)
+    without = {name: value for name, value in MADE_WITH.items() if name != "seed"}
+    for same in ({"seed": None}, {"kernel_initializer": keras_mpt.initializers.KaimingNormal()}):
+        np.testing.assert_array_equal(numpy(zoo.conv2_mpt(weights=file, **without, **same)(x)), numpy(model(x)))
+    with pytest.raises(TicketError, match="With other input_shape than those of the ticket, `include_top` must be"):
+        zoo.conv2_mpt(weights=file, **{**MADE_WITH, "input_shape": (16, 16, 3)})
+    with pytest.raises(TicketError, match="layer 'conv1'") as error:  # which every network has
+        zoo.conv2_mpt(weights=file, **{**MADE_WITH, "input_shape": (8, 8, 1)})
+    assert "include_top" not in str(error.value)
     for other, default, message in [
         ("pad_values", 0.0, "layer 'conv2' has pad_values=1.0 in the file, pad_values=0.0 in the model"),
         ("input_quantizer", None, "'relu1' is missing in the file, and ReLU of conv1 in conv2_mpt"),
+        ("seed", 5, "`seed` must be left out or that of the ticket, [0-9]+ for layer 'conv1'. Received: [0-9]+ for it"),
+        ("kernel_initializer", "signed_constant", "`kernel_initializer` must be .*KaimingNormal.* for layer 'conv1'"),
     ]:
         with pytest.raises(TicketError, match=message):
             zoo.conv2_mpt(weights=file, **{**MADE_WITH, other: default})

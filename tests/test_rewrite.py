@@ -22,6 +22,28 @@ def same(path, operation, args, kwargs):
     return operation(*args, **kwargs)
 
 
+class Shifted(keras.Operation):
+    """An operation of one's own, of a class that Keras does not know, with an argument that no config can hold."""
+
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
+    def call(self, x):
+        return ops.add(x, self.offset)
+
+
+def test_operations_of_ones_own_need_no_config():
+    inputs, x = keras.Input((2,)), X[:, 0, 0]
+    model = keras.Model(inputs, Shifted(np.arange(3, dtype="float32"))(L.Dense(3)(inputs)))
+    twin = rewrite(model, same)
+    np.testing.assert_array_equal(numpy(twin(x)), numpy(model(x)))
+    calls = [run(each, each.inputs, lambda path, operation, args, kwargs: operation) for each in (model, twin)]
+    assert type(calls[0]) is type(calls[1]) is Shifted and calls[0] is not calls[1]
+    ticket = to_mpt(model, seed=0)
+    np.testing.assert_allclose(numpy(strip(ticket)(x)), numpy(ticket(x)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dissolve", [False, True])
 def test_the_same_calls_make_the_same_model(dissolve):
     model = nested_and_shared()

@@ -100,6 +100,28 @@ def test_the_argument_is_named(call, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+# Calls with the path of a ticket that is not there, and the argument that it was passed as.
+MISSING = {
+    "load_ticket": (lambda path: keras_mpt.load_ticket(path), "path"),
+    "Ticket.read": (lambda path: keras_mpt.tickets.Ticket.read(path), "path"),
+    "restore": (lambda path: keras_mpt.tickets.restore(model(), path), "ticket"),
+    "zoo": (lambda path: keras_mpt.zoo.conv2_mpt(weights=path), "weights"),
+    "masks": (lambda path: analysis.masks(path), "source"),
+    "overlap": (lambda path: analysis.overlap(model(), path), "second"),
+    "overlap_matrix": (lambda path: analysis.overlap_matrix([path]), "sources"),
+}
+
+
+@pytest.mark.parametrize("call", MISSING)
+@pytest.mark.parametrize("path", ["no.mpt", "folder.mpt"])
+def test_the_argument_of_a_missing_ticket_is_named(call, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mpt").mkdir()
+    function, argument = MISSING[call]
+    with pytest.raises((FileNotFoundError, IsADirectoryError), match=f"^`{argument}` must .*Received: {path}"):
+        function(path)
+
+
 def test_switches_of_numpy_become_those_of_python(tmp_path):
     layer = layers.MPTDense(2, use_bias=np.True_, trainable=np.False_, seed=0)
     assert layer.get_config()["use_bias"] is True and layer.get_config()["trainable"] is False

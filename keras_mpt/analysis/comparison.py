@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mpt.analysis.sources import masks, paired
+from keras_mpt.analysis.sources import masks_of, paired
 from keras_mpt.arguments import check_choice, check_list
 from keras_mpt.models.tables import Table, Tabular
 
@@ -125,7 +125,8 @@ def overlap(first, second):
     Examples:
         >>> print(keras_mpt.analysis.overlap("seed0.mpt", "seed1.mpt"))
     """
-    layers = {path: Overlap.of(*pair) for path, pair in paired(masks(first), masks(second)).items()}
+    pairs = paired(masks_of("first", first), masks_of("second", second))
+    layers = {path: Overlap.of(*pair) for path, pair in pairs.items()}
     fields = [field.name for field in dataclasses.fields(Overlap)]
     total = Overlap(*(sum(getattr(overlap, name) for overlap in layers.values()) for name in fields))
     return Comparison(layers, total)
@@ -150,7 +151,7 @@ def overlap_matrix(sources, measure="jaccard"):
     check_list("sources", sources)
     measures = ("jaccard", "hamming", "expected_jaccard", "expected_hamming")
     check_choice("measure", measure, measures)
-    sources = [masks(source) for source in sources]
+    sources = [masks_of("sources", source) for source in sources]
     matrix = np.empty((len(sources), len(sources)))
     for i, first in enumerate(sources):
         for j, second in enumerate(sources[: i + 1]):

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from keras_mpt.analysis.comparison import overlap_matrix
-from keras_mpt.analysis.sources import masks
+from keras_mpt.analysis.sources import masks_of
 from keras_mpt.arguments import check_choice, check_list, check_path
 from keras_mpt.requirements import extra
 
@@ -125,7 +125,7 @@ def _masks(sources, labels, least):
     check_list("labels", labels)
     if not len(sources) == len(labels) >= least:
         raise ValueError(f"`labels` must name {least} or more `sources`. Received: {len(sources)} sources, {labels=}")
-    return [masks(source) for source in sources]
+    return [masks_of("sources", source) for source in sources]
 
 
 def _figure(width, height):

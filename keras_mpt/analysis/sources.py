@@ -30,19 +30,24 @@ def masks(source, base=None):
         TicketError: The file is not a ticket, or is damaged.
         OSError: The file cannot be opened.
     """
+    return masks_of("source", source, base)
+
+
+def masks_of(argument, source, base=None):
+    """Return the masks of a source, which errors call by the name of an argument; see `masks`."""
     check_instance("base", base, (keras.Model, type(None)), "a Keras model or None")
     if isinstance(source, (str, os.PathLike)):
-        source = Ticket.read(source)
+        source = Ticket.read(source, argument)
     if isinstance(source, keras.Model):
-        found = {path: to_numpy(subnet.mask) != 0 for path, subnet in subnets_by_path("source", source).items()}
+        found = {path: to_numpy(subnet.mask) != 0 for path, subnet in subnets_by_path(argument, source).items()}
     elif isinstance(source, Ticket):
         found = _masks_of_ticket(source, base)
     elif isinstance(source, collections.abc.Mapping):
         found = {path: np.asarray(mask) != 0 for path, mask in source.items()}
     else:
-        raise TypeError(f"`source` must be a model, a ticket, its path, or a dict of masks. Received: {source!r}")
+        raise TypeError(f"`{argument}` must be a model, a ticket, its path, or a dict of masks. Received: {source!r}")
     if not found:
-        raise ValueError(f"`source` must have MPT layers. Received: {source!r} without one")
+        raise ValueError(f"`{argument}` must have MPT layers. Received: {source!r} without one")
     return found
 
 

@@ -25,7 +25,7 @@ def find(ticket):
     preset = {preset.name: preset for preset in zoo.list_presets()}.get(ticket)
     if preset is not None and not os.path.exists(ticket):
         return preset.published(), preset
-    return published.find(ticket), None
+    return published.find(ticket, "TICKET"), None
 
 
 def check_out(out, *read):

@@ -75,12 +75,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
 
 def read_ticket(model):
     """Return the argument `model` of a conversion, a `Ticket` or what `Ticket.read` takes, as a `Ticket`."""
-    if isinstance(model, Ticket):
-        return model
-    try:
-        return Ticket.read(model)
-    except (FileNotFoundError, IsADirectoryError) as error:  # `path` is that of the new file here
-        raise type(error)(str(error).replace("`path`", "`model`", 1)) from error
+    return model if isinstance(model, Ticket) else Ticket.read(model, "model")
 
 
 def samples_for(plan, samples):

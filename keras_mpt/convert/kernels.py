@@ -129,6 +129,33 @@ class Quantize(keras.layers.Layer):
         return self.quantizer(x)
 
 
+class Argmax(keras.Operation):
+    """`keras.ops.argmax` as runtimes have it. Keras' tells 0.0 from -0.0, by operations that these lack."""
+
+    def __init__(self, axis, keepdims, name=None):
+        super().__init__(name=name)
+        self.axis, self.keepdims = axis, keepdims
+
+    def call(self, x):
+        import tensorflow as tf
+
+        find = tf.argmin if isinstance(self, Argmin) else tf.argmax
+        found = find(x, self.axis, output_type="int32")
+        return tf.expand_dims(found, self.axis) if self.keepdims else found
+
+
+class Argmin(Argmax):
+    """`keras.ops.argmin` in the same way."""
+
+
+def for_runtimes(operation):
+    """Return an operation of `keras.ops`, or one in its place that runtimes have."""
+    ours = {"Argmax": Argmax, "Argmin": Argmin}.get(type(operation).__name__)
+    if ours is None or operation.axis is None:
+        return operation
+    return ours(operation.axis, operation.keepdims, operation.name)
+
+
 def prepared(kernel, x):
     """Return the input of the plain layer that replaces an MPT layer: quantized and padded."""
     quantizer = kernel.layer.input_quantizer
@@ -170,9 +197,16 @@ def finished(kernel, y):
     return y
 
 
+class Unmerged(keras.Operation):
+    """Return the input, by an operation that keeps converters from merging what is before and after."""
+
+    def call(self, x):
+        return ops.maximum(x, np.finfo(np.float32).min)
+
+
 def unmerged(x):
-    """Return `x` behind an operation that keeps converters from merging what is before and after."""
-    return ops.maximum(x, np.finfo(np.float32).min)
+    """Return `x` behind an `Unmerged`."""
+    return Unmerged()(x)
 
 
 def apart(outputs, inputs=()):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain
+from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
@@ -146,12 +146,13 @@ class Plan:
             if alone and not isinstance(operation, MPTEmbedding):
                 return mpt(path, operation, first_input(args, kwargs))
             if not isinstance(operation, keras.layers.Layer):
-                return operation(*args, **kwargs)
+                return for_runtimes(operation)(*args, **kwargs)
             if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
                 return outputs
             if quantizes(operation):
-                x = first_input(args, kwargs)
-                return Quantize(operation.activation)(cut(path, x) if quantizers.is_sign(operation.activation) else x)
+                x, name = first_input(args, kwargs), path.replace("/", "_")
+                x = cut(path, x) if quantizers.is_sign(operation.activation) else x
+                return Quantize(operation.activation, name=name)(x)
             check_opened(operation, "converted")
             return other(path, operation, *prepared_call(operation, args, kwargs, quantize))
 

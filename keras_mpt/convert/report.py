@@ -76,7 +76,8 @@ class Report(Tabular):
         samples: Number of samples.
         max_error: Largest difference to the outputs of the Keras model, over samples without a flip.
         scale: Largest magnitude of these outputs.
-        agreement: Fraction of the samples with the same largest output, up to rounding.
+        agreement: Fraction of the samples with the same largest output, up to rounding; with the same outputs, if
+            these are integers.
         flips: Number of samples that differ by more than rounding because an activation took the other sign: one closer
             to zero than twice the largest error of its piece (see below).
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its

@@ -59,7 +59,7 @@ def arrays_for(inputs, samples, structure=None):
         ValueError: The samples do not fit.
     """
     samples = samples() if callable(samples) else samples
-    parts, most = [], None if data.are_arrays(samples) else _TAKEN
+    parts, most = [], None if data.are_arrays(samples, structure) else _TAKEN
     for arrays in data.batches("samples", samples, inputs, structure):
         parts.append(arrays)
         if most is not None and sum(len(part[0]) for part in parts) >= most:

@@ -93,9 +93,10 @@ def _check_pieces(report, target, plan, samples, batch):
     report.piece_error, margins = 0.0, []
     names = [*("before the outputs" for _ in outputs), *(f"before the signs of {cut.name!r}" for cut in graph.cuts)]
     for name, ours, theirs in zip(names, [*outputs, *taps], found, strict=True):
+        rounding = ROUNDING if np.issubdtype(ours.dtype, np.floating) else 0
         ours, theirs = _numbers(ours), _numbers(theirs)
         error, scale = float(np.abs(ours - theirs).max()), max(float(np.abs(ours).max()), 1e-30)
-        if not error <= ROUNDING * scale:
+        if not error <= rounding * scale:
             raise ConversionError(
                 f"In {report.runtimes[0]}, the file differs from the model by {error:.3g} (values up to {scale:.3g}) "
                 f"{name}, given the signs before."
@@ -152,7 +153,8 @@ class Agreement:
         title: What differs from the model, for errors: a runtime may be wrong where another one is right.
 
     Attributes:
-        same: Number of samples with the same largest output, up to rounding.
+        same: Number of samples with the same largest output, up to rounding; with the same outputs, if these are
+            integers.
         flips: Number of samples that differ by more than rounding, with an activation within a margin.
         max_error: Largest difference over the other samples.
         scale: Largest magnitude of the model's outputs.
@@ -181,8 +183,10 @@ class Agreement:
         at_zero = np.any(taps_at_zero, axis=0) if taps else False
         same, flipped = True, False
         for ours, theirs in zip(_listed(expected), _listed(found), strict=True):
+            floats = np.issubdtype(ours.dtype, np.floating)
             ours, theirs = _numbers(ours), _numbers(theirs)
             errors, rounding = self._compared(ours, theirs)
+            rounding = rounding if floats else 0 * rounding  # an integer may be a class
             differs = ~(errors <= rounding)
             wrong = differs & ~np.broadcast_to(at_zero, differs.shape)
             if wrong.any() and not lossy:
@@ -193,8 +197,8 @@ class Agreement:
                 )
             differs = np.zeros_like(differs) if lossy else differs
             rows, chosen = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1).argmax(axis=1)
-            # integer outputs are often equal
-            same = same & (rows.max(axis=1) - rows[np.arange(len(rows)), chosen] <= rounding)
+            lost = rows.max(axis=1) - rows[np.arange(len(rows)), chosen] if floats else errors
+            same = same & (lost <= rounding)
             flipped = flipped | differs
             self.max_error = max(self.max_error, float(errors[~differs].max(initial=0.0)))
         self.same += int(np.sum(same))

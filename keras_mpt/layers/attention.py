@@ -6,6 +6,7 @@ from keras_mpt import _keras
 from keras_mpt.initializers import layer_seeds
 from keras_mpt.layers.composite import MPTComposite
 from keras_mpt.layers.einsum import MPTEinsumDense
+from keras_mpt.layers.twins import keras_seed
 
 
 class MPTAttention(MPTComposite):
@@ -26,7 +27,11 @@ class MPTAttention(MPTComposite):
         )
 
     def build(self, query_shape, value_shape, key_shape=None):
-        super().build(query_shape, value_shape, key_shape)
+        seed, self._seed = self._seed, keras_seed(self._seed)  # which Keras' dropout takes
+        try:
+            super().build(query_shape, value_shape, key_shape)
+        finally:
+            self._seed = seed
         for seed, (name, plain) in zip(layer_seeds(self._seed), self._inside().items(), strict=False):
             layer = MPTEinsumDense.from_plain(plain, plain.kernel_initializer, **self._settings(seed, name))
             layer.build(plain.get_build_config()["input_shape"])

@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_mpt import _keras, quantizers
-from keras_mpt.initializers import check_seed
 from keras_mpt.layers.arguments import as_floats, check_frozen_weight, check_kernels, checked_mask, takes_training
 from keras_mpt.layers.groups import remember_model, set_sparsities
 from keras_mpt.layers.held import Holding
@@ -66,8 +65,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
     Raises:
         ValueError: An argument is out of range, or has no meaning for a frozen kernel.
-        AttributeError: `sparsity` or a kernel, or `mask` or `seed` of a built layer, is assigned to (see
-            `set_sparsity`, `assign_mask`), or an attribute of a single kernel is read from a layer with several.
+        AttributeError: `sparsity`, `seed` or a kernel, or `mask` of a built layer, is assigned to (see `set_sparsity`,
+            `assign_mask`), or an attribute of a single kernel is read from a layer with several.
     """
 
     _takes_training = False  # the `call` of the Keras layer
@@ -190,20 +189,6 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     def input_quantizer(self, quantizer):
         PlainTwin.input_quantizer.fset(self, quantizer)
         self._note_change()
-
-    @property
-    def seed(self):
-        """The seed of the frozen kernel and of the first scores."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, value):
-        if self.built:
-            raise AttributeError(
-                f"`seed` of layer {self.name!r} cannot be assigned to once the layer is built: its weights are drawn. "
-                f"Received: {value!r}"
-            )
-        self._seed = check_seed(value)
 
     @property
     def frozen_kernel(self):

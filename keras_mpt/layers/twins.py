@@ -113,6 +113,19 @@ class PlainTwin:
             f"`layer.set_sparsity(sparsity)`, or `callbacks.SparsitySchedule`. Received: {value!r}"
         )
 
+    @property
+    def seed(self):
+        """The seed of the frozen kernels and of the first scores."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value):
+        if hasattr(self, "_seed"):  # before, Keras' own `__init__` assigns the bits of it that are for dropout
+            raise AttributeError(
+                f"`seed` of layer {self.name!r} cannot be assigned to: pass it to {type(self).__name__}(). "
+                f"Received: {value!r}"
+            )
+
     @classmethod
     def _plain_class(cls):
         """Return the Keras layer that this class derives from."""

@@ -34,7 +34,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
             frozen ones and those in wrappers.
         data: Inputs, about a thousand samples: an array, or a list or dict of arrays for several inputs; or batches of
             these: a `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader`, another finite iterable,
-            or a function that returns one. A tuple in it is `(x, y)` or `(x, y, sample_weight)`.
+            or a function that returns one. A tuple in it is `(x, y)` or `(x, y, sample_weight)`, and so is a list that
+            is longer than the model has inputs, as of a `DataLoader`.
         batch_size: Largest number of samples in a batch of arrays. The statistics of large batches are closer to those
             of all data.
 

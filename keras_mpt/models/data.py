@@ -21,15 +21,25 @@ def check_finite_length(argument, data):
 
 
 def inputs_of(model):
-    """Return the inputs of a functional or Sequential model and their structure; `(None, None)` for another one."""
+    """Return the inputs of a model and their structure; of a subclassed model, None and what it was built on, if known.
+
+    Both are None if nothing is known.
+    """
     graph = functional_graph(model)
-    return (None, None) if graph is None else (model.inputs, graph.input)
+    if graph is not None:
+        return model.inputs, graph.input
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    return None, None if shapes is None else keras.tree.map_shape_structure(lambda shape: ..., shapes)
 
 
-def are_arrays(data):
-    """Return whether data is arrays and not batches of them: a list of tuples is a list of batches."""
-    if isinstance(data, list):
-        return not any(isinstance(item, tuple) for item in data)
+def are_arrays(data, structure=None):
+    """Return whether data is arrays, in the structure of a model's inputs for example, and not batches of them.
+
+    Otherwise, a list of tuples is a list of batches, and a tuple is one batch with its labels.
+    """
+    if isinstance(data, (list, tuple)):
+        batch = isinstance(data, tuple) or any(isinstance(item, tuple) for item in data)
+        return not batch or _alike(data, structure)
     return isinstance(data, dict) or hasattr(data, "__array__") or hasattr(data, "shape")
 
 
@@ -39,7 +49,7 @@ def batches(argument, data, inputs=None, structure=None, size=None):
     Args:
         argument: Name of the argument, for errors.
         data: An array for one input; a list of arrays in the order of the inputs; a dict by their names, or arrays in
-            the structure of the model's inputs, but no tuple; or batches of these (a `tf.data.Dataset`,
+            the structure of the model's inputs (the only tuple there may be); or batches of these (a `tf.data.Dataset`,
             `keras.utils.PyDataset`, `torch.utils.data.DataLoader`, another iterable, or a function that returns one),
             where a tuple is `(x, y)` or `(x, y, sample_weight)`.
         inputs: List of objects with `name`, `shape` (the batch first) and `dtype`. None: not known.
@@ -56,26 +66,28 @@ def batches(argument, data, inputs=None, structure=None, size=None):
     data = data() if callable(data) else data
     if isinstance(data, (str, bytes, os.PathLike)):
         raise ValueError(f"`{argument}` must be arrays: read the file, with numpy.load for example. Received: {data!r}")
-    if isinstance(data, tuple):
+    if isinstance(data, tuple) and not are_arrays(data, structure):
         whose = "" if inputs is None else f" for each of {_names(inputs)}"
         raise ValueError(
             f"`{argument}` must be inputs only: an array, or a list or dict of one{whose}. "
             f"Received: a tuple of {len(data)}, such as (inputs, labels)"
         )
     count, empty = 0, isinstance(data, list) and not data
-    for batch in [data] * (not empty) if are_arrays(data) else _iterated(argument, data, inputs):
+    whole = are_arrays(data, structure)
+    expected = None if structure is None and inputs is None else len(inputs or keras.tree.flatten(structure))
+    for batch in [data] * (not empty) if whole else _iterated(argument, data, expected):
         arrays = _read(argument, batch, inputs, structure)
         number = _number(argument, arrays)
         count += number
         if number:
-            yield from [arrays] if size is None or not are_arrays(data) else _parts(arrays, number, size)
+            yield from [arrays] if size is None or not whole else _parts(arrays, number, size)
     if not count:
         wanted = "be at least one" if argument == "samples" else "have samples"
         raise ValueError(f"`{argument}` must {wanted}. Received: none")
 
 
-def _iterated(argument, data, inputs):
-    """Yield the inputs of the batches of a data set, without labels."""
+def _iterated(argument, data, expected):
+    """Yield the inputs of the batches of a data set, without labels. `expected`: number of inputs, None: not known."""
     if isinstance(data, keras.utils.PyDataset):
         count = data.num_batches
         data = map(data.__getitem__, itertools.count() if count is None else range(count))
@@ -88,7 +100,7 @@ def _iterated(argument, data, inputs):
     for batch in data:
         labelled = isinstance(batch, tuple)
         if isinstance(batch, list) and batch:
-            several = is_loader if inputs is None else len(batch) > len(inputs)
+            several = is_loader if expected is None else len(batch) > expected
             labelled = several or isinstance(batch[0], (list, tuple, dict))
         yield batch[0] if labelled and batch else batch
 

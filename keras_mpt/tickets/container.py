@@ -30,7 +30,13 @@ _LARGEST_STORED = LARGEST_HEADER + (1 << 16)  # zlib adds a little to what it ca
 
 
 class TicketError(FileError):
-    """A ticket file is damaged, of another version, or does not fit the model that it is loaded into."""
+    """A ticket file is damaged, of another version, or does not fit the model that it is loaded into.
+
+    Attributes:
+        layer: Path of the layer of the model whose shapes are not those of the file, None for other errors.
+    """
+
+    layer = None
 
 
 def write(path, header, blobs, verify, version=1):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_mpt.layers import MPTLayer
 from keras_mpt.tickets import config
 
 # Names, precision, arguments for training only, and those that the ticket's entry of the layer has.
@@ -36,6 +37,33 @@ def check(layers, model_config):
                 raise ValueError(
                     f"layer {path!r} has {name}={theirs[name]!r} in the file, {name}={ours[name]!r} in the model"
                 )
+
+
+def check_drawn(layers, model_config, arguments):
+    """Raise ValueError if frozen weights were drawn by other arguments than those of the layers.
+
+    Args:
+        layers: Pairs of path and layer.
+        model_config: See `check`.
+        arguments: Names of arguments, such as `"seed"` and `"kernel_initializer"`.
+    """
+    saved = dict(_layers(model_config, None))
+    for path, layer in layers:
+        if path not in saved or not isinstance(layer, MPTLayer):
+            continue
+        ours, theirs = config.plain(layer.get_config()), saved[path]["config"]
+        for name in arguments:
+            here, there = _named(ours.get(name)), _named(theirs.get(name))
+            if here != there:
+                raise ValueError(
+                    f"`{name}` must be left out or that of the ticket, {there!r} for layer {path!r}. "
+                    f"Received: {here!r} for it"
+                )
+
+
+def _named(value):
+    """Return the class and config of a serialized object without the place of its class; other values as they are."""
+    return {key: value.get(key) for key in ("class_name", "config")} if isinstance(value, dict) else value
 
 
 def _layers(described, path):

@@ -10,6 +10,14 @@ from keras_mpt.models.stored import has_scale
 from keras_mpt.tickets.header import kernels_of
 
 
+class ShapesError(ValueError):
+    """A layer of a model has other shapes than in a file, or is not in the file."""
+
+    def __init__(self, layer, message):
+        super().__init__(message)
+        self.layer = layer
+
+
 def subnets(layer):
     """Return the kernels of an MPT layer, in its order; none for another layer."""
     return layer.subnets if isinstance(layer, MPTLayer) else ()
@@ -78,13 +86,13 @@ def take_names(model, ticket):
 
 
 def check_shapes(model, ticket):
-    """Raise ValueError unless the ticket has each layer with variables, with the same shapes and kind of kernel."""
+    """Raise ShapesError unless the ticket has each layer with variables, with the same shapes and kind of kernel."""
     for name, layer in matched(model, ticket):
         if name not in ticket.layers:
-            raise ValueError(f"the file has no layer {name!r}")
+            raise ShapesError(name, f"the file has no layer {name!r}")
         ours, theirs = _shapes(layer), _entry_shapes(ticket.layers[name])
         if ours != theirs:
-            raise ValueError(f"the file has {theirs} for layer {name!r}, the model has {ours}")
+            raise ShapesError(name, f"the file has {theirs} for layer {name!r}, the model has {ours}")
 
 
 def check_missing(model, ticket, part=False):

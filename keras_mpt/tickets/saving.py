@@ -203,11 +203,11 @@ def load_ticket(
     """
     trainable = check_bool("trainable", trainable)
     custom_objects = checked_objects(custom_objects)
-    return _build(_ticket(path), kernels.content_table(base), trainable, custom_objects, held=True)
+    return _build(_ticket(path, "path"), kernels.content_table(base), trainable, custom_objects, held=True)
 
 
-def _ticket(source: Path | Ticket) -> Ticket:
-    return source if isinstance(source, Ticket) else Ticket.read(source)
+def _ticket(source: Path | Ticket, argument: str) -> Ticket:
+    return source if isinstance(source, Ticket) else Ticket.read(source, argument)
 
 
 def restore(
@@ -238,7 +238,7 @@ def restore(
     check_is_model(model)
     trainable = check_bool("trainable", trainable)
     check_bool("part", part)
-    ticket = _ticket(ticket)
+    ticket = _ticket(ticket, "ticket")
     table = kernels.content_table(base)
     with naming(ticket.path, f"model {model.name!r} cannot be filled"):
         check_shapes(model, ticket)

@@ -50,12 +50,13 @@ class Ticket(Tabular):
     note: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> "Ticket":
+    def read(cls, path: Path, argument: str = "path") -> "Ticket":
         """Read a file and verify its checksums.
 
         Args:
             path: Path of a ticket file or of a folder with a `ticket.mpt`, name of a preset of `keras_mpt.zoo`, or
                 address such as `hf://owner/name` or `https://host/x.mpt`.
+            argument: What errors call the path: the argument of your function that it comes from.
 
         Returns:
             A `Ticket`.
@@ -64,7 +65,7 @@ class Ticket(Tabular):
             TicketError: The file is not a ticket, of another version, or damaged.
             OSError: The file cannot be opened.
         """
-        path = find(path)
+        path = find(path, argument)
         return cls.read_as(path, path)
 
     @classmethod
@@ -171,7 +172,9 @@ def naming(file, what=None):
         why = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         why = f"{what}: {why}" if what else why
         cause = error if len(str(error)) < _LONGEST_CAUSE else None  # a traceback would show all of it
-        raise TicketError(f"{file}: {why}") from cause
+        found = TicketError(f"{file}: {why}")
+        found.layer = getattr(error, "layer", None)
+        raise found from cause
 
 
 def pack(array, stored):

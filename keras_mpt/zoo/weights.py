@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import os
-import re
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -14,13 +13,16 @@ import keras
 from keras_mpt import remote, tickets
 from keras_mpt.arguments import did_you_mean, received
 from keras_mpt.layers import MPTLayer, hold
-from keras_mpt.tickets import config
+from keras_mpt.tickets import config, layer_arguments
+from keras_mpt.tickets.matching import matched
 from keras_mpt.tickets.saving import check_size
+from keras_mpt.tickets.ticket import naming
 from keras_mpt.zoo import presets
 from keras_mpt.zoo.settings import same
 from keras_mpt.zoo.wiring import check_wiring
 
 Arguments = ParamSpec("Arguments")
+_DRAWN = ("seed", "kernel_initializer")  # what the frozen weights are drawn by: those of a file stay
 
 
 def builder(function: Callable[Arguments, keras.Model]) -> Callable[Arguments, keras.Model]:
@@ -105,9 +107,12 @@ def _from_ticket(function, known, weights, **given):
         if not part and {"sparsity", "mask"} & given.keys():
             _check_kept(model, ticket)
         tickets.restore(model, ticket, part=part)
+        drawn = [name for name in _DRAWN if given.get(name) is not None and name not in arguments]
+        with naming(ticket.path):
+            layer_arguments.check_drawn(matched(model, ticket), ticket.config, drawn)
     except tickets.TicketError as error:
         others = sorted({"classes", "input_shape"} & given.keys())
-        if part or not others or not re.search("layer '(dense|logits)", str(error)):  # the layers that they change
+        if part or not others or error.layer in (None, *_names(make(include_top=False))):
             raise
         raise tickets.TicketError(
             f"{str(error).rstrip('.')}. With other {' or '.join(others)} than those of the ticket, `include_top` must "
@@ -115,6 +120,10 @@ def _from_ticket(function, known, weights, **given):
         ) from error
     hold(model)
     return model
+
+
+def _names(model):
+    return [layer.name for layer in model.layers]
 
 
 def _check_kept(model, ticket):
@@ -166,7 +175,7 @@ def resolve(architecture, weights):
 
 
 def _file(architecture, path):
-    ticket = tickets.Ticket.read(path)
+    ticket = tickets.Ticket.read(path, "weights")
     made_by, arguments = (ticket.provenance.get(key) for key in ("architecture", "arguments"))
     if not isinstance(made_by, str) or not isinstance(arguments, dict):
         return ticket, {}, False

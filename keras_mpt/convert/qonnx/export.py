@@ -140,11 +140,11 @@ class _Exported(Format):
                 _refuse(layer, "its channels come first")
             if layer.plain().padding == "valid":
                 widths, value = layer.pad_widths(x.shape), float(layer.pad_values)
-        pads = bool(np.any(widths))
+        pads, name = bool(np.any(widths)), kernel.path.replace("/", "_")
         if kernel.takes_signs:
-            x = Signs(widths if pads and value else None, value)(x)
+            x = Signs(widths if pads and value else None, value, f"{name}_input")(x)
         if pads and not (kernel.takes_signs and value):
-            x = Padding(widths, value)(x)
+            x = Padding(widths, value, f"{name}_pad")(x)
         return call_twin(kernel, x)
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.convert.kernels import Quantize, same_widths, ternary
+from keras_mpt.convert.kernels import Quantize, Unmerged, same_widths, ternary
 from keras_mpt.convert.qonnx.graph import Grid, Tensor, normalized, scaled, shifted
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.models.rewrite import run
@@ -69,6 +69,8 @@ class Emitter:
             if not operation.takes_signs:
                 self.refuse(operation, "it quantizes to other values than -1 and +1")
             return self.graph.signs(args[0], operation.name)
+        if type(operation) is Unmerged:  # in front of an output that is one already: `Graph.model` tells them apart
+            return args[0]
         kind = type(operation).__name__
         emit = _EMITTERS.get(kind) if type(operation).__module__.startswith("keras.") else None
         if emit is None:
