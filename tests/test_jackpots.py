@@ -364,7 +364,11 @@ def test_criteria_of_float16_have_gradients_that_overflow():
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, use_bias=False, name="a")])
     model.set_weights([kernel])
     jackpot = to_jackpot(model, uniform_sparsity(0.5), skip=[])
-    found = analysis.criteria_masks(jackpot, [(x, y)], lambda y, p: keras.ops.sum((keras.ops.cast(p, "float32") - y) ** 2))
+
+    def loss(targets, outputs):
+        return keras.ops.sum((keras.ops.cast(outputs, "float32") - targets) ** 2)
+
+    found = analysis.criteria_masks(jackpot, [(x, y)], loss)
     product = np.abs(kernel * (x.T @ (x @ kernel - y)))
     np.testing.assert_array_equal(found["snip"]["a"], product >= np.sort(product.ravel())[10])
     assert jackpot.layers[0].compute_dtype == "float16"

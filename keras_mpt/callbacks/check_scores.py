@@ -59,7 +59,8 @@ class CheckScores(keras.callbacks.Callback):
         diverged = [path for path, count in steps.items() if count or np.isnan(scores[path]).any()]
         if diverged:
             diverged.sort(key=steps.get, reverse=True)
-            listed = ", ".join(f"{path!r} ({f'{steps[path]} steps' if steps[path] else 'the last step'})" for path in diverged)
+            lasted = {path: f"{count} steps" if count else "the last step" for path, count in steps.items()}
+            listed = ", ".join(f"{path!r} ({lasted[path]})" for path in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
         empty = [(path, steps) for path, subnet in subnets if (steps := _count(subnet.state.get("empty_steps", 0)))]
         if empty:
