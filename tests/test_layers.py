@@ -469,7 +469,7 @@ def test_quantizers_that_are_assigned_after_compiling():
         assert abs(after - before) > 1e-3
 
 
-def test_a_quantizer_that_a_callback_assigns_between_batches():
+def test_a_quantizer_that_a_callback_assigns_between_batches(tmp_path):
     class Assign(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.model.layers[0].kernel_quantizer = None if batch else "scaled_sign"
@@ -483,6 +483,11 @@ def test_a_quantizer_that_a_callback_assigns_between_batches():
     kernel, norm = numpy(model.layers[0].kernel), model.layers[1]
     assert len(np.unique(np.abs(kernel))) > 2  # its own values
     assert norm.moving_mean.shape == (8,) and np.abs(numpy(norm.moving_mean)).min() > 0
+    keras_mpt.save_ticket(model, tmp_path / "assigned.mpt")
+    loaded = keras_mpt.load_ticket(tmp_path / "assigned.mpt")
+    np.testing.assert_array_equal(numpy(loaded.layers[0].kernel), kernel)
+    keras_mpt.tickets.restore(model, tmp_path / "assigned.mpt")
+    np.testing.assert_array_equal(numpy(model.layers[0].kernel), kernel)
 
 
 class Scaled(keras.layers.Layer):
