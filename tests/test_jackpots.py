@@ -356,6 +356,24 @@ def test_criteria_are_their_formulas():
         np.testing.assert_array_equal(before, numpy(weight))
 
 
+def test_criteria_of_float16_have_gradients_that_overflow():
+    """Keras multiplies the loss of such a model by 2**15, and leaves out a step whose gradients exceed float16."""
+    random = np.random.default_rng(3)
+    kernel, x, y = (random.normal(size=size).astype("f2").astype("f4") for size in ((5, 4), (6, 5), (6, 4)))
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, use_bias=False, name="a")])
+    model.set_weights([kernel])
+    jackpot = to_jackpot(model, uniform_sparsity(0.5), skip=[])
+
+    def loss(targets, outputs):
+        return keras.ops.sum((keras.ops.cast(outputs, "float32") - targets) ** 2)
+
+    found = analysis.criteria_masks(jackpot, [(x, y)], loss)
+    product = np.abs(kernel * (x.T @ (x @ kernel - y)))
+    np.testing.assert_array_equal(found["snip"]["a"], product >= np.sort(product.ravel())[10])
+    assert jackpot.layers[0].compute_dtype == "float16"
+
+
 @pytest.mark.slow
 def test_criteria_of_layers_with_several_kernels(rng):
     layer = keras.layers.SeparableConv1D(3, 1, use_bias=False, name="a")

@@ -469,7 +469,7 @@ def test_quantizers_that_are_assigned_after_compiling():
         assert abs(after - before) > 1e-3
 
 
-def test_a_quantizer_that_a_callback_assigns_between_batches():
+def test_a_quantizer_that_a_callback_assigns_between_batches(tmp_path):
     class Assign(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.model.layers[0].kernel_quantizer = None if batch else "scaled_sign"
@@ -483,6 +483,11 @@ def test_a_quantizer_that_a_callback_assigns_between_batches():
     kernel, norm = numpy(model.layers[0].kernel), model.layers[1]
     assert len(np.unique(np.abs(kernel))) > 2  # its own values
     assert norm.moving_mean.shape == (8,) and np.abs(numpy(norm.moving_mean)).min() > 0
+    keras_mpt.save_ticket(model, tmp_path / "assigned.mpt")
+    loaded = keras_mpt.load_ticket(tmp_path / "assigned.mpt")
+    np.testing.assert_array_equal(numpy(loaded.layers[0].kernel), kernel)
+    keras_mpt.tickets.restore(model, tmp_path / "assigned.mpt")
+    np.testing.assert_array_equal(numpy(model.layers[0].kernel), kernel)
 
 
 class Scaled(keras.layers.Layer):
@@ -647,6 +652,14 @@ def test_check_scores_names_where_it_began():
     model.layers[1].scores.assign(model.layers[1].scores * math.nan)
     with pytest.raises(FloatingPointError, match=r"epoch 1, in layers 'two' \(3 steps\), 'one' \(2 steps\)"):
         model.fit(x, y, **fit)
+
+
+def test_check_scores_sees_what_the_last_step_made():
+    model = keras.Sequential([keras.Input((4,)), MPTDense(3, name="one", seed=0), MPTDense(2, name="two", seed=1)])
+    model.compile("sgd", "mse")
+    x = np.full((6, 4), math.nan, "float32")
+    with pytest.raises(FloatingPointError, match=r"in layers 'one' \(the last step\), 'two' \(the last step\)\.$"):
+        model.fit(x, np.ones((6, 2), "float32"), verbose=0, callbacks=[CheckScores()])
 
 
 def test_check_scores_tells_layers_of_one_name_apart():

@@ -163,6 +163,12 @@ def test_bad_arguments(arguments, message):
         SparsitySchedule(**arguments)
 
 
+def test_the_layer_that_would_keep_no_weight_is_named():
+    model = network()
+    with pytest.raises(ValueError, match=f"^Layer '{mpt_layers(model)[0].name}' cannot have another.* one weight"):
+        fit(model, SparsitySchedule(1 - 1e-12))
+
+
 def test_a_model_without_mpt_layers():
     model = keras.Sequential([keras.Input(X.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(2)])
     model.compile("sgd", "sparse_categorical_crossentropy")

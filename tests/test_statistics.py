@@ -216,6 +216,12 @@ def test_tensorboard_needs_tensorflow(tmp_path, monkeypatch):
     MaskStatistics(tmp_path / "masks.csv")
 
 
+def test_a_file_instead_of_a_folder_for_logs(tmp_path):
+    (tmp_path / "logs").touch()
+    with pytest.raises(NotADirectoryError, match="`log_dir` must be that of a folder. Received: .*logs.*, a file"):
+        MaskStatistics(log_dir=tmp_path / "logs")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
 @pytest.mark.tensorflow_only  # to save time: nothing here depends on the backend
 def test_tensorboard(tmp_path):

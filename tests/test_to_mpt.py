@@ -414,7 +414,10 @@ BAD = {
     "sparsity of one": ({"sparsity": {"conv": -1}}, "`sparsity` must be a number in"),
     "sparsity of none": ({"sparsity": {"logitz": 0.5}}, "`sparsity` must name.*'logitz'. Did you mean 'logits'"),
     "sparsity of a skipped one": ({"sparsity": {"conv": 0.5}, "skip": "conv"}, "`sparsity` must name layers that are"),
+    "sparsity of no layers": ({"sparsity": lambda kernels: None}, "`sparsity` must return a dict .* Received: None"),
+    "sparsity of all": ({"sparsity": lambda kernels: 0.8}, "`sparsity` must return a dict .* Received: 0.8"),
     "mask": ({"mask": 3}, "`mask` must be a rule"),
+    "mask of none": ({"mask": lambda s: None}, "`mask` must return a rule .* Received: None for 'conv'"),
     "mask and sparsity": ({"mask": TopK(0.5), "sparsity": 0.5}, "`sparsity` must be left out"),
     "seed": ({"seed": -1}, "`seed` must be an integer"),
 }

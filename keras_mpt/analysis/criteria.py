@@ -90,6 +90,9 @@ def _products(model, batches, loss):
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
+    for layer in [copy, *layers_inside(copy)]:
+        if layer.compute_dtype == "float16":  # Keras leaves out the step if a gradient, times a large scale, overflows
+            layer.dtype_policy = "float32"
     layers = mpt_layers_by_path(copy)
     for path, layer in layers.items():
         if not isinstance(layer.mask, Restricted):

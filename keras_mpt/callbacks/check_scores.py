@@ -53,16 +53,19 @@ class CheckScores(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         subnets = self._subnets()
-        diverged = [(path, steps) for path, subnet in subnets if (steps := _count(subnet.state.get("nan_steps", 0)))]
+        scores = {path: to_numpy(subnet.scores) for path, subnet in subnets}
+        steps = {path: _count(subnet.state.get("nan_steps", 0)) for path, subnet in subnets}
+        # A step counts what it starts with, and the epoch's last one may have made NaN.
+        diverged = [path for path, count in steps.items() if count or np.isnan(scores[path]).any()]
         if diverged:
-            diverged.sort(key=lambda found: found[1], reverse=True)
-            listed = ", ".join(f"{path!r} ({steps} steps)" for path, steps in diverged)
+            diverged.sort(key=steps.get, reverse=True)
+            lasted = {path: f"{count} steps" if count else "the last step" for path, count in steps.items()}
+            listed = ", ".join(f"{path!r} ({lasted[path]})" for path in diverged)
             raise FloatingPointError(f"The scores became NaN in epoch {epoch + 1}, in layers {listed}.")
         empty = [(path, steps) for path, subnet in subnets if (steps := _count(subnet.state.get("empty_steps", 0)))]
         if empty:
             listed = ", ".join(f"{path!r} (for {steps} steps)" for path, steps in empty)
             warnings.warn(f"After epoch {epoch + 1} no weight is kept in layers {listed}.", stacklevel=2)
-        scores = {path: to_numpy(subnet.scores) for path, subnet in subnets}
         self._tell(epoch, "the scores are infinite", [path for path, each in scores.items() if np.isinf(each).any()])
         self._tell(
             epoch,

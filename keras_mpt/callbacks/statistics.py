@@ -44,6 +44,7 @@ class MaskStatistics(keras.callbacks.Callback):
         ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer, or one that is not
             built, or `path` is a file with something else.
         IsADirectoryError: `path` is a folder.
+        NotADirectoryError: `log_dir` is a file.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
 
     Examples:
@@ -64,6 +65,8 @@ class MaskStatistics(keras.callbacks.Callback):
         if self.path is not None and self.path.is_dir():
             raise IsADirectoryError(f"`path` must be that of a file. Received: path={path!r}, a folder")
         self.log_dir, self.bins = None if log_dir is None else check_path("log_dir", log_dir), bins
+        if self.log_dir is not None and self.log_dir.is_file():
+            raise NotADirectoryError(f"`log_dir` must be that of a folder. Received: log_dir={log_dir!r}, a file")
         self._masks = self._writer = None
 
     def on_train_begin(self, logs=None):

@@ -262,8 +262,8 @@ class Subnet:
         Raises:
             ValueError: The sparsity is out of range, or impossible for the rule.
         """
-        kept = kept_count(math.prod(self.shape), sparsity)
         try:
+            kept = kept_count(math.prod(self.shape), sparsity)
             return self.layer.mask.resized(as_tensor(self.scores), self._values(), kept)
         except ValueError as error:
             raise ValueError(f"Layer {self.layer.name!r} cannot have another sparsity. {error}") from error

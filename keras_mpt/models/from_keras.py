@@ -235,6 +235,8 @@ def mask_rules(chosen, sparsity, mask):
         raise ValueError(f"`mask` must be a rule of keras_mpt.masks, or a function that makes one. Received: {mask=}")
     if callable(sparsity):
         sparsity = sparsity({path: kernel_of(layer) for path, layer in chosen.items()})
+        if not isinstance(sparsity, dict):
+            raise ValueError(f"`sparsity` must return a dict from paths to fractions. Received: {shown(sparsity)}")
     for path in sparsity if isinstance(sparsity, dict) else ():
         if path not in chosen:
             raise _unknown("sparsity", path, chosen)
@@ -243,6 +245,9 @@ def mask_rules(chosen, sparsity, mask):
     for path in chosen:
         fraction = DEFAULT_SPARSITY if fractions.get(path) is None else fractions[path]
         rules[path] = {"sparsity": fraction} if mask is None else {"mask": mask(fraction)}
+        if mask is not None and not isinstance(rules[path]["mask"], MaskRule):  # None would be a layer's default
+            received = shown(rules[path]["mask"])
+            raise ValueError(f"`mask` must return a rule of keras_mpt.masks. Received: {received} for {path!r}")
     return rules
 
 

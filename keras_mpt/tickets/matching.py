@@ -35,8 +35,8 @@ def owners(model):
 def variables_of(layer):
     """Return the variables of a layer without those of MPT kernels and of inner layers."""
     kernel = {id(v) for subnet in subnets(layer) for v in subnet.variables}
-    if isinstance(layer, MPTLayer):
-        kernel.add(id(layer.kernel_epoch))
+    if isinstance(layer, MPTLayer):  # with JAX, it may have a variable for traces
+        kernel |= {id(v) for v in (layer.kernel_epoch, *layer._traces.variables)}
     return [v for v in own_variables(layer) if id(v) not in kernel]
 
 
