@@ -4,12 +4,17 @@ Keras is imported in functions: the process that only hands out tests to workers
 """
 
 import gc
+import os
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 from absl.flags import FLAGS
+
+# TensorFlow, which reads this when it is loaded, leaves oneDNN off on AMD processors without AVX-512, and with it
+# convolutions with channels first.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples" / "recipes"
 
