@@ -156,19 +156,20 @@ def for_runtimes(operation):
     return ours(operation.axis, operation.keepdims, operation.name)
 
 
-def lead(operation, x):
-    """Return by how much the entry that an `Argmax` finds leads, as a part of a sample's largest magnitude.
+def leads_of(operation, x):
+    """Return by how much the entry of an argmax leads, as a part of a sample's largest magnitude: a list of one.
 
-    None if rounding cannot make another entry lead.
+    It is empty for other operations, and where rounding cannot make another entry lead.
     """
-    if not isinstance(operation, Argmax) or not keras.backend.is_float_dtype(x.dtype):
-        return None
-    x = ops.moveaxis(-x if isinstance(operation, Argmin) else x, operation.axis, -1)
+    ours = for_runtimes(operation)
+    if not isinstance(ours, Argmax) or not keras.backend.is_float_dtype(x.dtype):
+        return []
+    x = ops.moveaxis(-x if isinstance(ours, Argmin) else x, ours.axis, -1)
     if (x.shape[-1] or 0) < 2:
-        return None
+        return []
     first, second = ops.split(ops.top_k(x, 2)[0], 2, axis=-1)
     largest = ops.max(ops.abs(x), axis=tuple(range(1, len(x.shape))), keepdims=True)
-    return (first - second) / ops.maximum(largest, 1e-30)
+    return [(first - second) / ops.maximum(largest, 1e-30)]
 
 
 def prepared(kernel, x):

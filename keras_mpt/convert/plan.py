@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes, lead
+from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes, leads_of
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
@@ -43,7 +43,7 @@ class Graph:
         kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
         inputs, outputs: Unique names of the inputs and outputs, of letters, digits and underscores.
         cuts: List of a `Cut` for each tensor whose signs are taken.
-        leads: Symbolic tensors of `kernels.lead`: where one is almost zero, rounding decides on an index.
+        leads: Symbolic tensors of `kernels.leads_of`: where one is almost zero, rounding decides on an index.
     """
 
     model: keras.Model
@@ -148,10 +148,8 @@ class Plan:
             if alone and not isinstance(operation, MPTEmbedding):
                 return mpt(path, operation, first_input(args, kwargs))
             if not isinstance(operation, keras.layers.Layer):
-                operation = for_runtimes(operation)
-                if plain and (found := lead(operation, first_input(args, kwargs))) is not None:
-                    leads.append(found)
-                return operation(*args, **kwargs)
+                leads.extend(leads_of(operation, first_input(args, kwargs)) if plain else ())
+                return for_runtimes(operation)(*args, **kwargs)
             if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
                 return outputs
             if quantizes(operation):
