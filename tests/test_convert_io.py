@@ -157,6 +157,37 @@ def test_models_that_decide_on_a_class(target, sign, tmp_path):
     np.testing.assert_array_equal(least[:, 0], np.argmin(model(x)[0], axis=1))
 
 
+class Argmax(keras.Operation):
+    """An operation of one's own, which is not that of Keras."""
+
+    def call(self, x):
+        return keras.ops.sum(x, axis=1)
+
+
+@pytest.mark.parametrize("weights", ["integer", "float32"])
+def test_rounding_may_choose_among_equal_classes(weights, tmp_path):
+    """Sums of signs are often equal, times a scale only up to rounding: such a sample counts as flipped."""
+    x, signs = np.random.default_rng(0).normal(size=(200, 63)).astype("float32"), keras.Input((63,), name="image")
+    logits = MPTDense(40, seed=1, **SIGN)(L.BatchNormalization()(MPTDense(255, seed=0)(signs)))
+    model = keras.Model(signs, [logits, keras.ops.argmax(logits, axis=-1), Argmax()(logits)])
+    report = convert.to_tflite(model, tmp_path / "model.tflite", weights=weights, samples=x)
+    expected = [np.asarray(y) for y in model(x)]
+    found = list(convert.run(report.path, "tflite", x).values())
+    other = found[1] != expected[1]
+    leads = np.diff(np.sort(expected[0])[:, -2:])[:, 0] / np.abs(expected[0]).max(axis=1)
+    assert 0 < other.sum() <= report.flips and leads[other].max() < 1e-5
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4, atol=1e-3)
+
+
+def test_a_wrong_class_is_found(tmp_path, monkeypatch):
+    right = convert.kernels.Argmax.call
+    monkeypatch.setattr(convert.kernels.Argmax, "call", lambda self, x: right(self, x[:, :4]))
+    image = keras.Input((64,))
+    model = keras.Model(image, keras.ops.argmax(MPTDense(5, seed=1)(image), axis=-1))
+    with pytest.raises(convert.ConversionError, match="The graph to convert differs from the model"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
 def test_a_class_is_compared_exactly(tmp_path):
     """A neighbour of a large number is another class, and a lossy file keeps only equal ones."""
     ours, theirs = np.array([20_000, 3]), np.array([20_001, 3])

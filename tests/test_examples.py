@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import keras
@@ -436,6 +437,7 @@ def test_imagenet_recipe_of_other_networks(network, tmp_path):
     frozen = np.abs(model.get_layer("stage1_block1_conv2").frozen_kernel)
     assert np.unique(frozen).size == 1  # signed constants
     assert keras_mpt.load_ticket(tmp_path / "run" / "ticket.mpt").output_shape == (None, 1000)
+    assert json.loads((tmp_path / "run" / "flags.json").read_text())["bfloat16"] in (True, False)
 
 
 @pytest.mark.slow
@@ -531,6 +533,21 @@ def test_bfloat16_where_it_is_not_emulated(flags, given, policy, warned, scripts
         warnings.simplefilter("always")
         assert backend.dtype_policy(given) == policy
     assert [("emulates" in str(warning.message)) for warning in found] == [True] * warned
+
+
+@pytest.mark.parametrize("flags", ["avx2", "avx2 avx512_bf16"])
+def test_a_training_goes_on_as_it_began_without_the_flag(flags, scripts, monkeypatch, tmp_path):
+    """`--bfloat16` was on by default: its default, now that of the processor, is written to flags.json."""
+    import backend
+
+    if backend._on_accelerator():
+        pytest.skip("accelerators have bfloat16")
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(backend, "_CPUINFO", tmp_path / "cpuinfo")
+    for given, expected in [(None, "bf16" in flags), (True, True), (False, False)]:
+        values = types.SimpleNamespace(bfloat16=given)
+        backend.choose_bfloat16(values)
+        assert values.bfloat16 is expected
 
 
 @pytest.mark.tensorflow_only

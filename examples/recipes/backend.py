@@ -31,6 +31,12 @@ def dtype_policy(bfloat16):
     return "mixed_bfloat16" if bfloat16 else "float32"
 
 
+def choose_bfloat16(flags):
+    """Set --bfloat16 if it was not given, so that `flags.json` says how the training computes wherever it goes on."""
+    if flags.bfloat16 is None:
+        flags.bfloat16 = dtype_policy(None) == "mixed_bfloat16"
+
+
 def _emulates_bfloat16():
     """Return whether Keras computes on a CPU without instructions for bfloat16. Unknown processors are trusted."""
     return not _on_accelerator() and _CPUINFO.exists() and _BFLOAT16.isdisjoint(_CPUINFO.read_text().split())

@@ -140,7 +140,7 @@ def base_command(folder):
     flags = ["--dense", "--width=0.5", f"--train_examples={FLAGS.train_examples}", f"--seed={FLAGS.seed}"]
     flags += ["--optimizer=sgd", "--learning_rate=0.2", "--weight_decay=5e-4", "--schedule=warmup"]
     flags += ["--label_smoothing=0.2", f"--sizes={FLAGS.image_size}:{_BASE_EPOCHS}"]
-    if backend.dtype_policy(FLAGS.bfloat16) == "mixed_bfloat16":
+    if FLAGS.bfloat16:
         flags.append("--bfloat16")
     if FLAGS.data_dir:
         flags.append(f"--data_dir={pathlib.Path(FLAGS.data_dir).resolve()}")
@@ -320,6 +320,7 @@ def main(_):
     if FLAGS.application and not inspect.isfunction(getattr(keras.applications, FLAGS.application, None)):
         raise app.UsageError(f"--application must be a network of keras.applications. Received: {FLAGS.application}")
     keras.utils.set_random_seed(FLAGS.seed)
+    backend.choose_bfloat16(FLAGS)
     folder = pathlib.Path(FLAGS.output_dir)
     with training.in_folder(folder, may_change=("methods", "sparsities", "seeds", "criteria_batches")):
         study(folder)

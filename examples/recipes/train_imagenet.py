@@ -103,6 +103,7 @@ def main(_):
         raise app.UsageError("--data=synthetic needs --data_dir, a folder for the pictures.")
     training.check_warmup(FLAGS.warmup_epochs, FLAGS.epochs)
     where = devices.chosen(FLAGS.batch_size)
+    backend.choose_bfloat16(FLAGS)
     folder = pathlib.Path(FLAGS.output_dir)
     with training.in_folder(folder, devices=where):
         model = train(folder, where)

@@ -151,9 +151,25 @@ class Argmin(Argmax):
 def for_runtimes(operation):
     """Return an operation of `keras.ops`, or one in its place that runtimes have."""
     ours = {"Argmax": Argmax, "Argmin": Argmin}.get(type(operation).__name__)
-    if ours is None or operation.axis is None:
+    if ours is None or not type(operation).__module__.startswith("keras.") or operation.axis is None:
         return operation
     return ours(operation.axis, operation.keepdims, operation.name)
+
+
+def leads_of(operation, x):
+    """Return by how much the entry of an argmax leads, as a part of a sample's largest magnitude: a list of one.
+
+    It is empty for other operations, and where rounding cannot make another entry lead.
+    """
+    ours = for_runtimes(operation)
+    if not isinstance(ours, Argmax) or not keras.backend.is_float_dtype(x.dtype):
+        return []
+    x = ops.moveaxis(-x if isinstance(ours, Argmin) else x, ours.axis, -1)
+    if (x.shape[-1] or 0) < 2:
+        return []
+    first, second = ops.split(ops.top_k(x, 2)[0], 2, axis=-1)
+    largest = ops.max(ops.abs(x), axis=tuple(range(1, len(x.shape))), keepdims=True)
+    return [(first - second) / ops.maximum(largest, 1e-30)]
 
 
 def prepared(kernel, x):

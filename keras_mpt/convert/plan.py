@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes
+from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes, leads_of
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
@@ -43,6 +43,7 @@ class Graph:
         kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
         inputs, outputs: Unique names of the inputs and outputs, of letters, digits and underscores.
         cuts: List of a `Cut` for each tensor whose signs are taken.
+        leads: Symbolic tensors of `kernels.leads_of`: where one is almost zero, rounding decides on an index.
     """
 
     model: keras.Model
@@ -50,10 +51,11 @@ class Graph:
     inputs: list
     outputs: list
     cuts: list
+    leads: list = dataclasses.field(default_factory=list)
 
     def whole(self):
-        """Return the graph with the tensors before all cuts as further outputs."""
-        befores = [cut.before for cut in self.cuts]
+        """Return the graph with the tensors before all cuts, and the leads, as further outputs."""
+        befores = [*(cut.before for cut in self.cuts), *self.leads]
         model = keras.Model(self.model.inputs, apart([*self.model.outputs, *befores]), name=self.model.name)
         return dataclasses.replace(self, model=model, outputs=_with(self.outputs, "before", befores), cuts=[])
 
@@ -108,7 +110,7 @@ class Plan:
             batch: Batch size for a model that has none; None: any.
             plain: Whether to ignore formats and use plain float layers.
         """
-        cuts, copies, done, layers = {}, {}, {}, {}
+        cuts, leads, copies, done, layers = {}, [], {}, {}, {}
         cut = functools.partial(_cut, cuts)
 
         def note(layer, kernels, args, kwargs, outputs):
@@ -146,6 +148,7 @@ class Plan:
             if alone and not isinstance(operation, MPTEmbedding):
                 return mpt(path, operation, first_input(args, kwargs))
             if not isinstance(operation, keras.layers.Layer):
+                leads.extend(leads_of(operation, first_input(args, kwargs)) if plain else ())
                 return for_runtimes(operation)(*args, **kwargs)
             if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
                 return outputs
@@ -165,7 +168,7 @@ class Plan:
         model = rewrite(self.model, step, inputs=values, dissolve=True, make=make)
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
-        return Graph(model, self.kernels, *names, list(cuts.values()))
+        return Graph(model, self.kernels, *names, list(cuts.values()), leads)
 
     def _kernels_of(self, path, layer):
         """Return the kernels of a layer, or of the layers in a wrapper of Keras."""

@@ -78,8 +78,9 @@ class Report(Tabular):
         scale: Largest magnitude of these outputs.
         agreement: Fraction of the samples with the same largest output, up to rounding; with the same outputs, if
             these are integers.
-        flips: Number of samples that differ by more than rounding because an activation took the other sign: one closer
-            to zero than twice the largest error of its piece (see below).
+        flips: Number of samples that differ by more than rounding because an activation took the other sign, one closer
+            to zero than twice the largest error of its piece (see below), or because the two largest entries of an
+            argmax are equal up to rounding.
         piece_error: Largest error of a piece from signs to signs, given the Keras model's own signs, relative to its
             largest output; None without signs.
         notes: Further facts, a list of `(heading, text)`.

@@ -59,15 +59,15 @@ def check(report, target, plan, content, samples):
     if report.flips > max(1, FLIPS * report.samples):
         warnings.warn(
             f"The file differs from the model in {report.flips} of {report.samples} samples, each with an activation "
-            "at zero. Rounding alone flips few: are there signs of sums that are often exactly zero, as in an "
-            "untrained network or without batch normalization before them? Such samples say little about the file as "
-            "a whole.",
+            "at zero, or an argmax of entries that are equal. Rounding alone flips few: are there signs of sums that "
+            "are often exactly zero, as in an untrained network or without batch normalization before them? Such "
+            "samples say little about the file as a whole.",
             stacklevel=5,
         )
 
 
 def reference_outputs(plan, samples, batch=None):
-    """Return the outputs of a plan's float graph on samples, and the tensors before its cuts: two lists of arrays."""
+    """Return the outputs of a plan's float graph on samples, and the tensors before its cuts and leads: two lists."""
     found = outputs_of(_caller(plan.reference.model), samples, batch)
     count = len(plan.model.outputs)
     return found[:count], found[count:]
@@ -79,12 +79,14 @@ def _check_pieces(report, target, plan, samples, batch):
     No rounding can change a sign there, so an error in a piece is found whatever the activations are.
 
     Returns:
-        List of a margin for each cut: closer to zero, rounding may flip a sign.
+        List of a margin for each cut and lead: closer to zero, rounding may flip a sign or choose another index.
     """
-    graph = plan.graph(target.batch)
+    graph, of_leads = plan.graph(target.batch), [AT_ZERO * ROUNDING] * len(plan.reference.leads)
     if not graph.cuts or target.lossy:
-        return [0.0] * len(graph.cuts)
+        return [0.0] * len(graph.cuts) + of_leads
     outputs, taps = reference_outputs(plan, samples, batch)
+    taps, leads = taps[: len(graph.cuts)], taps[len(graph.cuts) :]
+    clear = ~_near_zero(leads, of_leads) if leads else slice(None)
     compiled = target.compile(graph.pieces())
     signs = [np.where(tap >= 0, 1, -1).astype(np.float32) for tap in taps]
     with errors_of(target.engine, "run"):
@@ -95,7 +97,7 @@ def _check_pieces(report, target, plan, samples, batch):
     for name, ours, theirs in zip(names, [*outputs, *taps], found, strict=True):
         rounding = ROUNDING if np.issubdtype(ours.dtype, np.floating) else 0
         ours, theirs = _numbers(ours), _numbers(theirs)
-        error, scale = float(np.abs(ours - theirs).max()), max(float(np.abs(ours).max()), 1e-30)
+        error, scale = float(np.abs(ours - theirs)[clear].max(initial=0.0)), max(float(np.abs(ours).max()), 1e-30)
         if not error <= rounding * scale:
             raise ConversionError(
                 f"In {report.runtimes[0]}, the file differs from the model by {error:.3g} (values up to {scale:.3g}) "
@@ -111,7 +113,13 @@ def _check_pieces(report, target, plan, samples, batch):
                 f"{wrong.sum()} of {wrong.size} signs of {graph.cuts[index].name!r} are decided otherwise in integers, "
                 "given the signs before."
             )
-    return margins
+    return margins + of_leads
+
+
+def _near_zero(taps, margins):
+    """Return which samples have an entry within the margin of a tensor."""
+    near = [np.abs(tap).reshape(len(tap), -1).min(axis=1) <= by for tap, by in zip(taps, margins, strict=True)]
+    return np.any(near, axis=0)
 
 
 def _batch(plan):
@@ -149,13 +157,13 @@ class Agreement:
     """Agreement of a file's outputs with those of the model, over batches of samples.
 
     Args:
-        margins: For each cut, the margin around zero in which rounding may flip a sign.
+        margins: For each cut and lead, the margin around zero in which rounding decides.
         title: What differs from the model, for errors: a runtime may be wrong where another one is right.
 
     Attributes:
         same: Number of samples with the same largest output, up to rounding; with the same outputs, if these are
             integers.
-        flips: Number of samples that differ by more than rounding, with an activation within a margin.
+        flips: Number of samples that differ by more than rounding, with an entry within a margin.
         max_error: Largest difference over the other samples.
         scale: Largest magnitude of the model's outputs.
     """
@@ -169,18 +177,14 @@ class Agreement:
 
         Args:
             expected: Outputs of the model: an array, or a list of one for each output.
-            taps: Tensors before the cuts, a list of arrays.
+            taps: Tensors before the cuts, and leads, a list of arrays.
             found: Outputs of the file.
             lossy: Whether differences are allowed.
 
         Raises:
             ConversionError: Outputs differ by more than rounding in a sample without an activation at zero.
         """
-        taps_at_zero = [
-            np.abs(tap).reshape(len(tap), -1).min(axis=1) <= margin
-            for tap, margin in zip(taps, self._margins, strict=True)
-        ]
-        at_zero = np.any(taps_at_zero, axis=0) if taps else False
+        at_zero = _near_zero(taps, self._margins) if taps else False
         same, flipped = True, False
         for ours, theirs in zip(_listed(expected), _listed(found), strict=True):
             floats = np.issubdtype(ours.dtype, np.floating)
