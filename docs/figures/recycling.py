@@ -22,9 +22,9 @@ def main(folder=FOLDER):
     key = ("algorithm", "method", "width", "sparsity", "seed")
     accuracy = {tuple(row[name] for name in key): row["accuracy"] for row in rows}
     algorithms = dict.fromkeys(row["algorithm"] for row in rows)
-    networks = sorted({(row["width"], row["sparsity"]) for row in rows})
     figure, panels = card(8, 3.8, len(algorithms), sharey=True)
     for axes, algorithm in zip(panels, algorithms, strict=True):
+        networks = sorted({(row["width"], row["sparsity"]) for row in rows if row["algorithm"] == algorithm})
         axes.axhline(0, color=INK, linewidth=1)
         for shift, (method, colour) in enumerate(COLOURS.items(), -1):
             for place, network in enumerate(networks):

@@ -107,9 +107,10 @@ def _from_ticket(function, known, weights, **given):
         if not part and {"sparsity", "mask"} & given.keys():
             _check_kept(model, ticket)
         tickets.restore(model, ticket, part=part)
-        drawn = [name for name in _DRAWN if given.get(name) is not None and name not in arguments]
-        with naming(ticket.path):
-            layer_arguments.check_drawn(matched(model, ticket), ticket.config, drawn)
+        if not published:  # presets have both among their arguments
+            drawn = [name for name in _DRAWN if given.get(name) is not None and name not in arguments]
+            with naming(ticket.path):
+                layer_arguments.check_drawn(matched(model, ticket), ticket.config, drawn)
     except tickets.TicketError as error:
         others = sorted({"classes", "input_shape"} & given.keys())
         if part or not others or error.layer in (None, *_names(make(include_top=False))):
