@@ -1,4 +1,6 @@
-import os
+import pathlib
+import sys
 
-# TensorFlow, which reads this when it is loaded, leaves oneDNN off on AMD processors without AVX-512
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples" / "recipes"))
+
+import backend  # noqa: E402, F401 - before Keras

@@ -16,7 +16,6 @@ import gzip
 import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 
 import keras
@@ -29,7 +28,6 @@ from keras_mpt import convert
 from keras_mpt.convert.flatbuffer import File
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "recipes"))
 
 POST_TRAINING = "post-training int8"
 BINARY = {"input_quantizer": "approx_sign", "pad_values": 1.0, "seed": 0}

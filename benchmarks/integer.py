@@ -28,7 +28,6 @@ import itertools
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
@@ -45,7 +44,6 @@ from keras_mpt.convert.tensors import outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "recipes"))
 
 BINARY = {"input_quantizer": "approx_sign", "pad_values": 1.0, "seed": 0}
 NETWORKS = {

@@ -87,11 +87,6 @@ def instructions():
     return [platform.machine(), *(flag for flag in INSTRUCTIONS if flag in flags)]
 
 
-def emulates_bfloat16():
-    """Return whether bfloat16 is computed by a CPU that has no instructions for it: many times slower than float32."""
-    return CPUINFO.exists() and not accelerators() and not any(name.endswith("bf16") for name in instructions())
-
-
 def accelerators():
     """Return the GPUs that the backend uses, if any."""
     if keras.backend.backend() == "torch":

@@ -13,10 +13,11 @@ import argparse
 import statistics
 
 import keras
+from backend import emulates_bfloat16
 
 import keras_mpt
 from benchmarks import networks
-from benchmarks.rounds import emulates_bfloat16, interleaved, ratio, rows_of, save, where
+from benchmarks.rounds import interleaved, ratio, rows_of, save, where
 
 DENSE, TICKET = "Keras dense", "keras_mpt"
 TORCH_DENSE, TORCH_SORT = "PyTorch dense", "PyTorch Biprop, full sort"

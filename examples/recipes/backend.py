@@ -21,8 +21,8 @@ def dtype_policy(bfloat16):
             takes many times as long as in float32, which is warned of.
     """
     if bfloat16 is None:
-        bfloat16 = not _emulates_bfloat16()
-    elif bfloat16 and _emulates_bfloat16():
+        bfloat16 = not emulates_bfloat16()
+    elif bfloat16 and emulates_bfloat16():
         warnings.warn(
             "This processor has no bfloat16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo) and emulates it, which may take "
             "more than ten times as long as float32: leave --bfloat16 out.",
@@ -37,7 +37,7 @@ def choose_bfloat16(flags):
         flags.bfloat16 = dtype_policy(None) == "mixed_bfloat16"
 
 
-def _emulates_bfloat16():
+def emulates_bfloat16():
     """Return whether Keras computes on a CPU without instructions for bfloat16. Unknown processors are trusted."""
     return not _on_accelerator() and _CPUINFO.exists() and _BFLOAT16.isdisjoint(_CPUINFO.read_text().split())
 
