@@ -145,8 +145,8 @@ def conclusions(rows):
         ["MPT-1/1, smallest, for 64-bit ARM", lce, *cost(lce, signs), "yes"],
     ]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in choices)
-    return f"""Phones, the Raspberry Pi, computers and browsers run files for LiteRT, which `to_tflite` writes. Its default,
-`weights="auto"`, is exact.
+    return f"""Phones, the Raspberry Pi, computers and browsers run files for LiteRT, which `to_tflite` writes.
+Its default, `weights="auto"`, is exact.
 
 | network | file | bytes, float32 = 1 | time, float32 = 1 | exact |
 |---|---|---|---|---|

@@ -90,8 +90,8 @@ also have an `_lce.tflite` for larq-compute-engine.
 - Accuracies are those of the files on the whole test set, one seed each. They differ on CIFAR-10 as it is published,
   without JPEG: see [the data](../examples/results/README.md#data).
 - "dense" is the same network with float activations and all weights trained, by the same script with its own recipe.
-  Epochs differ, and the dense Conv-4 and Conv-6 have no batch normalization, which MPT-1/1 has. So a ticket can be better
-  than its dense network.
+  Epochs differ, and the dense Conv-4 and Conv-6 have no batch normalization, which MPT-1/1 has. So a ticket can be
+  better than its dense network.
 - "MACs" are multiply-accumulates for one image, including those of removed weights. "1-bit MACs" have 1-bit weights and
   1-bit activations, "float MACs" are all others.
 
@@ -101,7 +101,7 @@ A name consists of the network, the bits of weights and activations ([`mpt32`: 1
 | word | meaning |
 |---|---|
 | `jackpot` | the signs are those of a [trained network](../docs/guides/jackpots.md) |
-| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): values of a trained network, in 32 bits instead of 1 |
+| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): 32-bit values of a trained network |
 | `taught` | a trained network gave the labels |
 | `recycled` | some random signs were [replaced](../docs/recycling.md) in training |
 | `half` | half of the filters |
