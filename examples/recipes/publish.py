@@ -110,6 +110,9 @@ A name consists of the network, the bits of weights and activations ([`mpt32`: 1
 To evaluate all: `python examples/recipes/evaluate.py --weights all --data_dir DIR`. Table and cards are written by
 `python examples/recipes/publish.py`. The `recipe` inside older tickets says `examples/train.py`, which is
 `examples/recipes/train.py` now.
+
+Next: [use a ticket for your own classes](../docs/guides/training.md#freeze-masks-or-train-a-ticket-further), or
+[convert it](../docs/deployment.md).
 """
 HEADER = ["preset", "test accuracy", "dense", "epochs", "ticket, bytes", "weights", "kept", "1-bit MACs", "float MACs"]
 
