@@ -145,8 +145,8 @@ def conclusions(rows):
         ["MPT-1/1, smallest, for 64-bit ARM", lce, *cost(lce, signs), "yes"],
     ]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in choices)
-    return f"""Phones, the Raspberry Pi, computers and browsers run LiteRT's files, from `to_tflite`. Its default,
-`weights="auto"`, is exact.
+    return f"""Phones, the Raspberry Pi, computers and browsers run files for LiteRT, which `to_tflite` writes.
+Its default, `weights="auto"`, is exact.
 
 | network | file | bytes, float32 = 1 | time, float32 = 1 | exact |
 |---|---|---|---|---|
@@ -154,8 +154,8 @@ def conclusions(rows):
 
 - Do not quantize an MPT-1/1 otherwise: with `dynamic_int8`, {same(signs, "dynamic int8")} of the images keep their
   class, with TensorFlow Lite's own post-training quantization {same(signs, POST_TRAINING)}.
-- The times are those of an x86 processor, for which larq-compute-engine has no optimized kernels. On ARM, it was not
-  measured. It gains nothing for an MPT-1/32.
+- The times are those of an x86 processor, for which larq-compute-engine has no optimized kernels. It was not measured
+  on ARM. For an MPT-1/32, it gains nothing.
 - Compressed, as for a download, `sparse_int8` is {bytes_of("sparse int8", smaller, "int8", "gzip")} times as large as
   `int8`.
 - [Microcontrollers](guides/microcontrollers.md) and [FPGAs](guides/fpga.md) need other files."""
@@ -166,6 +166,9 @@ def page(result):
     rows = result["rows"]
     samples = span("{:,}", [row["samples"] for row in rows])
     return f"""# Converted files, measured
+
+Sizes, times and errors of six tickets in each [file format](deployment.md#which-file), and which format to choose.
+[MPT-1/32](concepts.md#132-and-11) has float activations, MPT-1/1 binary ones.
 
 ## Which one to choose
 
@@ -179,13 +182,13 @@ def page(result):
   TensorFlow Lite's converter with {CALIBRATED} images to calibrate on.
 - **time**: the median over rounds, divided by that of float32 in the same run. For float32, the time of one image
   on one thread of {result["machine"]}, instructions {", ".join(result["instructions"])}.
-- **max error**: the largest difference to Keras' outputs over the images without a flip (dynamic and post-training
+- **max error**: the largest difference from Keras' outputs over the images without a flip (dynamic and post-training
   int8: over all images).
 - **agreement**: the share of images whose largest output is the same, of {samples}.
 - **flips**: images with another output because an activation close to zero took the other sign.
 
 Written by `python -m benchmarks.edge --data_dir DIR`, from test images of {result["data"]}. Conv-4
-is the zoo's ticket. VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images: that does
+is the zoo's ticket. VGG-Small and ResNet-18 are untrained, with batch normalization statistics of the images. That does
 not matter for bytes and times, but it does for errors and agreement.
 [edge.json](../benchmarks/results/edge.json) also has the operations in each file.
 """

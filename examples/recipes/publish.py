@@ -71,6 +71,8 @@ It is meant for research and as an example. It was tested on small images of ten
 
 README = """# Published tickets
 
+The package includes these trained tickets. Load one by its name:
+
 ```python
 import keras_mpt
 
@@ -80,26 +82,26 @@ model = preset.model()
 logits = model.predict(preset.preprocess(images))  # images: pixels from 0 to 255, (number, 32, 32, 3)
 ```
 
-`load_ticket("conv4_mpt32_s50")` and `keras-mpt inspect conv4_mpt32_s50` take the name as well. The package includes the
-tickets. In a clone, each has a model card (click on its name), the log of its training, and a `.tflite` for LiteRT.
-Those with binary activations have an `_lce.tflite` for larq-compute-engine as well.
+`load_ticket("conv4_mpt32_s50")` and `keras-mpt inspect conv4_mpt32_s50` take the name as well. In a clone, each ticket
+has a model card (click on its name), the log of its training, and a `.tflite` for LiteRT. Those with binary activations
+also have an `_lce.tflite` for larq-compute-engine.
 
 {tables}
-- Accuracies are those of the files on the whole test set, one seed each. On CIFAR-10 as it is published, without JPEG,
-  they are others: see [the data](../examples/results/README.md#data).
-- "dense" is the network of that name with float activations, whose weights were all trained by the same script. Epochs
-  differ, and the dense Conv-n have no batch normalization, which MPT-1/1 has: a ticket that is better than its dense
-  network had a longer or better training.
-- "MACs" are multiply-accumulates for one image, those of removed weights included: of 1-bit weights with 1-bit
-  activations, and all others.
+- Accuracies are those of the files on the whole test set, one seed each. They differ on CIFAR-10 as it is published,
+  without JPEG: see [the data](../examples/results/README.md#data).
+- "dense" is the same network with float activations and all weights trained, by the same script with its own recipe.
+  Epochs differ, and the dense Conv-4 and Conv-6 have no batch normalization, which MPT-1/1 has. So a ticket can be
+  better than its dense network.
+- "MACs" are multiply-accumulates for one image, including those of removed weights. "1-bit MACs" have 1-bit weights and
+  1-bit activations, "float MACs" are all others.
 
-A name consists of the network, the bits of weights and activations (`mpt32`: 1 and 32, `mpt11`: 1 and 1), and the per
-cent of the weights that are *removed* (`s80`: 80 %). More words:
+A name consists of the network, the bits of weights and activations ([`mpt32`: 1 and 32, `mpt11`: 1 and
+1](../docs/concepts.md#132-and-11)), and the percentage of the weights that are *removed* (`s80`: 80 %). More words:
 
 | word | meaning |
 |---|---|
 | `jackpot` | the signs are those of a [trained network](../docs/guides/jackpots.md) |
-| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): values of a trained network in 32 bits |
+| `lottery` | a [lottery jackpot](../docs/guides/jackpots.md#lottery-jackpots): 32-bit values of a trained network |
 | `taught` | a trained network gave the labels |
 | `recycled` | some random signs were [replaced](../docs/recycling.md) in training |
 | `half` | half of the filters |
@@ -108,6 +110,9 @@ cent of the weights that are *removed* (`s80`: 80 %). More words:
 To evaluate all: `python examples/recipes/evaluate.py --weights all --data_dir DIR`. Table and cards are written by
 `python examples/recipes/publish.py`. The `recipe` inside older tickets says `examples/train.py`, which is
 `examples/recipes/train.py` now.
+
+Next: [use a ticket for your own classes](../docs/guides/training.md#freeze-masks-or-train-a-ticket-further), or
+[convert it](../docs/deployment.md).
 """
 HEADER = ["preset", "test accuracy", "dense", "epochs", "ticket, bytes", "weights", "kept", "1-bit MACs", "float MACs"]
 
