@@ -3,7 +3,7 @@
     python publish.py RUN --name conv4_mpt32_s50 --data_dir DIR --data "CIFAR-10" --trained "one GPU, 2 hours" \\
         --dense examples/results/conv4_dense.csv
     python publish.py --name conv4_mpt32_s50 --data_dir DIR      # converts a published ticket again
-    python publish.py RUN ... --found "Signs are those of ..."   # a jackpot: its card says how it was found
+    python publish.py RUN ... --found "A trained network gave ..."  # a jackpot: its card says how it was found
     python publish.py --name conv4_mpt32_s50 --note "..."        # a sentence for its card
     python publish.py --remove conv4_mpt32_s50                   # the preset goes, with its files
     python publish.py                                            # cards and table only
@@ -316,7 +316,7 @@ def card(preset, draft):
         facts["flipped"] = (
             f"| mean of its logits for an image and its mirror image | {preset['accuracy_flipped']:.2%} |\n"
         )
-    facts["found"] = f" {facts['found'] or 'None of the kept ones was trained.'}"
+    facts["found"] = f" {facts['found'] or 'No kept weight was trained.'}"
     facts["note"] = f" {facts['note']}" if facts["note"] else ""
     dense = preset["dense"]
     if dense:
