@@ -26,7 +26,8 @@ class CheckScores(keras.callbacks.Callback):
       a layer, training cannot continue;
     - scores that are infinite, or all of the same magnitude, which cannot rank weights;
     - kernels that are not finite, such as those whose alpha exceeds the largest number of their dtype;
-    - scores that are trained, but did not change in an epoch: they got no gradient;
+    - scores that are trained, but did not change in an epoch: they got no gradient (unless the optimizer accumulates
+      gradients for longer than that);
     - kernels with the same shape and seed, which have equal weights;
     - a loss with `from_logits=True` of a model that ends in a softmax or sigmoid.
 
@@ -41,15 +42,16 @@ class CheckScores(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._told, self._before = set(), {}
+        self._told, self._before, self._updates = set(), {}, None
 
     def on_train_begin(self, logs=None):
-        self._told, self._before = set(), {}
+        self._told, self._before, self._updates = set(), {}, None
         warn_of_no_logits(self.model, getattr(self.model, "loss", None), stacklevel=2)
 
     def on_epoch_begin(self, epoch, logs=None):
         trained = {subnet.number for subnet in trained_kernels(self.model)}
         self._before = {path: to_numpy(subnet.scores) for path, subnet in self._subnets() if subnet.number in trained}
+        self._updates = self._updates_so_far()
 
     def on_epoch_end(self, epoch, logs=None):
         subnets = self._subnets()
@@ -85,7 +87,16 @@ class CheckScores(keras.callbacks.Callback):
 
     def _learns(self):
         optimizer = getattr(self.model, "optimizer", None)
+        if self._updates is not None and self._updates == self._updates_so_far():
+            return False
         return optimizer is None or float(ops.convert_to_numpy(optimizer.learning_rate)) > 0
+
+    def _updates_so_far(self):
+        """Return the updates of an optimizer that accumulates gradients, which may be rarer than epochs; else None."""
+        optimizer = getattr(self.model, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+        accumulates = getattr(optimizer, "gradient_accumulation_steps", None)
+        return _count(optimizer.iterations) if accumulates else None
 
     def _tell(self, epoch, what, paths):
         new = [path for path in paths if (what, path) not in self._told]
