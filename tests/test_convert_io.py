@@ -292,6 +292,18 @@ def test_strings_are_refused(tmp_path):
         convert.to_tflite(model, tmp_path / "model.tflite")
 
 
+@pytest.mark.parametrize(
+    ("end", "shape"),
+    [(keras.ops.argmax, r"\(\)"), (lambda y: keras.ops.sum(y, axis=0), r"\(3,\)"), (keras.ops.max, r"\(\)")],
+)
+def test_outputs_of_all_samples_together_are_refused(end, shape, tmp_path):
+    x = keras.Input((4,))
+    y = MPTDense(3, seed=1)(x)
+    model = keras.Model(x, {"logits": y, "whole": end(y)})
+    with pytest.raises(ValueError, match=f"`model` must have outputs with an entry .*output 'whole' of shape {shape}"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
 INPUTS = [Tensor("a", (1, 3), "float32"), Tensor("b", (1, 2), "uint8")]
 ARRAYS = [np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(8, dtype=np.uint8).reshape(4, 2)]
 
