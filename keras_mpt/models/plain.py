@@ -156,6 +156,7 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> dense.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
     """
+    check_functional(model, "made plain")
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None
         activation = getattr(layer, "activation", None)
@@ -164,7 +165,6 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
                 "`model` must have float activations to have a trainable dense twin. "
                 f"Received: layer {layer.name!r} with input_quantizer={inputs!r}, {activation=}"
             )
-    check_functional(model, "made plain")
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)
