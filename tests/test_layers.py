@@ -146,6 +146,11 @@ def test_pad_values_with_unknown_sizes():
     model = keras.Sequential([keras.Input((None, None, 2)), layer])
     assert model.output_shape == (None, None, None, 3)
     np.testing.assert_array_equal(numpy(model(x)), numpy(layer(x)))
+    point = MPTConv2D(3, 1, strides=2, padding="same", pad_values=1.0, seed=0)  # which pads nothing
+    model, plain = keras.Sequential([keras.Input((None, None, 2)), point]), keras.layers.Conv2D(3, 1, 2, "same")
+    plain(x)
+    plain.set_weights([numpy(point.kernel), np.zeros(3)])
+    np.testing.assert_allclose(numpy(model(x)), numpy(plain(x)), rtol=1e-6)
     with pytest.raises(ValueError, match="`pad_values` with strides needs a known input size"):
         MPTConv2D(3, 3, strides=2, padding="same", pad_values=1.0)(keras.Input((None, None, 2)))
 
