@@ -40,8 +40,9 @@ def strip(model: keras.Model) -> keras.Model:
         A functional `keras.Model`, not compiled.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer, or
-            another layer has an object of keras_mpt as an argument.
+        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer,
+            another layer has an object of keras_mpt as an argument, or a quantizer such as `MagnitudeAwareSign`, which
+            has a scale for each tensor, gets time steps one by one.
 
     Examples:
         >>> keras_mpt.models.strip(model).save("plain.keras")
@@ -130,6 +131,11 @@ def prepared_call(layer, args, kwargs, quantize=quantizers.plain):
         raise ValueError(
             "`model` must not quantize what has a Keras mask, such as `Masking` makes, to become plain. Received: "
             f"{type(layer).__name__} {layer.name!r} with input_quantizer={quantizer!r}"
+        )
+    if not quantizers.is_elementwise(quantizer):
+        raise ValueError(
+            "`model` must not quantize each time step with numbers that follow from all its values, to become plain. "
+            f"Received: {type(layer).__name__} {layer.name!r} with input_quantizer={quantizer!r}"
         )
     x = quantize(quantizer)(autocast(layer, x))
     if args:
