@@ -830,6 +830,26 @@ def test_gradients_that_accumulate_over_epochs_change_scores_later(wrap):
     assert told == ["After epoch 3 the scores did not change in an epoch in layers 'one', 'two'."]
 
 
+@pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras is older")
+@pytest.mark.parametrize("scale", [False, True])
+def test_each_layer_may_have_its_optimizer(scale):
+    def several(rate, accumulated=None):
+        def wrap(first):
+            second = keras.optimizers.SGD(rate, gradient_accumulation_steps=accumulated)
+            together = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(first, {"two/.*": second}))
+            return keras.optimizers.LossScaleOptimizer(together) if scale else together
+
+        return wrap
+
+    def zeros(one, two):
+        one.scores.assign(np.eye(4))
+        two.frozen_kernel.assign(np.zeros((4, 4)))
+
+    still = "After epoch 1 the scores did not change in an epoch in layers 'one', 'two'."
+    assert suspicious(wrap=several(0.1)) == suspicious(zeros, wrap=several(0.0)) == []
+    assert suspicious(zeros, wrap=several(0.1)) == [still] and suspicious(zeros, wrap=several(0.1, 2)) == []
+
+
 def test_kernels_that_are_not_finite_are_not_saved(tmp_path):
     layer = MPTDense(4, seed=1, name="huge")
     model = keras.Sequential([keras.Input((4,)), layer])

@@ -42,10 +42,10 @@ class CheckScores(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._told, self._before, self._updates = set(), {}, None
+        self._told, self._before, self._updates = set(), {}, []
 
     def on_train_begin(self, logs=None):
-        self._told, self._before, self._updates = set(), {}, None
+        self._told, self._before, self._updates = set(), {}, []
         warn_of_no_logits(self.model, getattr(self.model, "loss", None), stacklevel=2)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -86,17 +86,21 @@ class CheckScores(keras.callbacks.Callback):
         return [pair for path, layer in layers for pair in named_subnets(path, layer)]
 
     def _learns(self):
-        optimizer = getattr(self.model, "optimizer", None)
-        if self._updates is not None and self._updates == self._updates_so_far():
-            return False
-        return optimizer is None or float(ops.convert_to_numpy(optimizer.learning_rate)) > 0
+        """Return whether all weights may have changed since the epoch began."""
+        pairs = zip(self._updates, self._updates_so_far(), strict=False)
+        waits = any(now is not None and now == before for before, now in pairs)
+        rates = [float(ops.convert_to_numpy(each.learning_rate)) for each in self._optimizers()]
+        return not waits and all(rate > 0 for rate in rates)
 
     def _updates_so_far(self):
-        """Return the updates of an optimizer that accumulates gradients, which may be rarer than epochs; else None."""
+        """Return the number of updates of each optimizer if it accumulates gradients, maybe over epochs; else None."""
+        found = [(each, getattr(each, "gradient_accumulation_steps", None)) for each in self._optimizers()]
+        return [_count(each.iterations) if accumulates else None for each, accumulates in found]
+
+    def _optimizers(self):
         optimizer = getattr(self.model, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
-        accumulates = getattr(optimizer, "gradient_accumulation_steps", None)
-        return _count(optimizer.iterations) if accumulates else None
+        return getattr(optimizer, "optimizers", [] if optimizer is None else [optimizer])  # of a `MultiOptimizer`
 
     def _tell(self, epoch, what, paths):
         new = [path for path in paths if (what, path) not in self._told]
