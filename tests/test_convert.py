@@ -708,6 +708,7 @@ TERN = quantizers.SteTern(ternary_weight_networks=True)
         (keras.layers.Activation(TERN), None),
         (keras.layers.Activation(quantizers.MagnitudeAwareSign()), 1),
         (MPTConv2D(4, 3, seed=2, activation=quantizers.MagnitudeAwareSign()), 2),
+        (keras.layers.TimeDistributed(MPTDense(4, seed=2, activation=TERN)), 1),
     ],
 )
 def test_a_quantizer_of_the_whole_batch_is_compared_on_batches_of_the_file(second, batch, tmp_path):

@@ -81,7 +81,8 @@ def all_steps(path, operation, args, kwargs, step):
     if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, PlainTwin):
         return None
     x = first_input(args, kwargs)
-    alike = is_elementwise(operation.layer.input_quantizer)
+    functions = operation.layer.input_quantizer, getattr(operation.layer, "activation", None)
+    alike = all(map(is_elementwise, functions))
     if None in x.shape[1:] or has_keras_mask(x) or not alike:
         return None
     together = ops.reshape(x, (-1, *x.shape[2:]))
