@@ -18,6 +18,7 @@ from keras_mpt.random import BLOCK, half_normal, philox, random_signs, random_un
 
 __all__ = ["KaimingNormal", "KaimingUniform", "SeededInitializer", "SignedConstant", "UnsignedConstant", "get"]
 
+UNUSED_SEED_BITS = 33  # of 64, the lowest: Keras' initializers take 31
 _LAYERS_STREAM = 4  # of a model's seed; streams 0 to 3 are for the kernel and the scores of a layer
 
 
@@ -255,11 +256,11 @@ def reseeded(initializer, seed):
 
     Args:
         initializer: A Keras initializer or another callable.
-        seed: 64 random bits, of which Keras' initializers use 31.
+        seed: 64 random bits, of which Keras' initializers use the upper 31.
     """
     if not isinstance(initializer, keras.initializers.Initializer) or "seed" not in initializer.get_config():
         return initializer
-    return type(initializer).from_config({**initializer.get_config(), "seed": seed >> 33})
+    return type(initializer).from_config({**initializer.get_config(), "seed": seed >> UNUSED_SEED_BITS})
 
 
 def seeded(initializer, seed, stream):

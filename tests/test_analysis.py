@@ -192,7 +192,7 @@ def test_figures(tmp_path):
     models = networks()
     sources = [analysis.masks(models[0]), models[1], models[0]]
     lines = ["epoch,layer,flip_ratio", "0,conv1,0.5", "0,dense1,0.25", "1,conv1,0.1", "1,dense1,0.05"]
-    (tmp_path / "masks.csv").write_text("\n".join(lines))
+    (tmp_path / "masks.csv").write_text("\n".join([*lines, "2,conv1"]))  # a row that is being written
     overlap = analysis.plot_overlap(sources, ["a", "b", "c"], title="Seeds")
     density = analysis.plot_density(sources, ["a", "b", "c"], title="Density")
     churn = analysis.plot_churn(tmp_path / "masks.csv", title="Churn")

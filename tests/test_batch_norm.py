@@ -67,8 +67,10 @@ def test_wherever_the_layer_is():
     assert_statistics(nested.layers[-1], X)
     subclassed = Subclassed()
     subclassed(X)
-    recalibrate_batch_norm(subclassed, X)
-    assert_statistics(subclassed.norm, X)
+    for data in (X, [X], X.tolist(), [X.tolist()], iter([[X]])):
+        recalibrate_batch_norm(subclassed, np.ones((3, 4)))
+        recalibrate_batch_norm(subclassed, data)
+        assert_statistics(subclassed.norm, X)
     first = keras.Sequential([keras.Input((5, 4)), norm(axis=1)])
     recalibrate_batch_norm(first, steps, batch_size=2)
     assert_statistics(first.layers[-1], steps, (0, 2))

@@ -698,6 +698,30 @@ def test_a_scale_of_the_whole_batch_is_that_of_one_sample_in_the_engine(tmp_path
     np.testing.assert_allclose(convert.run(report.path, "lce", samples), expected, atol=1e-5 * report.scale)
 
 
+TERN = quantizers.SteTern(ternary_weight_networks=True)
+
+
+@pytest.mark.parametrize(
+    ("second", "batch"),
+    [
+        (MPTConv2D(4, 3, seed=2, input_quantizer=TERN), 1),
+        (keras.layers.Activation(TERN), None),
+        (keras.layers.Activation(quantizers.MagnitudeAwareSign()), 1),
+        (MPTConv2D(4, 3, seed=2, activation=quantizers.MagnitudeAwareSign()), 2),
+        (keras.layers.TimeDistributed(MPTDense(4, seed=2, activation=TERN)), 1),
+    ],
+)
+def test_a_quantizer_of_the_whole_batch_is_compared_on_batches_of_the_file(second, batch, tmp_path):
+    model = chain(MPTConv2D(8, 3, seed=1), type(second).from_config(second.get_config()))
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32) * np.float32([[[[1]]], [[[9]]]])
+    report = convert.to_tflite(model, tmp_path / "model.tflite", weights="float32", samples=x, batch=batch)
+    together, alone = model.predict(x, verbose=0), [model.predict(sample[None], verbose=0) for sample in x]
+    expected, other = (np.concatenate(alone), together) if batch == 1 else (together, np.concatenate(alone))
+    found = convert.run(report.path, "tflite", x)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * report.scale)
+    assert np.abs(found - other).max() > 1e-2 * report.scale
+
+
 def test_mixed_precision_is_deployed_in_float32(tmp_path):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -292,6 +292,18 @@ def test_strings_are_refused(tmp_path):
         convert.to_tflite(model, tmp_path / "model.tflite")
 
 
+@pytest.mark.parametrize(
+    ("end", "shape"),
+    [(keras.ops.argmax, r"\(\)"), (lambda y: keras.ops.sum(y, axis=0), r"\(3,\)"), (keras.ops.max, r"\(\)")],
+)
+def test_outputs_of_all_samples_together_are_refused(end, shape, tmp_path):
+    x = keras.Input((4,))
+    y = MPTDense(3, seed=1)(x)
+    model = keras.Model(x, {"logits": y, "whole": end(y)})
+    with pytest.raises(ValueError, match=f"`model` must have outputs with an entry .*output 'whole' of shape {shape}"):
+        convert.to_tflite(model, tmp_path / "model.tflite")
+
+
 INPUTS = [Tensor("a", (1, 3), "float32"), Tensor("b", (1, 2), "uint8")]
 ARRAYS = [np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(8, dtype=np.uint8).reshape(4, 2)]
 
@@ -422,6 +434,7 @@ def test_what_normalizes_and_what_is_said_of_it_must_fit(tmp_path):
     model, path = keras.Sequential([keras.Input((4, 4, 3), name="image"), MPTConv2D(2, 3, seed=1)]), tmp_path / "x"
     two = keras.Model([a := keras.Input((3,), name="a"), b := keras.Input((3,), name="b")], L.Add()([a, b]))
     whole = keras.Sequential([keras.Input((3,), name="number", dtype="int32"), L.Embedding(9, 2)])
+    decided = keras.Model(x := keras.Input((3,), 2), keras.ops.argmax(MPTDense(5, seed=1)(x), axis=-1))
     for which, how, message in (
         (model, {"preprocess": "torhc"}, "`preprocess` must be None, a pair .*Did you mean 'torch'"),
         (model, {"preprocess": (0.5,)}, "`preprocess` must be None, a pair .*Received: preprocess=\\(0.5,\\)"),
@@ -430,6 +443,7 @@ def test_what_normalizes_and_what_is_said_of_it_must_fit(tmp_path):
         (two, {"preprocess": (0.5, 1)}, "`preprocess` must be None for a model with 2 inputs"),
         (whole, {"preprocess": (0.5, 1)}, "`preprocess` must be None for a model of integers: input 'number'"),
         (model, {"labels": ["a"]}, "`labels` must be 2 strings, one for each class"),
+        (decided, {"labels": ["a", "b"]}, "`labels` must be None for a model without one output of all classes"),
         (model, {"preprocess": (0.5, 1), "samples": np.ones((1, 4, 4, 3)) / 2}, "`samples` must be uint8"),
     ):
         with pytest.raises(ValueError, match=message):

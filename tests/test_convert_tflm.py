@@ -1,5 +1,6 @@
 """Files for microcontrollers, in TensorFlow Lite Micro's own interpreter."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -134,6 +135,25 @@ def test_what_cannot_be_integers_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="`compress` must be False for weights='float32'"):
         convert.to_tflm(model, tmp_path / "model.tflite", weights="float32", compress=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (lambda y: keras.ops.cast(keras.ops.argmax(y, axis=-1), "int64"), "Output type INT64 .* CAST"),
+        (lambda y: keras.ops.cast(y, "uint8"), "Output type UINT8 .* CAST"),
+        (keras.layers.Activation("gelu"), "Didn't find op for builtin opcode 'GELU'"),
+    ],
+    ids=["int64", "uint8", "gelu"],
+)
+def test_an_error_has_the_reason_of_the_runtime(ending, reason, tmp_path, capfd):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, ending(MPTDense(3, seed=1)(inputs)))
+    with pytest.raises(convert.ConversionError, match=f"TensorFlow Lite Micro cannot run this model: .*{reason}"):
+        convert.to_tflm(model, tmp_path / "model.tflite", weights="float32")
+    assert not list(tmp_path.iterdir())
+    os.write(2, b"still there")
+    assert capfd.readouterr().err.endswith("still there")
 
 
 def test_the_files_of_to_tflite_say_that_they_must_not_go_there(tmp_path):

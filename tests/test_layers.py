@@ -146,6 +146,11 @@ def test_pad_values_with_unknown_sizes():
     model = keras.Sequential([keras.Input((None, None, 2)), layer])
     assert model.output_shape == (None, None, None, 3)
     np.testing.assert_array_equal(numpy(model(x)), numpy(layer(x)))
+    point = MPTConv2D(3, 1, strides=2, padding="same", pad_values=1.0, seed=0)  # which pads nothing
+    model, plain = keras.Sequential([keras.Input((None, None, 2)), point]), keras.layers.Conv2D(3, 1, 2, "same")
+    plain(x)
+    plain.set_weights([numpy(point.kernel), np.zeros(3)])
+    np.testing.assert_allclose(numpy(model(x)), numpy(plain(x)), rtol=1e-6)
     with pytest.raises(ValueError, match="`pad_values` with strides needs a known input size"):
         MPTConv2D(3, 3, strides=2, padding="same", pad_values=1.0)(keras.Input((None, None, 2)))
 
@@ -783,13 +788,13 @@ def test_embeddings_are_rows_of_the_masked_table(tmp_path):
     np.testing.assert_allclose(scores - numpy(layer.scores), upstream * frozen * np.sign(scores), atol=1e-5)
 
 
-def suspicious(change=None, rate=0.1, epochs=1, **settings):
+def suspicious(change=None, rate=0.1, epochs=1, accumulated=None, wrap=lambda optimizer: optimizer, **settings):
     """What CheckScores warns of in a network of two layers, after a change to it."""
     layers = [MPTDense(4, seed=1, name="one"), MPTDense(4, name="two", **{"seed": 2, **settings})]
     model = keras.Sequential([keras.Input((4,)), *layers])
     if change is not None:
         change(*layers)
-    model.compile(keras.optimizers.SGD(rate), "mse")
+    model.compile(wrap(keras.optimizers.SGD(rate, gradient_accumulation_steps=accumulated)), "mse")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
@@ -816,6 +821,33 @@ def test_check_scores_tells_what_is_suspicious():
     assert suspicious(seed=1) == [
         "After epoch 1 the kernel is that of another layer, of the same seed in layers 'two'."
     ]
+
+
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer])
+def test_gradients_that_accumulate_over_epochs_change_scores_later(wrap):
+    assert suspicious(epochs=2, accumulated=3, wrap=wrap) == []
+    told = suspicious(lambda one, two: two.frozen_kernel.assign(np.zeros((4, 4))), 0.1, 4, 3, wrap)
+    assert told == ["After epoch 3 the scores did not change in an epoch in layers 'one', 'two'."]
+
+
+@pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras is older")
+@pytest.mark.parametrize("scale", [False, True])
+def test_each_layer_may_have_its_optimizer(scale):
+    def several(rate, accumulated=None):
+        def wrap(first):
+            second = keras.optimizers.SGD(rate, gradient_accumulation_steps=accumulated)
+            together = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(first, {"two/.*": second}))
+            return keras.optimizers.LossScaleOptimizer(together) if scale else together
+
+        return wrap
+
+    def zeros(one, two):
+        one.scores.assign(np.eye(4))
+        two.frozen_kernel.assign(np.zeros((4, 4)))
+
+    still = "After epoch 1 the scores did not change in an epoch in layers 'one', 'two'."
+    assert suspicious(wrap=several(0.1)) == suspicious(zeros, wrap=several(0.0)) == []
+    assert suspicious(zeros, wrap=several(0.1)) == [still] and suspicious(zeros, wrap=several(0.1, 2)) == []
 
 
 def test_kernels_that_are_not_finite_are_not_saved(tmp_path):

@@ -243,6 +243,25 @@ def test_dense_twin_refuses_quantized_activations(build):
         dense_twin(build())
 
 
+WHOLE = [quantizers.MagnitudeAwareSign(), quantizers.SteTern(ternary_weight_networks=True)]  # use the whole tensor
+
+
+@pytest.mark.parametrize("quantizer", WHOLE)
+def test_strip_refuses_other_quantizers_for_each_time_step(quantizer, rng):
+    inputs, given = keras.Input((4, 5)), {"input_quantizer": quantizer, "seed": 1}
+    for layer in (
+        keras.layers.TimeDistributed(layers.MPTDense(2, **given)),
+        layers.MPTLSTM(2, **given),
+        keras.layers.RNN(layers.MPTGRUCell(2, **given)),
+        keras.layers.Bidirectional(layers.MPTSimpleRNN(2, **given)),
+    ):
+        with pytest.raises(ValueError, match=f"`model` must not quantize each time step .*{type(quantizer).__name__}"):
+            strip(keras.Model(inputs, layer(inputs)))
+    together = keras.Model(inputs, layers.MPTDense(2, **given)(inputs))  # all steps at once, as the plain layer does
+    x = rng.normal(size=(3, 4, 5)).astype("float32")
+    np.testing.assert_allclose(numpy(strip(together)(x)), numpy(together(x)), rtol=1e-5, atol=1e-6)
+
+
 def test_strip_keeps_wide_biases():
     inputs = keras.Input((5,), dtype="float64")
     model = keras.Model(inputs, layers.MPTDense(4, use_bias=True, seed=1, dtype="float64")(inputs))
@@ -259,8 +278,9 @@ def test_mpt_layers_in_order_and_once():
 def test_a_file_is_no_model(function):
     with pytest.raises(TypeError, match="`model` must be a Keras model.*load_ticket.*Received: 'ticket.mpt'"):
         function("ticket.mpt")
-    with pytest.raises(ValueError, match="`model` must be a built functional.*Received: str 'ticket.mpt'"):
-        strip("ticket.mpt")
+    for functional_only in (strip, dense_twin):
+        with pytest.raises(ValueError, match="`model` must be a built functional.*Received: str 'ticket.mpt'"):
+            functional_only("ticket.mpt")
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -12,7 +12,7 @@ import keras_mpt
 from keras_mpt import initializers
 from keras_mpt.callbacks import IteRand, IterativeWeightRecycling
 from keras_mpt.callbacks.recycling import recycle, redraw
-from keras_mpt.layers import MPTConv2D, MPTDense
+from keras_mpt.layers import MPTConv2D, MPTDense, MPTSimpleRNN
 from keras_mpt.models import mpt_layers
 from support import reference
 from support.layer_contract import numpy, randomize_scores
@@ -178,6 +178,17 @@ def test_pruned_weights_alone_are_redrawn_at_the_rate_and_from_the_initializer(i
     for other in seen[2:]:  # other entries, other values
         again = (other != before) & changed
         assert abs(again.sum() / changed.sum() - 0.3) < 0.05 and (other[again] != seen[0][again]).all()
+
+
+@pytest.mark.parametrize("initializer", ["kaiming_normal", "he_normal", keras.initializers.HeNormal(seed=3)])
+def test_the_kernels_of_a_layer_are_redrawn_independently(initializer):
+    given = {"kernel_initializer": initializer, "recurrent_initializer": initializer, "sparsity": 0.9}
+    model = keras.Sequential([keras.Input((3, 50)), MPTSimpleRNN(50, **given, seed=1)])
+    begin(IteRand(0.9, 1), compiled(model), 1)
+    subnets = mpt_layers(model)[0].subnets
+    pruned = np.logical_and(*(numpy(subnet.mask) == 0 for subnet in subnets))
+    first, second = (numpy(subnet.frozen_kernel)[pruned] for subnet in subnets)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(pruned.sum())
 
 
 def test_an_initializer_that_is_a_function_is_called():

@@ -142,13 +142,16 @@ def test_layers_that_never_get_a_negative_input():
     x = L.Conv2D(4, 1, name="behind_sum")(L.ReLU()(x) + L.Activation("sigmoid")(y))
     y = L.Conv2D(4, 1, name="of_differences")(L.ReLU()(x) - L.ReLU()(y))
     y = L.Conv2D(4, 1, name="shifted")(L.ReLU()(y) + (-1.0))
+    y = L.Conv2D(4, 1, name="shifted_by_integer")(L.ReLU()(y) + (-1))
+    y = L.Conv2D(4, 1, name="inverted")(-1 * L.ReLU()(y))
+    y = L.Conv2D(4, 1, name="part")((2 * L.ReLU()(y))[..., :-1])
     y = L.Conv2D(4, 1, name="leaky")(L.LeakyReLU()(y))
     z = L.Conv2D(4, 1, name="normalized")(L.BatchNormalization()(L.ReLU()(y)))
     nested = keras.Sequential([keras.Input((4, 4, 4)), L.ReLU(), L.Conv2D(2, 1, name="inside")], name="nested")
     model = keras.Model([pixels, inputs], [nested(z), y])
     found = set(never_negative(model))
     convolutions = {path for path, layer in walk(model) if isinstance(layer, L.Conv2D)}
-    assert found & convolutions == {"from_pixels", "scaled", "behind_relu", "behind_sum", "nested/inside"}
+    assert found & convolutions == {"from_pixels", "scaled", "behind_relu", "behind_sum", "part", "nested/inside"}
 
 
 def test_losses_that_take_probabilities_for_logits_are_warned_of():

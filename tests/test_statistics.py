@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import sys
 
 import keras
@@ -163,6 +164,37 @@ def test_a_second_training_begins_the_file_anew(tmp_path):
     assert [(row["epoch"], row["layer"]) for row in rows_of(tmp_path / "masks.csv")] == [
         ("0", layer.name) for layer in mpt_layers(model)
     ]
+
+
+def test_two_of_them_do_not_write_to_one_file(tmp_path):
+    path = tmp_path / "masks.csv"
+    (tmp_path / "link").symlink_to(tmp_path)
+    statistics, model = MaskStatistics(path), compiled(small())
+    for other in (statistics, MaskStatistics(path), MaskStatistics(tmp_path / "link" / "masks.csv")):
+        with pytest.raises(ValueError, match="`path` must be the file of one MaskStatistics .*masks.csv twice"):
+            fit(model, [statistics, other], 2)
+    assert not path.exists()
+    fit(model, [statistics], 2)
+    loop(model, statistics, epoch=2)  # in which `model.history` is still that of `fit`
+    assert [int(row["epoch"]) for row in rows_of(path)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_two_of_them_are_once_in_the_history(tmp_path):
+    first, second = MaskStatistics(tmp_path / "first.csv"), MaskStatistics(tmp_path / "second.csv")
+    history = fit(compiled(small()), [first, second, MaskStatistics()], 3).history.history
+    assert {len(values) for values in history.values()} == {3}
+    (name,) = {row["layer"] for row in rows_of(first.path)} - {rows_of(first.path)[0]["layer"]}
+    rows = [float(row["flip_ratio"]) for row in rows_of(first.path) if row["layer"] == name]
+    assert history[f"flip_ratio/{name}"] == rows and rows_of(first.path) == rows_of(second.path)
+
+
+def test_names_of_layers_may_have_any_letters(tmp_path, monkeypatch):
+    """Also where the platform's encoding lacks them, such as that of Windows."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    model = keras.Sequential([keras.Input((3,)), MPTDense(2, seed=0, name="шар")])
+    for epoch in range(2):
+        loop(model, MaskStatistics(tmp_path / "masks.csv"), epoch)
+    assert (tmp_path / "masks.csv").read_text(encoding="utf-8").count(",шар,") == 2
 
 
 def test_infinite_scores_are_in_no_bin(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_mpt
-from keras_mpt.layers import MPTDense
+from keras_mpt.layers import MPTGRU, MPTDense
 from keras_mpt.tickets import Ticket, TicketError, coding, header, kernels, load_ticket, save_ticket
 from support.ticket_files import X, assert_equal_models, opened, outputs, sealed, tiny
 
@@ -186,6 +186,22 @@ def test_iterations_of_a_layer_are_bounded(tmp_path):
     changed(model, tmp_path / "a.mpt", with_setting("SpectralNormalization", "power_iterations", 10**9))
     with pytest.raises(TicketError, match="`power_iterations` of SpectralNormalization must be at most 100"):
         load_ticket(tmp_path / "a.mpt")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.LSTM(3, stateful=True),
+        keras.layers.Bidirectional(MPTGRU(3, stateful=True, seed=1)),
+        keras.layers.RNN(keras.layers.GRUCell(3), stateful=True),
+    ],
+)
+def test_states_of_a_batch_are_refused(layer, tmp_path):
+    inputs = keras.Input(batch_shape=(2, 3, 4))
+    model = keras.Model(inputs, MPTDense(2, seed=1)(type(layer).from_config(layer.get_config())(inputs)))
+    with pytest.raises(ValueError, match="^`stateful` of [A-Z]+ must be False in a ticket"):
+        save_ticket(model, tmp_path / "a.mpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_messages_are_short_and_plain(file):

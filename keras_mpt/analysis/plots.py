@@ -98,10 +98,12 @@ def plot_churn(path, title=None):
         ImportError: matplotlib is not installed.
     """
     layers = {}
-    with check_path("path", path).open(newline="") as file:
+    with check_path("path", path).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if not {"epoch", "layer", "flip_ratio"} <= row.keys():
                 raise ValueError(f"`path` must be a file of MaskStatistics. Received: {path} with columns {[*row]}")
+            if None in row.values():  # a training that is under way, or was killed, may have written a part of a row
+                continue
             epochs, flips = layers.setdefault(row["layer"], ([], []))
             epochs.append(int(row["epoch"]) + 1)
             flips.append(100 * float(row["flip_ratio"]))

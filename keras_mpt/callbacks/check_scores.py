@@ -26,7 +26,8 @@ class CheckScores(keras.callbacks.Callback):
       a layer, training cannot continue;
     - scores that are infinite, or all of the same magnitude, which cannot rank weights;
     - kernels that are not finite, such as those whose alpha exceeds the largest number of their dtype;
-    - scores that are trained, but did not change in an epoch: they got no gradient;
+    - scores that are trained, but did not change in an epoch: they got no gradient (unless the optimizer accumulates
+      gradients for longer than that);
     - kernels with the same shape and seed, which have equal weights;
     - a loss with `from_logits=True` of a model that ends in a softmax or sigmoid.
 
@@ -41,15 +42,16 @@ class CheckScores(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._told, self._before = set(), {}
+        self._told, self._before, self._updates = set(), {}, []
 
     def on_train_begin(self, logs=None):
-        self._told, self._before = set(), {}
+        self._told, self._before, self._updates = set(), {}, []
         warn_of_no_logits(self.model, getattr(self.model, "loss", None), stacklevel=2)
 
     def on_epoch_begin(self, epoch, logs=None):
         trained = {subnet.number for subnet in trained_kernels(self.model)}
         self._before = {path: to_numpy(subnet.scores) for path, subnet in self._subnets() if subnet.number in trained}
+        self._updates = self._updates_so_far()
 
     def on_epoch_end(self, epoch, logs=None):
         subnets = self._subnets()
@@ -84,8 +86,21 @@ class CheckScores(keras.callbacks.Callback):
         return [pair for path, layer in layers for pair in named_subnets(path, layer)]
 
     def _learns(self):
+        """Return whether all weights may have changed since the epoch began."""
+        pairs = zip(self._updates, self._updates_so_far(), strict=False)
+        waits = any(now is not None and now == before for before, now in pairs)
+        rates = [float(ops.convert_to_numpy(each.learning_rate)) for each in self._optimizers()]
+        return not waits and all(rate > 0 for rate in rates)
+
+    def _updates_so_far(self):
+        """Return the number of updates of each optimizer if it accumulates gradients, maybe over epochs; else None."""
+        found = [(each, getattr(each, "gradient_accumulation_steps", None)) for each in self._optimizers()]
+        return [_count(each.iterations) if accumulates else None for each, accumulates in found]
+
+    def _optimizers(self):
         optimizer = getattr(self.model, "optimizer", None)
-        return optimizer is None or float(ops.convert_to_numpy(optimizer.learning_rate)) > 0
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+        return getattr(optimizer, "optimizers", [] if optimizer is None else [optimizer])  # of a `MultiOptimizer`
 
     def _tell(self, epoch, what, paths):
         new = [path for path in paths if (what, path) not in self._told]

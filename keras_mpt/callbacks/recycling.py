@@ -9,7 +9,7 @@ import numpy as np
 from keras_mpt import _keras
 from keras_mpt.arguments import check_bool, check_choice, check_count, check_fraction
 from keras_mpt.callbacks.checks import check_trained, trained_kernels, trained_layers
-from keras_mpt.initializers import SeededInitializer, check_seed, reseeded
+from keras_mpt.initializers import UNUSED_SEED_BITS, SeededInitializer, check_seed, reseeded
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.random import random_uniform
@@ -248,6 +248,5 @@ def _fresh(subnet, seed):
     initializer, settings = subnet.draw()
     if isinstance(initializer, SeededInitializer):
         return initializer.draw(subnet.shape, **{**settings, "seed": seed, "stream": subnet.stream})
-    return to_numpy(
-        reseeded(initializer, seed + subnet.index)(subnet.shape, dtype="float32")
-    )  # Keras' return the same at every call
+    seed = (seed + (subnet.index << UNUSED_SEED_BITS)) % 2**64  # further kernels of a layer have the next ones
+    return to_numpy(reseeded(initializer, seed)(subnet.shape, dtype="float32"))  # Keras' give the same at every call

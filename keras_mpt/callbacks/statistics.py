@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 
 import keras
 import numpy as np
@@ -35,14 +36,14 @@ class MaskStatistics(keras.callbacks.Callback):
     `BackupAndRestore(save_freq=...)` resumes in its midst, changes before that do not count.
 
     Args:
-        path: CSV file with one row per epoch and layer. A resumed training appends to it, and replaces the rows of
-            repeated epochs. None: no file.
+        path: CSV file with one row per epoch and layer, UTF-8. A resumed training appends to it, and replaces the rows
+            of repeated epochs. None: no file.
         log_dir: Folder of logs for TensorBoard, which needs TensorFlow on every backend. None: no logs.
         bins: Number of bins of the histograms in the CSV file.
 
     Raises:
         ValueError: `bins` is no integer > 0; when training begins, the model has no MPT layer, or one that is not
-            built, or `path` is a file with something else.
+            built, `path` is a file with something else, or another such callback of the training writes to it.
         IsADirectoryError: `path` is a folder.
         NotADirectoryError: `log_dir` is a file.
         ImportError: `log_dir` is given, and TensorFlow is not installed.
@@ -75,7 +76,18 @@ class MaskStatistics(keras.callbacks.Callback):
                 f"`model` must have MPT layers whose masks can be counted. Received: {self.model.name!r} without one"
             )
         check_built(self, mpt_layers_by_path(self.model).values())
+        self._check_alone()
         self._masks = self._writer = None
+
+    def _check_alone(self):
+        """Raise ValueError if this callback, or another one in the same list, writes to the file already."""
+        history = getattr(self.model, "history", None)
+        if self.path is None or history is None or hasattr(history, "epoch"):  # of an earlier call of `fit`
+            return
+        files, path = vars(history).setdefault("files_of_mask_statistics", []), os.path.realpath(self.path)
+        if path in files:
+            raise ValueError(f"`path` must be the file of one MaskStatistics in a list. Received: {self.path} twice")
+        files.append(path)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._masks is None and self.path is not None:
@@ -119,11 +131,11 @@ class MaskStatistics(keras.callbacks.Callback):
             return
         for path, row in rows.items():
             for name, value in row.items():
-                if value is not None:
-                    history.history.setdefault(f"{name}/{path}", []).append(value)
+                if value is not None:  # in the place of what another such callback has written for the epoch
+                    history.history.setdefault(f"{name}/{path}", [])[len(history.epoch) :] = [value]
 
     def _write_csv(self, epoch, rows, scores):
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             for path, row in rows.items():
                 finite = scores[path][np.isfinite(scores[path])]
                 counts, edges = np.histogram(finite, self.bins)
@@ -135,14 +147,14 @@ class MaskStatistics(keras.callbacks.Callback):
         bins = [f"scores_bin_{i}" for i in range(1, self.bins + 1)]
         rows = [[*_COLUMNS, *bins]]
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 header, *old = [*csv.reader(file)] or rows
             if header != rows[0] and (epoch > 0 or header[: len(_COLUMNS)] != _COLUMNS):  # at first, bins may be others
                 raise ValueError(f"`path` must be a file that this callback wrote. Received: {self.path}, {header=}")
             # A process that was killed may have left a part of a row.
             rows += [row for row in old if len(row) == len(header) and int(row[0]) < epoch]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path) as unfinished, unfinished.open("w", newline="") as file:
+        with replacing(self.path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
 
     def _write_tensorboard(self, epoch, rows, scores):

@@ -80,9 +80,10 @@ def check_labels(labels, model):
     """
     if labels is None:
         return None
-    size = model.outputs[0].shape[-1] if len(model.outputs) == 1 else None
+    alone = len(model.outputs) == 1 and len(model.outputs[0].shape) > 1  # not the number of a class
+    size = model.outputs[0].shape[-1] if alone else None
     strings = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
     if not strings or len(labels) != size:
-        wanted = f"{size} strings, one for each class" if size else "None for a model of several outputs"
+        wanted = f"{size} strings, one for each class" if size else "None for a model without one output of all classes"
         raise ValueError(f"`labels` must be {wanted}. {received('labels', labels)}")
     return list(labels)

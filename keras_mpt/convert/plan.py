@@ -84,14 +84,15 @@ class Plan:
         reference: The whole `Graph` in floats, for comparison.
 
     Raises:
-        ValueError: `model` is not a built functional or Sequential model of numbers, Keras has quantized a layer, an
-            MPT layer is inside a custom layer, or `preprocess` does not fit.
+        ValueError: `model` is not a built functional or Sequential model of numbers, an output has no entry for each
+            sample, Keras has quantized a layer, an MPT layer is inside a custom layer, or `preprocess` does not fit.
     """
 
     def __init__(self, model, preprocess=None):
         check_functional(model, "converted")
         check_not_quantized(model, "converted")
         _check_inputs(model)
+        _check_outputs(model)
         if preprocess is not None:
             preprocess.check(model)
         self.model, self.preprocess = model, preprocess
@@ -197,6 +198,17 @@ def _check_inputs(model):
             )
         if x.sparse:
             raise ValueError(f"`model` must take dense tensors to be converted. Received: sparse input {x.name!r}")
+
+
+def _check_outputs(model):
+    sizes = {x.shape[0] for x in model.inputs}
+    for name, x in zip(_output_names(model), model.outputs, strict=True):
+        if not x.shape or None in sizes and x.shape[0] not in sizes:
+            raise ValueError(
+                "`model` must have outputs with an entry for each sample to be converted: an operation such as "
+                "`keras.ops.argmax` needs `axis=-1`, or it takes all samples together. Received: output "
+                f"{name!r} of shape {tuple(x.shape)}"
+            )
 
 
 def _cast(x):

@@ -88,8 +88,8 @@ def to_tflite(
             integers and no layer can have them; TensorFlow Lite cannot convert or run the model; or the outputs of file
             and model differ. No file is written. It is a ValueError.
         ValueError: `weights`, `batch` or `preprocess` is not as described; `path` has the ending of another kind of
-            file; `model` is subclassed, not built or takes strings; or `preprocess`, `labels` or `samples` do not fit
-            it.
+            file; `model` is subclassed, not built, takes strings, or has an output without an entry for each sample; or
+            `preprocess`, `labels` or `samples` do not fit it.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         RuntimeError: The backend of Keras is not TensorFlow.
 

@@ -1,5 +1,6 @@
 """Convert models for TensorFlow Lite Micro, the runtime for microcontrollers, to integers or floats."""
 
+import contextlib
 import os
 import re
 import tempfile
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_bool, check_choice, check_path
+from keras_mpt.arguments import check_bool, check_choice, check_path, printable
 from keras_mpt.convert.conversion import convert
 from keras_mpt.convert.flatbuffer import File
 from keras_mpt.convert.integer.form import Integer, Stored
@@ -26,6 +27,7 @@ _ALIGNMENT = 16
 _SOURCES, _OTHER_SOURCES = (".cc", ".cpp", ".cxx"), (".c", ".h", ".hh", ".hpp")  # of which those are written
 _TABLE_BYTES = 256  # of a compressed kernel, apart from its indices and values
 _MOST = 32767  # of int16
+_LONGEST_REASON = 500
 _IRREGULAR = {  # how MicroMutableOpResolver spells operations, otherwise than from their names
     "BATCH_MATMUL": "BatchMatMul",
     "CUMSUM": "CumSum",
@@ -223,13 +225,41 @@ class MicroSession(Session):
                 "first only: convert with `to_tflm`."
             )
         self.inputs, self.outputs = file.inputs(), file.outputs()
-        self.interpreter = micro.runtime.Interpreter.from_bytes(content, arena_size=_arena(file, content))
+        make = micro.runtime.Interpreter.from_bytes
+        self.interpreter = _with_reason(lambda: make(content, arena_size=_arena(file, content)))
 
     def __call__(self, arrays):
         for index, array in enumerate(arrays):
             self.interpreter.set_input(array, index)
-        self.interpreter.invoke()
+        _with_reason(self.interpreter.invoke)
         return [self.interpreter.get_output(index) for index in range(len(self.outputs))]
+
+
+def _with_reason(call):
+    """Call a function of the interpreter. Its error gets the reason, which the interpreter only writes beside it."""
+    try:
+        return call()
+    except Exception as error:
+        with _standard_error() as written, contextlib.suppress(Exception):
+            call()  # again: what is right should not wait for a log
+        reason = " ".join(written[0].split())
+        raise RuntimeError(printable(f"{str(error).rstrip('.')}. {reason}", _LONGEST_REASON)) from error
+
+
+@contextlib.contextmanager
+def _standard_error():
+    """Yield a list that has, after the context, the text that compiled code wrote to the standard error in it."""
+    written = []
+    with tempfile.TemporaryFile() as log:
+        saved = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield written
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            log.seek(0)
+            written.append(log.read().decode(errors="replace"))
 
 
 def _misread(file):
@@ -311,16 +341,9 @@ def arena_bytes(content):
     """
     session = Micro().session(content)
     session([np.zeros(tensor.shape, tensor.dtype) for tensor in session.inputs])
-    with tempfile.TemporaryFile() as log:
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            session.interpreter.print_allocations()
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-        log.seek(0)
-        found = re.search(rb"Arena allocation total (\d+)", log.read())
+    with _standard_error() as written:
+        session.interpreter.print_allocations()
+    found = re.search(r"Arena allocation total (\d+)", written[0])
     if found is None:
         raise ConversionError("TensorFlow Lite Micro does not tell the size of the arena.")
     return int(found.group(1))

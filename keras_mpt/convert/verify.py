@@ -32,7 +32,7 @@ def check(report, target, plan, content, samples):
     Raises:
         ConversionError: The outputs differ.
     """
-    batch = _batch(plan)
+    batch = _batch(plan, target)
     margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
     own, others = _own_outputs(plan), _other_floats(plan.model)
     if others:
@@ -122,10 +122,11 @@ def _near_zero(taps, margins):
     return np.any(near, axis=0)
 
 
-def _batch(plan):
-    """Return the batch size for the model: its own; 1, as in files, if its outputs depend on it; None: any."""
-    depends = any(quantizers.is_per_channel(kernel.layer.input_quantizer) for kernel in plan.kernels)
-    return plan.batch or (1 if depends else None)
+def _batch(plan, target):
+    """Return the batch size for the model: its own; that of the file if its outputs depend on it; None: any."""
+    layers, names = layers_inside(plan.model), ("input_quantizer", "activation")
+    depends = any(not quantizers.is_elementwise(getattr(layer, name, None)) for layer in layers for name in names)
+    return plan.batch or (target.batch if depends else None)
 
 
 def _caller(model):

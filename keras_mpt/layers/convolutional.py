@@ -68,12 +68,14 @@ class MPTConv(MPTLayer):
             return widths
         window = zip(self.kernel_size, self.strides, self.dilation_rate, strict=True)
         for axis, (kernel, stride, dilation) in enumerate(window, start=first):
+            reach = (kernel - 1) * dilation
+            if not reach:
+                continue
             if shape[axis] is None and stride > 1:
                 raise ValueError(
                     f"`pad_values` with strides needs a known input size. Received: input shape {tuple(shape)}, "
                     f"strides={self.strides}"
                 )
-            reach = (kernel - 1) * dilation
             last = 0 if stride == 1 else (shape[axis] - 1) // stride * stride + 1 - shape[axis]
             total = max(reach + last, 0)
             widths[axis] = (total // 2, total - total // 2)

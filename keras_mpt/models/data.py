@@ -21,15 +21,15 @@ def check_finite_length(argument, data):
 
 
 def inputs_of(model):
-    """Return the inputs of a model and their structure; of a subclassed model, None and what it was built on, if known.
+    """Return the inputs of a model and their structure.
 
-    Both are None if nothing is known.
+    Of a subclassed model, the inputs are None, and the structure, if known, has their numbers of axes.
     """
     graph = functional_graph(model)
     if graph is not None:
         return model.inputs, graph.input
     shapes = (model.get_build_config() or {}).get("input_shape")
-    return None, None if shapes is None else keras.tree.map_shape_structure(lambda shape: ..., shapes)
+    return None, None if shapes is None else keras.tree.map_shape_structure(len, shapes)
 
 
 def are_arrays(data, structure=None):
@@ -107,6 +107,8 @@ def _iterated(argument, data, expected):
 
 def _read(argument, data, inputs, structure):
     """Return a batch as a list of arrays in the order of the inputs, or in its own structure if these are unknown."""
+    if inputs is None and isinstance(structure, int) and isinstance(data, (list, tuple)):
+        return _numpy(argument, _only(data, structure))
     if inputs is None:
         return keras.tree.map_structure(lambda values: _numpy(argument, values), data)
     found = _matched(argument, data, inputs, structure)
@@ -126,14 +128,19 @@ def _matched(argument, data, inputs, structure):
     if isinstance(data, dict):
         raise ValueError(f"`{argument}` must be a dict with the inputs {names}. Received: {sorted(map(str, data))}")
     if len(inputs) == 1:
-        alone = isinstance(data, (list, tuple)) and len(data) == 1 and np.ndim(data[0]) == len(inputs[0].shape)
-        return data if alone else [data]
+        return [_only(data, len(inputs[0].shape))]
     if not isinstance(data, (list, tuple)) or len(data) != len(inputs):
         received = f"{len(data)} arrays" if isinstance(data, (list, tuple)) else f"an array of shape {np.shape(data)}"
         raise ValueError(
             f"`{argument}` must be a list or dict of an array for each input {names}. Received: {received}"
         )
     return data
+
+
+def _only(data, axes):
+    """Return the values for the only input, of so many axes, which may be in a list."""
+    inside = isinstance(data, (list, tuple)) and len(data) == 1 and np.ndim(data[0]) == axes
+    return data[0] if inside else data
 
 
 def _alike(data, structure):

@@ -14,6 +14,7 @@ from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import autocast, first_input, holds_mpt
 from keras_mpt.models.paths import check_is_model, joined, own_variables
 from keras_mpt.models.rewrite import check_model, functional, of_same_class, rewrite
+from keras_mpt.quantizers import is_elementwise
 
 
 def to_functional(model: keras.Model, inputs: Any = None, *, only: Iterable[type] | None = None) -> keras.Model:
@@ -74,12 +75,15 @@ def check_opened(layer, what):
 def all_steps(path, operation, args, kwargs, step):
     """Return the outputs of a `TimeDistributed` MPT layer, called once by `step` on all time steps together.
 
-    None for other layers, for an unknown number of steps, and for inputs with a Keras mask.
+    None for other layers, for an unknown number of steps, for inputs with a Keras mask, and for a quantizer that has
+    other values for each step.
     """
     if not isinstance(operation, keras.layers.TimeDistributed) or not isinstance(operation.layer, PlainTwin):
         return None
     x = first_input(args, kwargs)
-    if None in x.shape[1:] or has_keras_mask(x):
+    functions = operation.layer.input_quantizer, getattr(operation.layer, "activation", None)
+    alike = all(map(is_elementwise, functions))
+    if None in x.shape[1:] or has_keras_mask(x) or not alike:
         return None
     together = ops.reshape(x, (-1, *x.shape[2:]))
     outputs = step(joined(path, operation.layer.name), operation.layer, (together,), {})

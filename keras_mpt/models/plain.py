@@ -40,8 +40,9 @@ def strip(model: keras.Model) -> keras.Model:
         A functional `keras.Model`, not compiled.
 
     Raises:
-        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer, or
-            another layer has an object of keras_mpt as an argument.
+        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer,
+            another layer has an object of keras_mpt as an argument, or a quantizer such as `MagnitudeAwareSign`, which
+            has a scale for each tensor, gets time steps one by one.
 
     Examples:
         >>> keras_mpt.models.strip(model).save("plain.keras")
@@ -131,6 +132,11 @@ def prepared_call(layer, args, kwargs, quantize=quantizers.plain):
             "`model` must not quantize what has a Keras mask, such as `Masking` makes, to become plain. Received: "
             f"{type(layer).__name__} {layer.name!r} with input_quantizer={quantizer!r}"
         )
+    if not quantizers.is_elementwise(quantizer):
+        raise ValueError(
+            "`model` must not quantize each time step with numbers that follow from all its values, to become plain. "
+            f"Received: {type(layer).__name__} {layer.name!r} with input_quantizer={quantizer!r}"
+        )
     x = quantize(quantizer)(autocast(layer, x))
     if args:
         return (x, *args[1:]), kwargs
@@ -156,6 +162,7 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> dense.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
     """
+    check_functional(model, "made plain")
     for _, layer in walk(model):
         inputs = layer.input_quantizer if isinstance(layer, PlainTwin) else None
         activation = getattr(layer, "activation", None)
@@ -164,7 +171,6 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
                 "`model` must have float activations to have a trainable dense twin. "
                 f"Received: layer {layer.name!r} with input_quantizer={inputs!r}, {activation=}"
             )
-    check_functional(model, "made plain")
 
     def call(layer, twin, args, kwargs):
         outputs = twin(*args, **kwargs)

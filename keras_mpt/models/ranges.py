@@ -41,7 +41,8 @@ def never_negative(model):
         given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         outputs = operation.compute_output_spec(*args, **kwargs)
         rest = [x for x in keras.tree.flatten((args, kwargs)) if not isinstance(x, keras.KerasTensor)]
-        numbers = [x for x in rest if isinstance(x, float) or hasattr(x, "__array__")]
+        index = type(operation).__name__ == "GetItem"
+        numbers = [x for x in rest if isinstance(x, (int, float)) and not index or hasattr(x, "__array__")]
         positive = all(id(x) in known for x in given) and all(np.min(x) >= 0 for x in numbers)
         if positive:
             seen[path] = operation

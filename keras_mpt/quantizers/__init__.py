@@ -117,6 +117,12 @@ def is_per_channel(quantizer):
     return isinstance(larq_objects.ours(quantizer), MagnitudeAwareSign)
 
 
+def is_elementwise(quantizer):
+    """Return whether no value of an activation quantizer, ours or larq's, depends on the others of its tensor."""
+    quantizer = larq_objects.ours(quantizer)
+    return not (isinstance(quantizer, MagnitudeAwareSign) or getattr(quantizer, "ternary_weight_networks", False))
+
+
 def serialize(quantizer):
     """Return the config from which `get_activation` or `get_kernel` creates the same quantizer.
 

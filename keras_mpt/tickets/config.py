@@ -203,8 +203,11 @@ def _check_object(config, registered):
         allowed = name in list(_ALLOWED.get(str(module), ())) and package in (None, name)
     if not allowed or not (name in _PLAIN or _KEYS <= set(config) <= _KEYS | _MORE_KEYS):
         raise _not_allowed(package or f"{module}.{name}", module)
+    arguments = config["config"] if isinstance(config["config"], dict) else {}
+    if arguments.get("stateful") is True and "return_sequences" in arguments:  # states are made with a value
+        raise ValueError(f"`stateful` of {printable(str(name), 200)} must be False in a ticket, which has no states")
     for (cls, argument), most in MOST_OF_ARGUMENTS.items():
-        values = config["config"].get(argument) if cls == name and isinstance(config["config"], dict) else None
+        values = arguments.get(argument) if cls == name else None
         for value in values if isinstance(values, list) else [values]:
             if value is not None and not (isinstance(value, (int, float)) and abs(value) <= most):
                 raise ValueError(f"`{argument}` of {cls} must be at most {most} in a ticket")
