@@ -64,7 +64,7 @@ def save_ticket(
         The `Ticket`, like `Ticket.read(path)`, and with its `note`.
 
     Raises:
-        ValueError: Another argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
+        ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
         TypeError: `base` is not a Keras model, or `custom_objects` is not a list of classes and functions.
         FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
         RuntimeError: The file that was read back differs from the model.
