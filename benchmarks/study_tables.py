@@ -52,14 +52,20 @@ def recycling_bytes():
 
 def recycling_whole_width():
     """Test accuracies at the whole width, and differences to the plain runs there and at half width."""
-    runs, half = _recycling_runs("1.0"), _recycling_runs("0.5")
-    lines = []
-    for (algorithm, method, sparsity), found in runs.items():
+    widths = _recycling_runs("1.0"), _recycling_runs("0.5")
+    lines, everywhere = [], ({}, {})
+    for (algorithm, method, sparsity), found in widths[0].items():
         sizes, pairs = [int(row["ticket_bytes"]) for row in found.values()], ["", ""]
         if method != "plain":
-            pairs = [_mean(_differences(table, algorithm, method, sparsity), sign="+") for table in (runs, half)]
+            differences = [_differences(runs, algorithm, method, sparsity) for runs in widths]
+            pairs = [_mean(each, sign="+") for each in differences]
+            for of_width, each in zip(everywhere, differences, strict=True):
+                of_width[method] = of_width.get(method, []) + each
         accuracy = _mean([_accuracy(row) for row in found.values()])
         lines.append([algorithm, method, f"{np.mean(sizes):,.0f}", accuracy, *pairs])
+    for of_width in everywhere:
+        of_width["recycling, above its ablation"] = np.subtract(of_width["recycling"], of_width["ablation"])
+    lines += [["both", method, "", "", *(_interval(each[method]) for each in everywhere)] for method in everywhere[0]]
     return markdown(["algorithm", "method", "bytes", "test accuracy (%)", "difference", "with half the width"], lines)
 
 
