@@ -10,7 +10,7 @@ def recycling():
     """Test accuracies at half width, and differences to the plain runs of the same seeds."""
     runs = _recycling_runs("0.5")
     sparsities = sorted({sparsity for _, _, sparsity in runs})
-    lines, everywhere = [], {}
+    lines = []
     for algorithm, method in dict.fromkeys(key[:2] for key in runs):
         cells, differences = [], []
         for sparsity in sparsities:
@@ -18,12 +18,9 @@ def recycling():
             differences += paired
             values = _mean([_accuracy(row) for row in runs[algorithm, method, sparsity].values()])
             cells.append(values if method == "plain" else f"{values} ({_mean(paired, sign='+')})")
-        everywhere[method] = everywhere.get(method, []) + differences
         lines.append([algorithm, method, *cells, "" if method == "plain" else _interval(differences)])
     empty = [""] * len(sparsities)
-    lines += [["both", method, *empty, _interval(values)] for method, values in everywhere.items() if method != "plain"]
-    more = np.subtract(everywhere["recycling"], everywhere["ablation"])
-    lines.append(["both", "recycling, above its ablation", *empty, _interval(more)])
+    lines += [["both", method, *empty, _interval(values)] for method, values in _pooled(runs, runs).items()]
     titles = [f"{float(sparsity):.0%} removed" for sparsity in sparsities]
     return markdown(["algorithm", "method", *titles, "difference, 95 % interval"], lines)
 
@@ -52,21 +49,27 @@ def recycling_bytes():
 
 def recycling_whole_width():
     """Test accuracies at the whole width, and differences to the plain runs there and at half width."""
-    widths = _recycling_runs("1.0"), _recycling_runs("0.5")
-    lines, everywhere = [], ({}, {})
-    for (algorithm, method, sparsity), found in widths[0].items():
+    runs, half = _recycling_runs("1.0"), _recycling_runs("0.5")
+    lines = []
+    for (algorithm, method, sparsity), found in runs.items():
         sizes, pairs = [int(row["ticket_bytes"]) for row in found.values()], ["", ""]
         if method != "plain":
-            differences = [_differences(runs, algorithm, method, sparsity) for runs in widths]
-            pairs = [_mean(each, sign="+") for each in differences]
-            for of_width, each in zip(everywhere, differences, strict=True):
-                of_width[method] = of_width.get(method, []) + each
+            pairs = [_mean(_differences(table, algorithm, method, sparsity), sign="+") for table in (runs, half)]
         accuracy = _mean([_accuracy(row) for row in found.values()])
         lines.append([algorithm, method, f"{np.mean(sizes):,.0f}", accuracy, *pairs])
-    for of_width in everywhere:
-        of_width["recycling, above its ablation"] = np.subtract(of_width["recycling"], of_width["ablation"])
-    lines += [["both", method, "", "", *(_interval(each[method]) for each in everywhere)] for method in everywhere[0]]
+    whole, same = _pooled(runs, runs), _pooled(half, runs)
+    lines += [["both", method, "", "", _interval(whole[method]), _interval(same[method])] for method in whole]
     return markdown(["algorithm", "method", "bytes", "test accuracy (%)", "difference", "with half the width"], lines)
+
+
+def _pooled(runs, cells):
+    """Return the differences to the plain runs by method, over these cells of all algorithms."""
+    pooled = {}
+    for algorithm, method, sparsity in cells:
+        if method != "plain":
+            pooled[method] = pooled.get(method, []) + _differences(runs, algorithm, method, sparsity)
+    pooled["recycling, above its ablation"] = np.subtract(pooled["recycling"], pooled["ablation"])
+    return pooled
 
 
 def _differences(runs, algorithm, method, sparsity):
