@@ -24,14 +24,9 @@ def call_of(tensor):
     return operation, operation._inbound_nodes[node].input_tensors
 
 
-def inputs_of_calls(layer):
-    """Return the lists of symbolic inputs of a layer's calls, in order."""
-    return [list(node.input_tensors) for node in layer._inbound_nodes]
-
-
 def symbolic_tensors(graph):
-    """Return the symbolic outputs of all calls in a graph, including its inputs."""
-    calls = [node for nodes in graph._nodes_by_depth.values() for node in nodes]
+    """Return the symbolic outputs of all calls in a graph, from its inputs on."""
+    calls = [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
     return [tensor for node in calls for tensor in node.output_tensors]
 
 
