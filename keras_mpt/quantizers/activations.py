@@ -68,8 +68,8 @@ class ActivationQuantizer(Quantizer):
 
 
 def _sign(x):
-    # Two scalars behind one comparison: the form that larq-compute-engine recognizes as a binarization. They are numpy's:
-    # numbers of Python get the dtype of Keras' global `floatx`, and converters lack the operation for float64.
+    # Two scalars behind one comparison: the form that larq-compute-engine recognizes as a binarization. They are of
+    # numpy: numbers of Python get the dtype of Keras' global `floatx`, and converters lack the operation for float64.
     return ops.cast(ops.where(x >= 0, np.float32(1), np.float32(-1)), x.dtype)
 
 
