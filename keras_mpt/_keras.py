@@ -30,14 +30,9 @@ def output_names(model):
     return sorted(outputs) if isinstance(outputs, dict) else [call_of(output)[0].name for output in model.outputs]
 
 
-def inputs_of_calls(layer):
-    """Return the lists of symbolic inputs of a layer's calls, in order."""
-    return [list(node.input_tensors) for node in layer._inbound_nodes]
-
-
 def symbolic_tensors(graph):
-    """Return the symbolic outputs of all calls in a graph, including its inputs."""
-    calls = [node for nodes in graph._nodes_by_depth.values() for node in nodes]
+    """Return the symbolic outputs of all calls in a graph, from its inputs on."""
+    calls = [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
     return [tensor for node in calls for tensor in node.output_tensors]
 
 

@@ -80,7 +80,8 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
             ticket = Ticket.read(path)
         else:
             ticket = save_ticket(model, path, provenance=provenance or {})
-        preset = {"name": repo_id.partition("/")[2], "sha256": sha256_of(path), **ticket.provenance}
+        # last, whatever the provenance calls its own
+        preset = {**ticket.provenance, "name": repo_id.partition("/")[2], "sha256": sha256_of(path)}
         path.with_name("preset.json").write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
         path.with_name("README.md").write_text(card(ticket, repo_id, metadata), encoding="utf-8")
         api = huggingface_hub.HfApi(token=token)
@@ -107,7 +108,7 @@ def card(ticket, repo_id, metadata=None):
     kernels = [kernel for entry in ticket.layers.values() for _, kernel, _ in kernels_of(entry)]
     weights, kept = sum(math.prod(kernel["shape"]) for kernel in kernels), sum(kernel["kept"] for kernel in kernels)
     values = {"library_name": "keras_mpt", "tags": ["keras", "pruning", "lottery-ticket"], **(metadata or {})}
-    facts = "".join(f"| {key} | {_cell(value)} |\n" for key, value in ticket.provenance.items())
+    facts = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in ticket.provenance.items())
     return _CARD.format(
         metadata=metadata_block(values),
         kind=_kind(kernels),
@@ -144,7 +145,9 @@ def metadata_block(values):
         TypeError: It is none, or has something that is no JSON data.
     """
     check_instance("metadata", values, dict, "a dict")
-    return "".join(["---\n", *(f"{name}: {json.dumps(value)}\n" for name, value in values.items()), "---\n"])
+    # not as ASCII: to YAML, the two escapes of an emoji are two wrong characters
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+    return "".join(["---\n", *lines, "---\n"])
 
 
 def _check_repository(repo_id):

@@ -7,6 +7,7 @@ import re
 import urllib.parse
 
 from keras_mpt import requirements
+from keras_mpt.files import sha256_of
 
 TICKET = "ticket.mpt"  # the name that `hub.push_to_hub` gives it
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<file>[\w./-]+\.mpt))?")
@@ -104,15 +105,16 @@ def _from_web(source, argument):
         raise FileNotFoundError(f"{source} cannot be fetched with HF_HUB_OFFLINE set, and {cached} is not there.")
     if not is_offline():
         try:
-            keras.utils.get_file(name, url, cache_dir=home, cache_subdir=folder, file_hash=wanted)
+            fetched = keras.utils.get_file(name, url, cache_dir=home, cache_subdir=folder, file_hash=wanted)
         except Exception as error:  # Keras raises bare exceptions
             raise OSError(f"{source} cannot be fetched: {error}") from error
+        cached = pathlib.Path(fetched)  # elsewhere where `home` cannot be written to
     _check(cached, wanted, source)
     return cached
 
 
 def _check(path, wanted, source):
     """Raise ValueError unless a file has the checksum that is wanted; None accepts all."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256_of(path)
     if wanted is not None and found != wanted:
         raise ValueError(f"{source} is not the file that was published: SHA-256 {found}, not {wanted} ({path}).")

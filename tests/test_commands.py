@@ -137,6 +137,18 @@ def test_evaluating_a_converted_file(images, capsys):
     assert f"{number - 1} of {number} right (tflite)" in capsys.readouterr().out
 
 
+@pytest.mark.tensorflow_only
+def test_integers_to_evaluate_are_not_rounded(tmp_path, capsys):
+    number, path = keras.Input((1,), dtype="int32"), tmp_path / "parity.tflite"
+    parity = keras.ops.one_hot(keras.ops.mod(number[:, 0], 2), 2)
+    keras_mpt.convert.to_tflite(keras.Model(number, parity), path)
+    np.save(tmp_path / "images.npy", np.array([[2**24 + 1], [2**24]]))
+    np.save(tmp_path / "labels.npy", np.array([1, 0]))
+    files = str(tmp_path / "images.npy"), str(tmp_path / "labels.npy")
+    assert main(["evaluate", str(path), *files, "--runtime", "tflite"]) == 0
+    assert "100.00%, 2 of 2 right (tflite)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("ticket", "labels", "options", "message"),
     [

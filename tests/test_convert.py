@@ -797,10 +797,32 @@ def test_the_sample_for_the_raspberry_pi(tmp_path):
     shutil.copy(preset.published("tflite"), tmp_path / "conv4.tflite")
     pixels = preset.golden_images()[0]
     Image.fromarray(pixels).save(tmp_path / "noise.png")
-    command = [sys.executable, str(EXAMPLES / "edge" / "classify.py"), "conv4.tflite", "noise.png"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: to be turned to the right
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "turned.png", exif=turned)
+    assert classified(tmp_path, "conv4.tflite", "noise.png").startswith(preset.classes[np.argmax(preset.golden[0])])
+    assert classified(tmp_path, "conv4.tflite", "turned.png") == classified(tmp_path, "conv4.tflite", "noise.png")
+
+
+def classified(folder, file, picture):
+    """Return what the sample says of a picture: class and probability."""
+    command = [sys.executable, str(EXAMPLES / "edge" / "classify.py"), file, picture]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"noise.png: {preset.classes[int(np.argmax(preset.golden[0]))]} (")
+    name, found = result.stdout.split(": ")
+    assert name == picture
+    return found.partition(",")[0]
+
+
+def test_the_sample_takes_files_that_normalize_pixels_themselves(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    preset = zoo.get_preset("conv4_mpt32_s50")
+    layers = [MPTConv2D(4, 3, seed=1), keras.layers.Flatten(), MPTDense(10, seed=2)]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *layers])
+    convert.to_tflite(model, tmp_path / "floats.tflite")
+    convert.to_tflite(model, tmp_path / "pixels.tflite", preprocess=preset)
+    Image.fromarray(preset.golden_images()[0]).save(tmp_path / "noise.png")
+    assert classified(tmp_path, "pixels.tflite", "noise.png") == classified(tmp_path, "floats.tflite", "noise.png")
 
 
 def test_no_folder_for_the_file_is_found_out_first(tmp_path):

@@ -452,3 +452,47 @@ def test_what_normalizes_and_what_is_said_of_it_must_fit(tmp_path):
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="not a TensorFlow Lite file"):
         convert.metadata(path)
+
+
+@pytest.mark.parametrize("target", ["tflite", "lce"])
+def test_names_that_tensorflow_does_not_take(target, tmp_path):
+    """On other backends, layers may have any name; TensorFlow wants letters of English, digits and a few signs."""
+    image, other = keras.Input((6, 6, 2), name="Bild (größe)"), keras.Input((4,), name="éa")
+    x = L.BatchNormalization(name="Ü 1")(MPTConv2D(4, 3, seed=1, name="erste Schicht")(image))
+    x = keras.Sequential(
+        [MPTConv2D(4, 3, seed=2, name="ß", **SIGN), L.GlobalAveragePooling2D(name="_")], name="in ihr"
+    )(x)
+    y = MPTDense(3, seed=3, name="weiß:schwarz")(L.Concatenate(name="#")([x, other]))
+    model = settled(keras.Model([image, other], y, name="ein Modell"))
+    random = np.random.default_rng(0)
+    samples = [random.normal(size=(3, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    report = to(target, model, tmp_path / "model.tflite", samples=samples)
+    assert [x.name for x in report.inputs] == ["Bild__gr__e_", "n_a"]
+    expected = keras.ops.convert_to_numpy(model(samples))
+    np.testing.assert_allclose(convert.run(report.path, target, samples), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def settings_of_keras():
+    before = keras.config.floatx(), keras.config.image_data_format()
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_image_data_format(before[1])
+
+
+@pytest.mark.parametrize("target", ["lce", "integer", "exact_int8", "float32"])
+@pytest.mark.parametrize("floatx", ["float16", "float64"])
+def test_global_settings_of_keras_do_not_matter(target, floatx, settings_of_keras, tmp_path):
+    layers = [MPTConv2D(4, 3, padding="same", seed=1), L.BatchNormalization()]
+    layers += [MPTConv2D(8, 3, padding="same", seed=2, **SIGN), L.BatchNormalization()]
+    layers += [MPTConv2D(8, 3, strides=2, seed=3, **SIGN), L.Flatten(), MPTDense(3, seed=4)]
+    model = settled(keras.Sequential([keras.Input((6, 6, 2)), *layers]))
+    samples = np.random.default_rng(0).normal(size=(3, 6, 6, 2)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(model(samples))
+    keras.config.set_floatx(floatx)
+    keras.config.set_image_data_format("channels_first")
+    how = {} if target == "lce" else {"weights": target}
+    report = to(target, model, tmp_path / "model.tflite", samples=samples, **how)
+    assert {x.dtype for x in (*report.inputs, *report.outputs)} == {"float32"}
+    found = convert.run(report.path, report.target, samples)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -301,10 +301,19 @@ REFUSED = {
 }
 
 
-def test_the_index_of_the_largest_is_refused(path):
+@pytest.mark.parametrize(
+    "operation, message",
+    [
+        (lambda x: keras.ops.argmax(x, axis=-1), "'argmax.*' cannot be exported to QONNX: Argmax is not one of"),
+        (lambda x: x + 1.0, "'add.*' cannot be exported to QONNX: it adds a constant"),
+        (lambda x: keras.ops.add(np.ones(4, "float32"), x), "'add.*' cannot be exported to QONNX: it adds a constant"),
+    ],
+    ids=["argmax", "number", "array"],
+)
+def test_operations_without_a_form_are_refused(operation, message, path):
     features = keras.Input((8,))
-    model = keras.Model(features, keras.ops.argmax(MPTDense(4, seed=0)(features), axis=-1))
-    with pytest.raises(ConversionError, match="'argmax.*' cannot be exported to QONNX: Argmax is not one of"):
+    model = keras.Model(features, operation(MPTDense(4, seed=0)(features)))
+    with pytest.raises(ConversionError, match=message):
         convert.to_qonnx(model, path)
     assert not path.exists()
 

@@ -169,9 +169,10 @@ def test_a_file_is_written_once_and_whole(tmp_path, monkeypatch):
     values = re.search(r"model\[\] = \{([^}]*)\}", path.read_text()).group(1).split(",")
     assert len(values) == report.bytes and "Arena" in dict(report.notes)
     assert File(bytes(int(value, 16) for value in values)).operations() == report.operations
-    convert.to_tflm(model, path.with_suffix(".cpp"), weights="float32")
-    assert path.with_suffix(".cpp").read_bytes() == path.read_bytes()
-    path.with_suffix(".cpp").unlink()
+    for suffix in (".cpp", ".CPP"):
+        convert.to_tflm(model, path.with_suffix(suffix), weights="float32")
+        assert path.with_suffix(suffix).read_bytes() == path.read_bytes()
+        path.with_suffix(suffix).unlink()
     with pytest.raises(ValueError, match=r"`path` must end in \.cc or \.cpp .*Received: '.*model\.c'"):
         convert.to_tflm(model, path.with_suffix(".c"), weights="float32")
     monkeypatch.setattr(tflm, "arena_bytes", lambda content: 1 / 0)

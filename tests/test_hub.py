@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import json
+import shutil
 import sys
 import threading
 
@@ -159,6 +160,31 @@ def test_a_ticket_of_the_web(server, ticket, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE"):
         keras_mpt.load_ticket(f"{server}/c/x.mpt")
+
+
+def test_a_folder_of_keras_that_cannot_be_written_to(server, ticket, tmp_path, monkeypatch):
+    """Keras downloads to the folder for temporary files then."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "not there"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    FakeHub.files["/a/x.mpt"] = ticket.path.read_bytes()
+    found = keras_mpt.tickets.Ticket.read(f"{server}/a/x.mpt")
+    assert found.layers == ticket.layers and tmp_path not in found.path.parents
+    shutil.rmtree(found.path.parent)
+
+
+def test_what_a_provenance_calls_its_own_changes_no_checksum(client, ticket):
+    """Nor does a character that two of JSON's escapes stand for become two in YAML, or a line end a table."""
+    yaml = pytest.importorskip("yaml")
+    provenance, metadata = (
+        {"sha256": "of the data", "name": "a", "a | b": 1},
+        {"license": "mit", "tags": ["\N{DOG FACE}"]},
+    )
+    model = keras_mpt.load_ticket(ticket.path)
+    hub.push_to_hub(model, "me/digits", metadata=metadata, provenance=provenance)
+    assert keras_mpt.tickets.Ticket.read("hf://me/digits").provenance == provenance
+    _, block, page = FakeHub.files["me/digits/README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(block)["tags"] == ["\N{DOG FACE}"]
+    assert "| a \\| b | 1 |" in page and "| sha256 | of the data |" in page
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow_with("jax", "torch")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "keras_mpt").rglob("*.py"))
 # A module may import those before it, except where it is in FORBIDDEN. A new one needs a place here.
-ORDER = ["_types", "terminal", "requirements", "remote", "_keras", "arguments", "files", "ops", "random", "pixels"]
+ORDER = ["_types", "terminal", "requirements", "_keras", "arguments", "files", "remote", "ops", "random", "pixels"]
 ORDER += ["initializers", "quantizers"]
 ORDER += ["masks", "layers", "models", "callbacks", "tickets", "analysis", "zoo", "convert", "hub", "", "commands"]
 ORDER += ["__main__"]  # "": keras_mpt/__init__.py

@@ -124,6 +124,46 @@ def test_order_of_inputs_that_cannot_be_told():
         from_pytorch(state, model, 0.5, "hidden_networks", mapping={"a": "b"})
 
 
+def with_head(form):
+    """A model in which a dense layer gets the flattened maps of a convolution, and the paths of both."""
+    image, settings, layers = keras.Input(SHAPE), {"kernel_quantizer": None, "sparsity": 0.0, "seed": 1}, keras.layers
+    conv, dense = MPTConv2D(4, 3, strides=2, name="conv", **settings), MPTDense(5, name="dense", **settings)
+    if form == "nested head":
+        head = keras.Sequential([layers.Dropout(0.1), dense], name="inside")
+        return keras.Model(image, head(layers.Flatten()(conv(image)))), "conv", "inside/dense"
+    if form == "nested maps":
+        maps = keras.Sequential([keras.Input(SHAPE), conv, layers.Flatten()], name="inside")
+        return keras.Sequential([maps, dense]), "inside/conv", "dense"
+    move = {
+        "permuted": layers.Permute((3, 1, 2)),
+        "transposed": lambda x: keras.ops.transpose(x, (0, 3, 1, 2)),
+        "turned": layers.Permute((2, 1, 3), name="turned"),
+        "channels_first": layers.Identity(),
+    }[form]
+    flatten = layers.Flatten("channels_first" if form == "channels_first" else "channels_last", name="channels_first")
+    return keras.Model(image, dense(flatten(layers.Dropout(0.1)(move(conv(image)))))), "conv", "dense"
+
+
+@pytest.mark.parametrize("form", ["nested head", "nested maps", "permuted", "transposed", "turned", "channels_first"])
+def test_order_of_flattened_maps(form):
+    rng = np.random.default_rng(0)
+    shapes = {"a": (4, 3, 3, 3), "b": (5, 36)}
+    state = {f"{name}.weight": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    state |= {f"{name}.scores": rng.uniform(1, 2, shape).astype(np.float32) for name, shape in shapes.items()}
+    model, conv, dense = with_head(form)
+    how = {"layout": "hidden_networks", "mapping": {conv: "a", dense: "b"}}
+    if form in ("turned", "channels_first"):
+        with pytest.raises(CheckpointError, match=f"order .* cannot be told: between .* there is '{form}'"):
+            from_pytorch(state, model, 0.0, **how)
+        return
+    x, a, b = map(torch.from_numpy, (X.transpose(0, 3, 1, 2).copy(), state["a.weight"], state["b.weight"]))
+    expected = (functional.conv2d(x, a, stride=2).flatten(1) @ b.T).numpy()
+    found = numpy(from_pytorch(state, model, 0.0, **how)(X))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    back = to_pytorch_state_dict(model, mapping=how["mapping"])
+    np.testing.assert_array_equal(back["b.weight"].numpy().reshape(5, 36), state["b.weight"])
+
+
 def net(flavour="biprop", kept=0.5, binary=False, **settings):
     return nets.Published(nets.conv(2, 0.125, binary), SHAPE, flavour, kept, **settings)
 

@@ -9,7 +9,7 @@ import argparse
 import time
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -20,10 +20,12 @@ CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 MEAN, STD = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2023, 0.1994, 0.2010])
 
 
-def read(path, height, width):
-    """Return a picture as the network takes it: float32 `(1, height, width, 3)`."""
-    pixels = np.asarray(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-    return ((pixels.astype(np.float32) / 255 - MEAN) / STD)[None]
+def read(path, inputs):
+    """Return a picture as the network takes it, `(1, height, width, 3)`: normalized, if the file does not do that."""
+    _, height, width, _ = inputs["shape"]
+    upright = ImageOps.exif_transpose(Image.open(path)).convert("RGB")  # a phone stores how it was held
+    pixels = np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))[None]
+    return pixels if inputs["dtype"] == np.uint8 else (pixels.astype(np.float32) / 255 - MEAN) / STD
 
 
 def main():
@@ -36,9 +38,8 @@ def main():
     interpreter = Interpreter(model_path=options.model, num_threads=options.threads)
     interpreter.allocate_tensors()
     (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
-    _, height, width, _ = inputs["shape"]
     for path in options.picture:
-        interpreter.set_tensor(inputs["index"], read(path, height, width))
+        interpreter.set_tensor(inputs["index"], read(path, inputs))
         start = time.perf_counter()
         interpreter.invoke()
         milliseconds = 1e3 * (time.perf_counter() - start)

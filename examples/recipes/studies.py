@@ -17,7 +17,7 @@ import keras_mpt
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("data", "cifar10", ["cifar10", "digits"], "CIFAR-10, or scikit-learn's digits: 8x8, no download.")
 flags.DEFINE_string("data_dir", None, "Folder or npz file of CIFAR-10: see cifar10.py.")
-flags.DEFINE_integer("train_examples", None, "Use only so many training images.")
+flags.DEFINE_integer("train_examples", None, "Use only so many training images.", lower_bound=1)
 flags.DEFINE_float("width", 0.25, "Factor on filters and units of the network.", lower_bound=0)
 flags.DEFINE_enum("network", "conv2", ["conv2", "conv4", "whitened_conv6", "resnet18"], "One of keras_mpt.zoo.")
 flags.DEFINE_bool("scale_fan", False, "Scale kernels by the fraction kept, so that kept weights preserve variance.")

@@ -93,9 +93,8 @@ def sizes():
     """Return the image size of each epoch."""
     pairs = [entry.split(":") for entry in FLAGS.sizes]
     valid = pairs and all(len(pair) == 2 and all(map(str.isdigit, pair)) for pair in pairs)
-    training.check(
-        valid and all(int(size) >= 16 for size, _ in pairs), "sizes", "SIZE:EPOCHS, sizes from 16 on", FLAGS.sizes
-    )
+    valid = valid and all(int(size) >= 16 for size, _ in pairs) and any(int(epochs) for _, epochs in pairs)
+    training.check(valid, "sizes", "SIZE:EPOCHS, sizes from 16 on, an epoch or more", FLAGS.sizes)
     return [int(size) for size, epochs in pairs for _ in range(int(epochs))]
 
 

@@ -13,7 +13,6 @@ _TARGETS = {
     "lce": "larq-compute-engine, with binary convolutions",
     "qonnx": "QONNX, for FPGAs",
 }
-_TARGETS = {name: what for name, what in _TARGETS.items() if hasattr(convert, f"to_{name}")}
 _OPTIONS = {  # arguments of some functions only
     "weights": ("tflite", "tflm"),
     "compress": ("tflm",),
@@ -69,8 +68,7 @@ def add(commands):
         default=None,
         help="of lce: refuse a model if a layer with an input quantizer would stay float",
     )
-    if "qonnx" in _TARGETS:
-        _add_qonnx(parser)
+    _add_qonnx(parser)
     parser.add_argument(
         "--samples",
         metavar="FILE",
@@ -112,7 +110,7 @@ def run(options):
     if options.gzip:
         check_folder(f"{options.out}.gz")
         sources.check_out(f"{options.out}.gz", options.ticket, *read)
-    if options.benchmark and options.target == "tflm" and pathlib.Path(options.out).suffix != ".tflite":
+    if options.benchmark and options.target == "tflm" and pathlib.Path(options.out).suffix.lower() != ".tflite":
         raise ValueError(f"--benchmark needs an OUT that runs here, not C++. Received: {options.out}")
     samples = convert.tensors.from_file(options.samples) if options.samples else None
     path, preset = sources.find(options.ticket)

@@ -55,7 +55,7 @@ def run(options):
     if options.runtime == "keras":
         logits = _predicted(load_ticket(Ticket.read(path)), images)
     else:
-        logits = convert.run(path, options.runtime, images.astype(np.float32))
+        logits = convert.run(path, options.runtime, images)
         if isinstance(logits, dict):
             raise ValueError(f"TICKET must be a file with one output. Received: {path} with {', '.join(logits)}")
     if logits.ndim != 2 or logits.shape[1] < 2:
@@ -94,7 +94,7 @@ def _file(options):
         raise ValueError(f"--preset must be left out for the preset {named.name}. Received: --preset {preset.name}")
     if named is not None and options.runtime != "keras":
         return named.published(options.runtime), named
-    converted = pathlib.Path(options.ticket).suffix == ".tflite"
+    converted = pathlib.Path(options.ticket).suffix.lower() == ".tflite"
     if converted != (options.runtime != "keras"):
         others = "keras" if options.runtime != "keras" else "tflite or --runtime lce"
         raise ValueError(

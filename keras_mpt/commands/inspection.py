@@ -19,7 +19,7 @@ def add(commands):
 
 def run(options):
     for file in options.file:
-        shown = _converted(file) if file.endswith(".tflite") else Ticket.read(sources.find(file)[0])
+        shown = _converted(file) if file.lower().endswith(".tflite") else Ticket.read(sources.find(file)[0])
         print(shown, end="\n\n" if len(options.file) > 1 else "\n")
 
 

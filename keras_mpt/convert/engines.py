@@ -11,7 +11,7 @@ from keras_mpt.arguments import check_choice, check_count, check_path
 from keras_mpt.convert.lce import LarqComputeEngine
 from keras_mpt.convert.qonnx import Qonnx
 from keras_mpt.convert.report import first_line
-from keras_mpt.convert.tensors import arrays_for, outputs_of
+from keras_mpt.convert.tensors import arrays_for, generated, outputs_of
 from keras_mpt.convert.tflite import TensorFlowLite
 from keras_mpt.convert.tflm import Micro
 
@@ -76,16 +76,15 @@ def latency(path: Path, target: str, threads: int = 1) -> float:
 
 
 def invoker(path, target, threads=1, runtime=None):
-    """Return a function that runs a file once on a batch of random numbers; see `latency` and `Target.runtimes`."""
-    session, arrays = _session(path, target, threads, runtime), []
+    """Return a function that runs a file once on a batch from `generated`; see `latency` and `Target.runtimes`."""
+    session = _session(path, target, threads, runtime)
     for tensor in session.inputs:
         if None in tensor.shape[1:]:
             raise ValueError(
                 "`path` must be a file with a known input size, which determines the time. "
                 f"Received: {path} with input shape {(None, *tensor.shape[1:])}"
             )
-        normal = np.random.default_rng(0).normal(size=(tensor.shape[0] or 1, *tensor.shape[1:]))
-        arrays.append(normal.astype(tensor.dtype))
+    arrays = generated(session.inputs, 1)
     return lambda: session(arrays)
 
 

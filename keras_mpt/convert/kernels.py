@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import keras
 import numpy as np
@@ -172,6 +173,12 @@ def leads_of(operation, x):
     return [(first - second) / ops.maximum(largest, 1e-30)]
 
 
+def plain_name(path):
+    """Return the path of a layer, or the name of a model, as a name that TensorFlow takes."""
+    name = re.sub(r"[^\w.-]", "_", path, flags=re.ASCII)
+    return name if name[:1].isalnum() else f"n{name}"
+
+
 def prepared(kernel, x):
     """Return the input of the plain layer that replaces an MPT layer: quantized and padded."""
     quantizer = kernel.layer.input_quantizer
@@ -191,7 +198,7 @@ def call_plain(kernel, x):
 
 def call_twin(kernel, inputs):
     """Return the outputs of the plain Keras layer on inputs from `prepared`."""
-    twin = kernel.layer.plain(dtype="float32", name=kernel.path.replace("/", "_"))
+    twin = kernel.layer.plain(dtype="float32", name=plain_name(kernel.path))
     twin.mpt = kernel
     outputs = twin(inputs)
     bake(kernel.layer, twin)

@@ -256,7 +256,7 @@ def _convolve(x, kernel, scales, strides=1, dilation=1, widths=(), value=1.0):
     zeros = kernel == 0
     parts = [kernel + zeros, kernel - zeros] if zeros.any() else [kernel]
     doubled = np.concatenate(parts, axis=2).astype(np.float32) * (scales / len(parts)).astype(np.float32)
-    how = {"strides": strides, "padding": "valid", "dilation_rate": dilation}
+    how = {"strides": strides, "padding": "valid", "dilation_rate": dilation, "data_format": "channels_last"}
     wide = ops.concatenate([x, x], axis=-1) if len(parts) == 2 else x
     if not np.any(widths):
         return ops.conv(sign(wide), doubled, **how)

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_mpt import quantizers
 from keras_mpt._keras import functional_graph, layers_inside
-from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes, leads_of
+from keras_mpt.convert.kernels import Kernel, Quantize, apart, call_plain, for_runtimes, leads_of, plain_name
 from keras_mpt.layers import MPTEmbedding, MPTLayer
 from keras_mpt.layers.twins import PlainTwin
 from keras_mpt.models.copies import first_input, inside_wrapper
@@ -137,7 +137,7 @@ class Plan:
             kernels = self._kernels_of(path, layer)
             if id(layer) not in copies:
                 copies[id(layer)] = plain_twin(layer, lambda inner: inner.plain(dtype="float32"), dtype="float32")
-                copies[id(layer)].name = path.replace("/", "_")
+                copies[id(layer)].name = plain_name(path)
             outputs = copies[id(layer)](*args, **kwargs)
             bake(layer, copies[id(layer)])
             if any(len(weight.shape) > 1 for weight in layer.weights):
@@ -154,7 +154,7 @@ class Plan:
             if (outputs := all_steps(path, operation, args, kwargs, step)) is not None:
                 return outputs
             if quantizes(operation):
-                x, name = first_input(args, kwargs), path.replace("/", "_")
+                x, name = first_input(args, kwargs), plain_name(path)
                 x = cut(path, x) if quantizers.is_sign(operation.activation) else x
                 return Quantize(operation.activation, name=name)(x)
             check_opened(operation, "converted")
@@ -167,6 +167,7 @@ class Plan:
             return functional(model, inputs, apart(ends, inputs))
 
         model = rewrite(self.model, step, inputs=values, dissolve=True, make=make)
+        model.name = plain_name(model.name)
         self.layers = list(layers.values())
         names = _names(x.name for x in self.model.inputs), _names(_output_names(self.model))
         return Graph(model, self.kernels, *names, list(cuts.values()), leads)
@@ -231,10 +232,11 @@ def _cut(cuts, path, x):
 
 
 def _names(names):
-    """Return unique names of letters, digits and underscores."""
+    """Return unique names of letters, digits and underscores, which do not begin with one."""
     found = []
     for name in names:
-        name = plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+        name = plain = plain if plain[:1].isalnum() else f"n{plain}"
         while name in found:
             name = f"{plain}_{len(found)}"
         found.append(name)

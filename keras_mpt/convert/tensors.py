@@ -31,14 +31,14 @@ class Tensor:
         return f"{self.name} ({', '.join('?' if n is None else str(n) for n in self.shape)}) {self.dtype}"
 
 
-def generated(inputs):
-    """Return random samples: standard normal numbers, or integers for inputs of integers.
+def generated(inputs, number=_GENERATED):
+    """Return random samples, so many where the batch may have any size: standard normal numbers, or integers.
 
-    Integers are pixels for uint8, else 0 and 1, which are valid indices. Axes of any size get 32 entries.
+    Inputs of integers get pixels for uint8, else 0 and 1, which are valid indices. Axes of any size get 32 entries.
     """
     random, samples = np.random.default_rng(0), []
     for tensor in inputs:
-        size = (_GENERATED, *(n or 32 for n in tensor.shape[1:]))
+        size = (tensor.shape[0] or number, *(n or 32 for n in tensor.shape[1:]))
         if tensor.dtype == "bool" or keras.backend.is_int_dtype(tensor.dtype):
             values = random.integers(0, 256 if tensor.dtype == "uint8" else 2, size)
         else:

@@ -353,9 +353,10 @@ def exact(kernel, x):
         y = ops.matmul(negative, weights.astype(np.float32)) + total.astype(np.float32)
     else:
         widths, value = layer.pad_widths(x.shape), layer.pad_values
-        padding = {"strides": layer.strides, "padding": "valid", "dilation_rate": layer.dilation_rate}
+        how = {"strides": layer.strides, "padding": "valid", "dilation_rate": layer.dilation_rate}
+        how["data_format"] = "channels_last"
         padded = ops.pad(negative, widths, constant_values=float(value == -1)) if np.any(widths) else negative
-        y = ops.conv(padded, weights.astype(np.float32), **padding) + total.astype(np.float32)
+        y = ops.conv(padded, weights.astype(np.float32), **how) + total.astype(np.float32)
         if np.any(widths) and value not in (-1, 1):
-            y = y - border_excess(x, widths, 1.0 - value, signs * scales, **padding)
+            y = y - border_excess(x, widths, 1.0 - value, signs * scales, **how)
     return finished(kernel, y)

@@ -94,7 +94,7 @@ def to_tflm(
     """
     check_choice("weights", weights, WEIGHTS)
     check_bool("compress", compress)
-    if check_path("path", path).suffix in _OTHER_SOURCES:
+    if check_path("path", path).suffix.lower() in _OTHER_SOURCES:
         raise ValueError(f"`path` must end in .cc or .cpp for a C++ array, or in .tflite. Received: {str(path)!r}")
     if compress and weights != "integer":
         raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
@@ -163,7 +163,8 @@ class Micro(TensorFlowLite):
         return notes
 
     def written(self, content, path):
-        return c_array(content, _identifier(path.stem)).encode() if path.suffix in _SOURCES else content
+        is_source = path.suffix.lower() in _SOURCES
+        return c_array(content, _identifier(path.stem)).encode() if is_source else content
 
     def runtimes(self):
         return [self.engine]

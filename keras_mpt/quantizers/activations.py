@@ -13,6 +13,7 @@ Common to all of them:
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mpt.arguments import check_bool, check_count
@@ -67,8 +68,9 @@ class ActivationQuantizer(Quantizer):
 
 
 def _sign(x):
-    # Two scalars behind one comparison: the form that larq-compute-engine recognizes as a binarization.
-    return ops.cast(ops.where(x >= 0, 1.0, -1.0), x.dtype)
+    # Two scalars behind one comparison: the form that larq-compute-engine recognizes as a binarization. They are of
+    # numpy: numbers of Python get the dtype of Keras' global `floatx`, and converters lack the operation for float64.
+    return ops.cast(ops.where(x >= 0, np.float32(1), np.float32(-1)), x.dtype)
 
 
 def _within(x, clip_value):

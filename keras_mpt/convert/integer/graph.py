@@ -176,13 +176,13 @@ class Program:
             (x,) = args
             known = {id(point.x): point for point in self._points.values()}
             cut = next((i for i, cut in enumerate(self.graph.cuts) if cut.after is operation.input), None)
-            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape), cut)
+            point = known[id(x)] if id(x) in known else Point(x, keras.Input(batch_shape=x.shape, dtype="float32"), cut)
             self._points[id(operation)] = point
             return point.signs
         if not isinstance(operation, Signed):
             return operation(*args, **kwargs)
         (signs,), kernel = args, operation.kernel
-        sums = keras.Input(batch_shape=kernel.layer.compute_output_shape(signs.shape))
+        sums = keras.Input(batch_shape=kernel.layer.compute_output_shape(signs.shape), dtype="float32")
         point = next(point for point in self._points.values() if point.signs is signs)
         self._calls[id(operation)] = Call(kernel, point, sums, integer_layer(kernel, signs.shape))
         return sums

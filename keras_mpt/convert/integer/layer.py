@@ -11,6 +11,8 @@ import itertools
 
 import numpy as np
 
+from keras_mpt.convert.kernels import same_widths
+
 _ROWS = 1 << 22  # values of a table at a time
 
 
@@ -107,15 +109,10 @@ class MaxPool:
         if self.axes == 1:
             return MaxPool(self.size, self.strides, self.same)(signs[:, :, None])[:, :, 0]
         if self.same:
-            widths = [(0, 0), *map(_same, signs.shape[1:3], self.size, self.strides), (0, 0)]
+            widths = same_widths(signs.shape, self.size, self.strides, (1, 1))
             signs = np.pad(signs, widths, constant_values=-1)
         windows = np.lib.stride_tricks.sliding_window_view(signs, self.size, axis=(1, 2))
         return windows[:, :: self.strides[0], :: self.strides[1]].max(axis=(-2, -1))
-
-
-def _same(size, window, stride):
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
 
 
 @dataclasses.dataclass

@@ -3,21 +3,20 @@
 The kernel of a convolution is `(outputs, inputs, height, width)` in PyTorch and `(height, width, inputs, outputs)` in
 Keras. A dense layer is a 1x1 convolution `(outputs, inputs, 1, 1)` in PyTorch's code; the `(outputs, inputs)` of a
 linear layer is accepted as well. Flattened feature maps as its inputs are in the order channels, height, width in
-PyTorch, and height, width, channels in Keras.
+PyTorch, and height, width, channels in Keras: each function takes the `Order` of the layer's model.
 """
 
 import math
 
 import keras
 
-from keras_mpt import _keras
-
 DENSE = (keras.layers.Dense,)
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+KERNELS = DENSE + CONVOLUTIONS + DEPTHWISE
 
 
-def kernel_from_torch(layer, array, shape):
+def kernel_from_torch(layer, array, shape, order):
     """Convert a kernel of PyTorch to the layer's `shape`.
 
     Raises:
@@ -27,17 +26,17 @@ def kernel_from_torch(layer, array, shape):
     if array.shape != expected and not (isinstance(layer, DENSE) and array.shape == expected[:2]):
         raise ValueError(f"must have shape {expected} for layer {layer.name!r}. Received: shape {array.shape}")
     if isinstance(layer, DENSE):
-        return _channels_last(array.reshape(expected[:2]), flattened(layer)).T
+        return _channels_last(array.reshape(expected[:2]), order.flattened(layer)).T
     if isinstance(layer, DEPTHWISE):
         return array.reshape(shape[-2:] + expected[2:]).transpose(*range(2, len(shape)), 0, 1)
     return array.transpose(*range(2, len(shape)), 1, 0)
 
 
-def kernel_to_torch(layer, array):
+def kernel_to_torch(layer, array, order):
     """Convert a kernel of the layer to PyTorch's layout."""
     expected = torch_shape(layer, array.shape)
     if isinstance(layer, DENSE):
-        return _channels_first(array.T, flattened(layer)).reshape(expected)
+        return _channels_first(array.T, order.flattened(layer)).reshape(expected)
     if isinstance(layer, DEPTHWISE):
         return array.transpose(-2, -1, *range(array.ndim - 2)).reshape(expected)
     return array.transpose(-1, -2, *range(array.ndim - 2))
@@ -52,19 +51,19 @@ def torch_shape(layer, shape):
     return (shape[-1], shape[-2], *shape[:-2])
 
 
-def vector_from_torch(layer, array, shape):
+def vector_from_torch(layer, array, shape, order):
     """Convert a bias, or a parameter or statistic of batch normalization, from PyTorch to the layer's order."""
     if array.shape != tuple(shape):
         raise ValueError(f"must have shape {tuple(shape)} for layer {layer.name!r}. Received: shape {array.shape}")
-    return _channels_last(array[None], _order(layer))[0]
+    return _channels_last(array[None], _flattened(layer, order))[0]
 
 
-def vector_to_torch(layer, array):
-    return _channels_first(array[None], _order(layer))[0]
+def vector_to_torch(layer, array, order):
+    return _channels_first(array[None], _flattened(layer, order))[0]
 
 
-def _order(layer):
-    return flattened(layer) if isinstance(layer, keras.layers.BatchNormalization) else None
+def _flattened(layer, order):
+    return order.flattened(layer) if isinstance(layer, keras.layers.BatchNormalization) else None
 
 
 def _channels_last(rows, shape):
@@ -77,37 +76,3 @@ def _channels_first(rows, shape):
 
 def _swapped(rows, first, second):
     return rows.reshape(-1, first, second).transpose(0, 2, 1).reshape(rows.shape)
-
-
-def flattened(layer):
-    """Return the shape (without the batch) of the feature maps that were flattened for a layer, None if there are none.
-
-    Raises:
-        ValueError: The shape cannot be determined.
-    """
-    calls = _keras.inputs_of_calls(layer)
-    if not calls:
-        raise ValueError(f"must go to a functional or Sequential model. Received: layer {layer.name!r} elsewhere")
-    tensor = calls[0][0]
-    while len(tensor.shape) == 2:
-        operation, inputs = _keras.call_of(tensor)
-        shapes = {tuple(x.shape[1:]) for x in inputs}
-        if not inputs or isinstance(operation, DENSE):
-            return None
-        if shapes == {tuple(tensor.shape[1:])}:  # entry by entry
-            tensor = inputs[0]
-            continue
-        shape = shapes.pop()
-        if shapes or None in shape:
-            break
-        if math.prod(shape) == tensor.shape[1]:
-            return shape
-        if shape[-1] == tensor.shape[1]:  # pooled
-            return None
-        break
-    else:
-        return None
-    raise ValueError(
-        f"goes to layer {layer.name!r}, of which the order of the inputs cannot be told: between flattening and the "
-        f"layer there is {operation.name!r}"
-    )

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_mpt.arguments import check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing
+from keras_mpt.convert.pytorch.order import Order
 from keras_mpt.layers import MPTLayer
 from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
@@ -59,11 +60,12 @@ def to_pytorch_state_dict(
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
     mpt = {path: layer for path, (layer, _) in layers.items() if isinstance(layer, MPTLayer)}
+    order = Order(model)
     masks = {path: to_numpy(layer.subnet_mask) != 0 for path, layer in mpt.items()}
-    tickets = (_with_masks if form.stored else _with_scores)(mpt, masks, form)
+    tickets = (_with_masks if form.stored else _with_scores)(mpt, masks, form, order)
     state = {}
     for path, (layer, module) in layers.items():
-        entries = tickets.get(path, {}) | _others(layer)
+        entries = tickets.get(path, {}) | _others(layer, order)
         state |= {f"{module}.{name}": array for name, array in entries.items()}
     return {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
 
@@ -81,39 +83,37 @@ def _layout(model, name):
     return layout
 
 
-def _others(layer):
+def _others(layer, order):
     """Return the entries of a layer except those of an MPT kernel."""
     if isinstance(layer, keras.layers.BatchNormalization):
         vectors = {
-            name: arrays.vector_to_torch(layer, to_numpy(variable, "float32"))
+            name: arrays.vector_to_torch(layer, to_numpy(variable, "float32"), order)
             for name, variable in pairing.norm_variables(layer).items()
         }
         return vectors | {"num_batches_tracked": np.int64(0)}
-    kernel = (
-        {}
-        if isinstance(layer, MPTLayer)
-        else {"weight": arrays.kernel_to_torch(layer, to_numpy(layer.kernel, "float32"))}
-    )
-    return kernel | ({"bias": arrays.vector_to_torch(layer, to_numpy(layer.bias, "float32"))} if layer.use_bias else {})
-
-
-def _with_masks(mpt, masks, layout):
-    """Return the entries of a layout that stores masks."""
-    entries = {}
-    for path, layer in mpt.items():
-        weights = _in_torch(layer, layer.frozen_kernel)
-        if layer.kernel_quantizer.scale_count:
-            weights = np.float32(_alpha(layer, masks[path])) * np.sign(weights)
-        mask = arrays.kernel_to_torch(layer, masks[path].astype(np.float32))
-        entries[path] = {"weight": weights, layout.scores: _in_torch(layer, layer.scores), layout.stored: mask}
+    entries = {} if isinstance(layer, MPTLayer) else {"weight": _in_torch(layer, layer.kernel, order)}
+    if layer.use_bias:
+        entries["bias"] = arrays.vector_to_torch(layer, to_numpy(layer.bias, "float32"), order)
     return entries
 
 
-def _with_scores(mpt, masks, layout):
+def _with_masks(mpt, masks, layout, order):
+    """Return the entries of a layout that stores masks."""
+    entries = {}
+    for path, layer in mpt.items():
+        weights = _in_torch(layer, layer.frozen_kernel, order)
+        if layer.kernel_quantizer.scale_count:
+            weights = np.float32(_alpha(layer, masks[path])) * np.sign(weights)
+        mask = arrays.kernel_to_torch(layer, masks[path].astype(np.float32), order)
+        entries[path] = {"weight": weights, layout.scores: _in_torch(layer, layer.scores, order), layout.stored: mask}
+    return entries
+
+
+def _with_scores(mpt, masks, layout, order):
     """Return the entries of a layout whose code computes masks from scores."""
     rule = _rule(mpt)
-    wanted = {path: arrays.kernel_to_torch(layer, masks[path]) for path, layer in mpt.items()}
-    scores = {path: _in_torch(layer, layer.scores) for path, layer in mpt.items()}
+    wanted = {path: arrays.kernel_to_torch(layer, masks[path], order) for path, layer in mpt.items()}
+    scores = {path: _in_torch(layer, layer.scores, order) for path, layer in mpt.items()}
     if _differ(rule.masks(scores), wanted):
         scores = {path: first_scores(mask) for path, mask in wanted.items()}
         differ = _differ(rule.masks(scores), wanted)
@@ -124,7 +124,7 @@ def _with_scores(mpt, masks, layout):
             )
     entries = {}
     for path, layer in mpt.items():
-        weights = _in_torch(layer, layer.frozen_kernel)
+        weights = _in_torch(layer, layer.frozen_kernel, order)
         if layout.scaled:
             divisor = rule.divisor(masks[path])
             theirs = layouts.alpha(weights, wanted[path], divisor) if divisor else 0.0
@@ -161,5 +161,5 @@ def _alpha(layer, mask):
     return scale_of(layer.kernel_quantizer, to_numpy(layer.frozen_kernel), mask)
 
 
-def _in_torch(layer, variable):
-    return arrays.kernel_to_torch(layer, to_numpy(variable, "float32"))
+def _in_torch(layer, variable, order):
+    return arrays.kernel_to_torch(layer, to_numpy(variable, "float32"), order)

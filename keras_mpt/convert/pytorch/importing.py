@@ -9,6 +9,7 @@ import numpy as np
 from keras_mpt._types import Path
 from keras_mpt.arguments import check_bool, check_instance, check_positive
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, reading
+from keras_mpt.convert.pytorch.order import Order
 from keras_mpt.convert.pytorch.reading import CheckpointError
 from keras_mpt.convert.pytorch.zeros import check_signs_of_zero
 from keras_mpt.layers import MPTLayer
@@ -94,7 +95,8 @@ def from_pytorch(
     modules = networks.modules_of(model) if mapping is None else dict(mapping)
     layers = pairing.pair(model, modules)
     pairing.check_keys(checkpoint, layers, form)
-    values = {path: _Values(checkpoint, layer, module) for path, (layer, module) in layers.items()}
+    order = Order(model)
+    values = {path: _Values(checkpoint, layer, module, order) for path, (layer, module) in layers.items()}
     tickets = _tickets(checkpoint, layers, values, form, rule)
     vectors = {path: _vectors(layer, values[path]) for path, (layer, _) in layers.items()}
 
@@ -149,8 +151,8 @@ def _stored_sparsity(checkpoint, layout):
 class _Values:
     """The arrays of a layer in Keras' order of axes."""
 
-    def __init__(self, checkpoint, layer, module):
-        self._checkpoint, self._layer, self._module = checkpoint, layer, module
+    def __init__(self, checkpoint, layer, module, order):
+        self._checkpoint, self._layer, self._module, self._order = checkpoint, layer, module, order
 
     def raw(self, name):
         return self._checkpoint.arrays[f"{self._module}.{name}"]
@@ -165,7 +167,7 @@ class _Values:
     def _converted(self, convert, name, array, variable):
         array = self.raw(name) if array is None else array
         try:
-            converted = convert(self._layer, array, tuple(variable.shape))
+            converted = convert(self._layer, array, tuple(variable.shape), self._order)
         except ValueError as error:
             raise CheckpointError(f"{self._checkpoint.name}: {self._module + '.' + name!r} {error}.") from error
         return np.ascontiguousarray(converted, bool if array.dtype == bool else np.float32)

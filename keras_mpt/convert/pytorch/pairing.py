@@ -9,7 +9,6 @@ from keras_mpt.layers import MPTLayer
 from keras_mpt.models.paths import check_functional
 from keras_mpt.tickets.matching import owners
 
-_KERNELS = arrays.DENSE + arrays.CONVOLUTIONS + arrays.DEPTHWISE
 EPSILON = 1e-5  # of PyTorch's batch normalization
 
 
@@ -35,7 +34,7 @@ def check_model(model, quantizers, epsilon):
                     f"`model` must have the epsilon of PyTorch's batch normalization, {epsilon}. "
                     f"Received: layer {path!r} with epsilon={layer.epsilon}"
                 )
-        elif not isinstance(layer, _KERNELS):
+        elif not isinstance(layer, arrays.KERNELS):
             raise ValueError(
                 "`model` must have weights in convolutions, dense layers and batch normalization only to be compared "
                 f"to PyTorch's. Received: layer {path!r} of type {type(layer).__name__}"

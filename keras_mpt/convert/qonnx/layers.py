@@ -250,8 +250,10 @@ class Emitter:
         return x.followed(flat, (int(np.prod(x.seen)),)) if waits else flat(x)
 
     def _add(self, layer, *xs):
-        name = layer.name
-        xs = [self.graph.settled(x, name) for x in keras.tree.flatten(xs)]
+        name, xs = layer.name, keras.tree.flatten(xs)
+        if not all(isinstance(x, Tensor) for x in xs):
+            self.refuse(layer, "it adds a constant")
+        xs = [self.graph.settled(x, name) for x in xs]
         if any(x.shape != xs[0].shape or (x.order is None) != (xs[0].order is None) for x in xs):
             self.refuse(layer, f"it adds tensors of shapes {', '.join(str(x.shape) for x in xs)}")
         total = xs[0]
