@@ -211,6 +211,14 @@ def replace_layer(layer, attribute, part):
     setattr(layer, attribute, part)
 
 
+def forget_layers(layer, known):
+    """Remove the layers inside another layer that are not in a list, and the attributes that hold them."""
+    for name, part in {**vars(layer), **vars(layer).get("_modules", {})}.items():  # PyTorch keeps modules there
+        if isinstance(part, keras.layers.Layer) and not any(part is each for each in known):
+            layer._tracker.untrack(part)
+            delattr(layer, name)
+
+
 def put_into_call(key, value):
     """Store a value until the current call ends."""
     if (call := call_under_way()) is not None:

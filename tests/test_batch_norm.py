@@ -71,6 +71,9 @@ def test_wherever_the_layer_is():
         recalibrate_batch_norm(subclassed, np.ones((3, 4)))
         recalibrate_batch_norm(subclassed, data)
         assert_statistics(subclassed.norm, X)
+    half = keras.Sequential([keras.Input((4,)), norm(dtype="mixed_bfloat16")])  # its inputs are, its statistics not
+    recalibrate_batch_norm(half, X)
+    assert_statistics(half.layers[-1], numpy(keras.ops.cast(X, "bfloat16")))
     first = keras.Sequential([keras.Input((5, 4)), norm(axis=1)])
     recalibrate_batch_norm(first, steps, batch_size=2)
     assert_statistics(first.layers[-1], steps, (0, 2))
@@ -145,7 +148,9 @@ def test_batches_of_a_dataset(data):
     assert_statistics(model.layers[-1], X)
     if data == "dataset":
         layer = model.layers[-1]
-        np.testing.assert_allclose(numpy(layer.moving_stddev) ** 2, X.var(axis=0) + layer.epsilon, rtol=1e-4)
+        for deviation in (layer.moving_stddev, layer.renorm_stddev):
+            np.testing.assert_allclose(numpy(deviation) ** 2, X.var(axis=0) + layer.epsilon, rtol=1e-4)
+        np.testing.assert_allclose(numpy(layer.renorm_mean), X.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
 class Two(keras.Model):
@@ -228,6 +233,7 @@ def test_bad_arguments_leave_the_model_as_it_was():
             recalibrate_batch_norm(model, data, batch_size=10)
         for found, start in zip(statistics(model.layers[0]), (1, 1), strict=True):
             np.testing.assert_array_equal(found, start)
+        assert "call" not in vars(model.layers[0])
     for empty in (iter([]), []):
         with pytest.raises(ValueError, match="`data` must have samples"):
             recalibrate_batch_norm(model, empty)

@@ -1,5 +1,7 @@
 """Lottery Jackpots: pretrained weights stay, masks start as magnitude pruning, tickets need little more than a mask."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -174,6 +176,8 @@ def test_small_layers_are_spared():
     uniform = mpt_layers_by_path(to_jackpot(model, uniform_sparsity(0.95, least=1000), **settings))
     assert {path: int(layer.kept) for path, layer in uniform.items()} == dict(d10=250, d400=1000, d30=1000, d3=45)
     assert uniform["d400"].sparsity != 0.5
+    odd = uniform_sparsity(0.9, least=1000)({"odd": np.ones((3, 3), "f4")})["odd"]
+    assert 9 - int(np.floor(9 * odd + 1e-9)) == 5
     uniform = mpt_layers_by_path(to_jackpot(model, uniform_sparsity(0.5, least=1000), **settings))
     assert {path: layer.sparsity for path, layer in uniform.items()} == dict.fromkeys(sizes, 0.5)
     one = mpt_layers_by_path(to_jackpot(model, 0.75, **settings))
@@ -239,13 +243,16 @@ def test_jackpots_with_other_masks(trained, rule, tmp_path):
     jackpot = to_jackpot(trained, sparsity, mask=mask, kernel_quantizer="scaled_sign", seed=3)
     magnitudes = {path: np.abs(kernel) for path, kernel in kernels(trained).items()}
     masks = analysis.masks(jackpot)
-    threshold = np.sort(np.concatenate([m.ravel() for m in magnitudes.values()]))[-int(0.3 * 2768 + 1)]
+    together = np.concatenate([m.ravel() for m in magnitudes.values()])
+    threshold = np.sort(together)[-int(0.3 * 2768 + 1)]
+    drawn = sum(m.size / (3 * np.prod(m.shape[:-1])) for m in magnitudes.values()) / together.size
+    factor = np.sqrt(drawn / np.mean(together.astype("f8") ** 2))  # the mean square of scores that are drawn
     for path, layer in mpt_layers_by_path(jackpot).items():
         scores, found, chosen = magnitudes[path], masks[path], slice(None)
         if rule == "global":
             np.testing.assert_array_equal(found, scores >= threshold)
             ratio = numpy(layer.scores) / scores
-            np.testing.assert_allclose(ratio, ratio.ravel()[0], rtol=1e-5)
+            np.testing.assert_allclose(ratio, factor, rtol=1e-5)
             continue
         if rule == "restricted":
             np.testing.assert_array_equal(numpy(layer.scores), np.where(found, np.float32(1), np.float32(0.99)))
@@ -259,6 +266,7 @@ def test_jackpots_with_other_masks(trained, rule, tmp_path):
         if rule == "partially frozen":
             chosen = layer.subnets[0].searched
             assert np.count_nonzero(~found[~chosen]) == int(layer.mask.pruned * scores.size + 1e-9) > 0
+            assert layer.seed in itertools.islice(keras_mpt.initializers.layer_seeds(3), 4)
         kept = np.count_nonzero(found[chosen])
         np.testing.assert_array_equal(found[chosen], scores[chosen] >= np.sort(scores[chosen].ravel())[-kept])
     if rule == "n of m":
@@ -309,6 +317,8 @@ def test_no_layer_is_emptied_by_one_threshold():
     found = magnitude_sparsity(0.8, least=0.1)(arrays)
     kept = {path: array.size - int(np.floor(found[path] * array.size + 1e-9)) for path, array in arrays.items()}
     assert kept == {"small": 1, "large": 99}
+    found = magnitude_sparsity(0.7, least=0.1)({"small": np.ones((10, 10)) / 9, "large": np.ones((20, 20))})
+    assert 100 - int(np.floor(100 * found["small"] + 1e-9)) == 3  # a tenth of 30, which floats take for more
     model = keras.Sequential([keras.Input((5,)), *(keras.layers.Dense(n, name=f"d{n}") for n in (10, 30, 15, 3))])
     for layer in model.layers:
         layer.kernel.assign(random.normal(size=layer.kernel.shape))
@@ -356,7 +366,7 @@ def test_criteria_are_their_formulas():
         np.testing.assert_array_equal(before, numpy(weight))
 
 
-def test_criteria_of_float16_have_gradients_that_overflow():
+def test_criteria_of_float16_have_gradients_that_overflow(keras_settings):
     """Keras multiplies the loss of such a model by 2**15, and leaves out a step whose gradients exceed float16."""
     random = np.random.default_rng(3)
     kernel, x, y = (random.normal(size=size).astype("f2").astype("f4") for size in ((5, 4), (6, 5), (6, 4)))

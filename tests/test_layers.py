@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import math
 import pickle
 import subprocess
@@ -30,7 +31,7 @@ from keras_mpt.layers import (
     MPTEinsumDense,
     MPTEmbedding,
 )
-from keras_mpt.masks import GlobalTopK, Restricted, TopK
+from keras_mpt.masks import GlobalTopK, NofM, PartiallyFrozen, Restricted, TopK
 from support import reference
 from support.backend import gradient
 from support.layer_contract import assert_reference_kernel, check_layer, inputs, numpy, plain_twin, randomize_scores
@@ -219,6 +220,16 @@ def test_padding_by_position(padding, config):
     assert MPTDepthwiseConv2D(5, 1, padding).get_config()["padding"] == config
     with pytest.raises(TypeError, match="multiple values.*padding"):
         MPTConv2D(3, 5, 1, padding, padding=padding)
+
+
+def test_numbers_of_numpy_are_saved():
+    number = np.float32(0.25)
+    quantizer, rule = keras_mpt.quantizers.DoReFa(np.int64(2)), PartiallyFrozen(number, number, number)
+    settings = {"padding": np.int64(1), "pad_values": number, "input_quantizer": quantizer, "seed": np.uint64(5)}
+    layer = MPTConv2D(np.int64(3), np.int64(2), mask=rule, **settings)
+    kaiming = keras_mpt.initializers.KaimingUniform(number)
+    for each in (layer, TopK(number), NofM(np.int64(2), np.int64(4)), kaiming):
+        json.dumps(each.get_config())
 
 
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]
@@ -454,6 +465,8 @@ def test_integer_inputs_are_quantized_as_floats(dtype):
         np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x.astype("float32"))))
         prepared = layer.prepare_plain(ops.convert_to_tensor(x))
         np.testing.assert_array_equal(numpy(prepared), numpy(layer.input_quantizer(x.astype("float32"))))
+    padded, x = MPTConv1D(3, 2, padding=1, pad_values=-1.0, seed=0), x[..., None]  # which no uint8 is
+    np.testing.assert_allclose(numpy(padded(x)), numpy(padded(x.astype("float32"))), rtol=1e-6)
 
 
 def test_quantizers_that_are_assigned_after_compiling():

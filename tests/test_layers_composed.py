@@ -1,5 +1,6 @@
 """Layers with several kernels, and layers made of MPT layers: equal to plain layers that hold the masked kernels."""
 
+import inspect
 import json
 
 import keras
@@ -9,13 +10,14 @@ from keras import ops
 
 from keras_mpt import layers, quantizers
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
-from keras_mpt.masks import GlobalTopK, Restricted
+from keras_mpt.masks import GlobalTopK, NofM, Restricted, TopK
 from keras_mpt.models import to_mpt
 from support import reference
 from support.backend import gradient
 from support.layer_contract import inputs, numpy
 
 VALUES = 3 if keras.backend.backend() == "jax" else 4  # JAX's attention takes values of the keys' size only
+GATE = {"use_gate": True} if "use_gate" in inspect.signature(keras.layers.GroupQueryAttention).parameters else {}  # new
 # Class, arguments, shape of an input without batch, the kernels' names and their fan-ins.
 KERNELS = [
     (
@@ -44,7 +46,12 @@ ATTENTION = [
         (5, 6),
         None,
     ),
-    (layers.MPTGroupQueryAttention, {"head_dim": 4, "num_query_heads": 4, "num_key_value_heads": 2}, (5, 6), None),
+    (
+        layers.MPTGroupQueryAttention,
+        {"head_dim": 4, "num_query_heads": 4, "num_key_value_heads": 2, **GATE},
+        (5, 6),
+        None,
+    ),
 ]
 CASES = KERNELS + ATTENTION
 slow_on_jax = pytest.mark.slow_with("jax")
@@ -375,6 +382,20 @@ def test_from_plain_and_its_weights(cls, settings, shape, fan_ins):
     layer.take_weights(plain, kernels=True)
     np.testing.assert_allclose(numpy(layer(*given)), y, rtol=1e-5, atol=1e-6)
     assert layers.TWINS[type(plain)] is cls
+
+
+def test_a_build_that_fails_leaves_nothing_behind():
+    settings, x = {"num_heads": 2, "key_dim": 3, "dropout": 0.1, "seed": 2**63 + 5}, inputs((5, 6))
+    layer, other = layers.MPTMultiHeadAttention(**settings, mask=NofM(2, 4)), layers.MPTMultiHeadAttention(**settings)
+    config = layer.get_config()
+    for call in (lambda: layer(x, x), lambda: layer(x, x), lambda: layer.build((2, 5, 6), (2, 5, 6), (2, 4, 6))):
+        with pytest.raises(ValueError, match="cannot have the rule NofM|must be equal"):
+            call()
+        assert not layer.built and not layer.weights
+        assert {**layer.get_config(), "attention_axes": None} == config  # which Keras has found out
+    layer.mask = TopK(0.5)
+    np.testing.assert_array_equal(numpy(layer(x, x)), numpy(other(x, x)))
+    assert [weight.shape for weight in layer.weights] == [weight.shape for weight in other.weights]
 
 
 def test_bad_arguments():

@@ -325,6 +325,7 @@ def test_models_with_one_input_are_two_models():
 
 def test_layers_that_a_graph_still_connects():
     model = network()
+    model.get_layer("first").set_sparsity(0.9)  # which the layers of the other model keep, and a new one does not have
     new = MPTDense(3, mask=model.get_layer("first").mask, seed=9, name="new")
     cut = keras.Model(model.inputs, new(model.get_layer("logits").input))
     keras_mpt.layers.share(cut)
@@ -429,6 +430,8 @@ def test_an_emptied_layer_is_reported(tmp_path):
     model.save(tmp_path / "model.keras")  # which is no training step
     assert int(layers["logits"].empty_steps) == 4
     assert_reference_masks(model)
+    loaded = keras_mpt.load_ticket(keras_mpt.save_ticket(model, tmp_path / "model.mpt").path)
+    np.testing.assert_array_equal(assert_reference_masks(loaded), assert_reference_masks(model))
     layers["first"].scores.assign(numpy(layers["first"].scores) - 10)
     fit(model, callbacks=[CheckScores()])  # steps that are over count no more
     assert int(layers["logits"].empty_steps) == 0

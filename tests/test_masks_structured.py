@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_mpt
-from keras_mpt import layers
+from keras_mpt import layers, random
 from keras_mpt.callbacks import IterativeWeightRecycling, MaskStatistics, SparsitySchedule
 from keras_mpt.masks import NofM, PartiallyFrozen, TopK
 from keras_mpt.ops import search_threshold, sort_threshold, top_k_mask
@@ -277,10 +277,13 @@ def test_pretrained_kernels_start_with_the_largest_that_the_rule_can_keep(rule):
 
 def test_kernels_without_groups_along_the_inputs():
     refused = [layers.MPTDepthwiseConv2D(3, mask=NofM(2, 4)), layers.MPTConv2DTranspose(8, 3, mask=NofM(2, 4))]
-    refused += [layers.MPTSeparableConv2D(8, 3, mask=NofM(2, 4))]
+    refused += [layers.MPTSeparableConv2D(8, 3, mask=NofM(2, 4)), layers.MPTEmbedding(8, 4, mask=NofM(2, 4))]
+    refused += [layers.MPTEinsumDense("abcd,def->abcef", (9, 9, 4, 4), mask=NofM(2, 4))]
     for layer in refused:
-        with pytest.raises(ValueError, match='where this kernel does not have its input channels: use axis="flat"'):
-            layer.build((None, 9, 9, 4))
+        for _ in range(2):  # a build that fails leaves nothing behind
+            with pytest.raises(ValueError, match='where this kernel does not have its input channels: use axis="flat"'):
+                layer.build((None, 9, 9, 4))
+            assert not layer.built and not layer.weights
     with pytest.raises(ValueError, match="`m` must divide the number of input channels, 3. Received: m=4"):
         layers.MPTConv2D(8, 3, mask=NofM(2, 4)).build((None, 9, 9, 3))
     layer = layers.MPTDepthwiseConv2D(3, mask=NofM(2, 4, axis="flat"))
@@ -355,6 +358,12 @@ def test_frozen_weights_are_the_same_bits_everywhere():
     found = ops.convert_to_numpy(layer.subnets[0].state["frozen"]).ravel()
     zeros, ones = frozen_parts(2**64 - 1, 120, 24, 24)
     assert sorted(zeros) == np.flatnonzero(found == 0).tolist() and sorted(ones) == np.flatnonzero(found < 0).tolist()
+
+
+def test_equal_numbers_are_parted_by_index(monkeypatch):
+    monkeypatch.setattr(random, "random_uniform", lambda *args: np.array([0.5, 0.25, 0.5, 0.5, 0.75, 0.25]))
+    parts = random.partition(6, (3, 0, 2), seed=0, stream=0)
+    assert [np.flatnonzero(part).tolist() for part in parts] == [[0, 1, 5], [], [2, 3]]
 
 
 def test_layers_that_a_2_of_4_engine_takes():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_mpt import save_ticket, zoo
-from keras_mpt.layers import MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
+from keras_mpt.layers import MPTGRU, MPTConv1D, MPTConv2D, MPTConv2DTranspose, MPTDense, MPTDepthwiseConv2D
 from keras_mpt.models.summaries import Summary, summary
 from keras_mpt.quantizers import KernelQuantizer
 from support.layer_contract import numpy
@@ -164,6 +164,8 @@ def test_macs_are_1_bit_only_where_inputs_and_kernel_are():
         (row,) = silent(model_of(MPTDense(8, seed=1, **settings))).rows
         assert (row["macs_1bit"], row["macs_32bit"]) == ((128, 0) if binary else (0, 128))
         assert row["macs_kept"] == 64
+    (row,) = silent(model_of(MPTGRU(4, input_quantizer="ste_sign", seed=1), shape=(7, 3))).rows
+    assert (row["macs_1bit"], row["macs_32bit"]) == (7 * 12 * 3, 7 * 12 * 4)  # states are no signs
 
 
 @pytest.mark.parametrize(

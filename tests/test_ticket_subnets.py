@@ -18,7 +18,7 @@ def network():
     tokens = keras.Input((5,), dtype="int32")
     x = layers.MPTEmbedding(9, 6, seed=1)(tokens)
     x = x + layers.MPTMultiHeadAttention(2, 3, seed=2, dropout=0.1)(x, x)
-    x = layers.MPTSeparableConv1D(6, 3, seed=3, padding="same")(x)
+    x = layers.MPTSeparableConv1D(6, 3, seed=3, padding="same", mask=masks.PartiallyFrozen(0.6, 0.3, 0.1))(x)
     x = layers.MPTLSTM(7, seed=4, sparsity=0.7)(x)
     return keras.Model(tokens, layers.MPTDense(2, seed=5)(x))
 
@@ -37,6 +37,8 @@ def test_layers_with_several_kernels(scores, tmp_path):
         "pointwise_kernel",
         "recurrent_kernel",
     ]
+    parts = next(iter(several.values()))
+    assert [part["kernel"]["mask"]["stream"] for part in (parts, *parts["subnets"])] == [5, 13]
     wanted = outputs(model, X)[0]
     assert np.ptp(wanted) > 1e-3
     for trainable in (False, True):

@@ -27,15 +27,24 @@ class MPTAttention(MPTComposite):
         )
 
     def build(self, query_shape, value_shape, key_shape=None):
+        known = _keras.layers_inside(self, recursive=False)
+        try:
+            self._build_plain(query_shape, value_shape, key_shape)
+            for seed, (name, plain) in zip(layer_seeds(self._seed), self._inside().items(), strict=False):
+                layer = MPTEinsumDense.from_plain(plain, plain.kernel_initializer, **self._settings(seed, name))
+                layer.build(plain.get_build_config()["input_shape"])
+                _keras.replace_layer(self, name, layer)
+        except BaseException:  # another call builds again, and must not find layers of Keras
+            _keras.forget_layers(self, known)
+            raise
+
+    def _build_plain(self, *shapes):
+        """Create the layers of Keras."""
         seed, self._seed = self._seed, keras_seed(self._seed)  # which Keras' dropout takes
         try:
-            super().build(query_shape, value_shape, key_shape)
+            super().build(*shapes)
         finally:
             self._seed = seed
-        for seed, (name, plain) in zip(layer_seeds(self._seed), self._inside().items(), strict=False):
-            layer = MPTEinsumDense.from_plain(plain, plain.kernel_initializer, **self._settings(seed, name))
-            layer.build(plain.get_build_config()["input_shape"])
-            _keras.replace_layer(self, name, layer)
 
 
 @keras.saving.register_keras_serializable(package="keras_mpt")

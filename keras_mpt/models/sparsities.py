@@ -83,7 +83,8 @@ def _check(sparsity, least):
 def _floors(kernels, sparsity, least):
     """Return how many weights each layer keeps at least, by path."""
     if not isinstance(least, numbers.Integral):
-        return {path: math.ceil(least * (1 - sparsity) * kernel.size) for path, kernel in kernels.items()}
+        part = least * (1 - sparsity)
+        return {path: math.ceil(part * kernel.size - 1e-9) for path, kernel in kernels.items()}
     return {path: min(least, -(-kernel.size // 2)) for path, kernel in kernels.items()}
 
 
