@@ -24,12 +24,6 @@ def call_of(tensor):
     return operation, operation._inbound_nodes[node].input_tensors
 
 
-def output_names(model):
-    """Return the names of a functional or Sequential model's outputs in a dict of losses, in their order."""
-    outputs = functional_graph(model)._outputs_struct
-    return sorted(outputs) if isinstance(outputs, dict) else [call_of(output)[0].name for output in model.outputs]
-
-
 def inputs_of_calls(layer):
     """Return the lists of symbolic inputs of a layer's calls, in order."""
     return [list(node.input_tensors) for node in layer._inbound_nodes]

@@ -36,7 +36,6 @@ def test_filters_of_a_single_pixel():
 def test_epsilon_bounds_directions_without_variance():
     flat = np.repeat(IMAGES[..., :1], 3, axis=-1)
     assert np.abs(whitening_kernel(flat, epsilon=0.01)).max() <= 10
-    assert np.abs(whitening_kernel(flat, epsilon=1e-18)).max() <= 1e9  # rounding makes some variances negative
 
 
 @pytest.mark.parametrize(
