@@ -56,8 +56,9 @@ def push_to_hub(model, repo_id, *, metadata=None, provenance=None, private=False
     Raises:
         ImportError: huggingface_hub is not installed (the extra `hub`).
         TypeError: `metadata` is no dict of JSON data.
-        ValueError: `repo_id` is not of this form, the model cannot be saved, or `provenance` is given for a saved
-            ticket.
+        ValueError: `repo_id` is not of this form, `private` is not True or False, the model cannot be saved, or
+            `provenance` is given for a saved ticket.
+        TicketError: The file is not a ticket, or damaged. It is a ValueError.
         OSError: The ticket cannot be read, or the hub cannot be reached.
 
     Examples:
@@ -101,6 +102,7 @@ def card(ticket, repo_id, metadata=None):
     Raises:
         TypeError: `ticket` is no `Ticket`, or `metadata` no dict of JSON data.
         ValueError: `repo_id` is not of this form.
+        OSError: The file of the ticket is gone.
     """
     check_instance("ticket", ticket, Ticket, "a ticket, which `keras_mpt.tickets.Ticket.read(path)` returns")
     _check_repository(repo_id)
@@ -135,18 +137,18 @@ def _kind(kernels):
     return f"A ticket of float weights: a subnetwork of {network}"
 
 
-def metadata_block(values):
+def metadata_block(metadata):
     """Return the block that a model card begins with: YAML between two lines of hyphens.
 
     Args:
-        values: Dict of names to JSON data, which is YAML.
+        metadata: Dict from names to JSON data, which is YAML.
 
     Raises:
-        TypeError: It is none, or has something that is no JSON data.
+        TypeError: It is no dict, or has something that is no JSON data.
     """
-    check_instance("metadata", values, dict, "a dict")
+    check_instance("metadata", metadata, dict, "a dict")
     # not as ASCII: to YAML, the two escapes of an emoji are two wrong characters
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in metadata.items()]
     return "".join(["---\n", *lines, "---\n"])
 
 

@@ -130,6 +130,9 @@ class SignedConstant(_Kaiming):
             large.)
         seed: See `SeededInitializer`.
 
+    Raises:
+        ValueError: An argument is not as described.
+
     Examples:
         >>> MPTConv2D(64, 3, kernel_initializer=keras_mpt.initializers.SignedConstant(scale_fan=True), seed=1)
     """
@@ -166,6 +169,9 @@ class KaimingNormal(_Kaiming):
     Args:
         scale_fan: See `SignedConstant`.
         seed: See `SeededInitializer`.
+
+    Raises:
+        ValueError: An argument is not as described.
 
     Examples:
         >>> MPTDense(10, kernel_initializer=keras_mpt.initializers.KaimingNormal(scale_fan=True), seed=1)
@@ -227,14 +233,14 @@ def get(identifier, argument="identifier"):
 
     Args:
         identifier: `"signed_constant"`, `"unsigned_constant"`, `"kaiming_normal"`, `"kaiming_uniform"`, a name or
-            config that Keras knows, or an initializer.
+            config that Keras knows, an initializer, or None.
         argument: Name of the argument, for the error message.
 
     Returns:
-        An initializer: a callable of `shape` and `dtype`.
+        An initializer: a callable of `shape` and `dtype`. None for None.
 
     Raises:
-        ValueError: The identifier is unknown.
+        ValueError: The identifier is none of these.
     """
     if isinstance(identifier, str) and identifier in _NAMES:
         return _NAMES[identifier]()

@@ -262,6 +262,8 @@ def test_what_cannot_be_held():
     assert not any(layer.is_held for layer in model.layers)
     keras_mpt.layers.hold(model)
     assert [layer.is_held for layer in model.layers] == [True, False]
+    with pytest.raises(ValueError, match=r"`model` must be built. Received: layers \['late'\]"):
+        keras_mpt.layers.hold(keras.Sequential([MPTDense(3, name="late")]))
     with pytest.raises(TypeError, match="`model` must be a Keras model"):
         keras_mpt.layers.hold(3)
 

@@ -212,6 +212,13 @@ def test_entropy_takes_the_sum_of_a_mask():
     assert entropy_bits(10, np.float32([1, 0, 1, 1]).sum()) == pytest.approx(8.8129, abs=1e-4)
 
 
+def test_entropy_is_a_float_and_never_negative_zero():
+    whole = [entropy_bits(0, 0), entropy_bits(10, 0), entropy_bits(10, 10)]
+    assert [str(bits) for bits in whole] == ["0.0"] * 3
+    of_a_sum = entropy_bits(10, np.float32(3))
+    assert type(of_a_sum) is float and of_a_sum == entropy_bits(10, 3)
+
+
 @settings(deadline=None)
 @given(size=st.integers(1, 10**7), percent=st.integers(0, 99))
 @example(size=100, percent=29)  # 0.29 * 100 = 28.999999999999996

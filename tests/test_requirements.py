@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_mpt import requirements
+from keras_mpt import convert, requirements
 
 pytestmark = pytest.mark.slow_with("jax", "torch")
 
@@ -52,3 +52,23 @@ def test_a_missing_extra_gives_the_line_to_paste():
             import no_such  # noqa: F401
     with pytest.raises(ImportError, match="'hashlib'.*keras-mpt"), requirements.extra("x", "Plots"):
         from hashlib import no_such_name  # noqa: F401
+
+
+def test_what_runs_and_reads_files_says_what_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(b"\0\0\0\0TFL3")
+    for name in ("tensorflow", "tensorflow.lite.python"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for call in (
+        lambda: convert.metadata(path),
+        lambda: convert.latency(path, "tflite"),
+        lambda: convert.run(path, "tflite", []),
+    ):
+        with pytest.raises(ImportError, match=r' needs an extra .*pip install "keras-mpt\[tensorflow\]"$'):
+            call()
+
+
+def test_a_state_dict_needs_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'^A PyTorch state dict needs .*pip install "keras-mpt\[torch\]"$'):
+        convert.to_pytorch_state_dict(None)

@@ -88,6 +88,15 @@ WRONG = {
     "zoo: architecture": (lambda: keras_mpt.zoo.list_presets(np.ones(2)), "architecture"),
     "hub: a path": (lambda: keras_mpt.hub.card("a.mpt", "me/a"), "ticket"),
     "hub: metadata": (lambda: keras_mpt.hub.push_to_hub("a.mpt", "me/a", metadata=["mit"]), "metadata"),
+    "hub: metadata of a card": (lambda: keras_mpt.hub.metadata_block(metadata=["mit"]), "metadata"),
+    "layers: a regularizer of the kernel": (lambda: layers.MPTDense(2, kernel_regularizer="l2"), "kernel_regularizer"),
+    "analysis: the first of two": (lambda: analysis.score_correlation("a.mpt", model()), "first"),
+    "convert: no precision": (lambda: convert.rounded(SCORES, None), "precision"),
+    "convert: compress": (lambda: convert.to_tflm(model(), "a.cc", weights="float32", compress=True), "compress"),
+    "convert: mapping": (
+        lambda: convert.from_pytorch({"a.weight": SCORES}, "conv2_mpt", 0.5, "biprop", mapping={}),
+        "mapping",
+    ),
 }
 
 
@@ -97,6 +106,31 @@ def test_the_argument_is_named(call, tmp_path, monkeypatch):
     function, argument = WRONG[call]
     with pytest.raises((ValueError, TypeError), match=f"^`{argument}` .*Received: "):
         function()
+    assert not list(tmp_path.iterdir())
+
+
+# What takes a model.
+MODEL = {
+    "analysis.n_of_m": analysis.n_of_m,
+    "analysis.weight_norms": analysis.weight_norms,
+    "hold": layers.hold,
+    "share": layers.share,
+    "mpt_layers": models.mpt_layers,
+    "mpt_layers_by_path": models.mpt_layers_by_path,
+    "recalibrate_batch_norm": lambda it: models.recalibrate_batch_norm(it, SCORES),
+    "restore": lambda it: keras_mpt.tickets.restore(it, "a.mpt"),
+    "summary": models.summary,
+    "to_functional": models.to_functional,
+    "to_jackpot": models.to_jackpot,
+    "to_mpt": models.to_mpt,
+}
+
+
+@pytest.mark.parametrize("function", MODEL.values(), ids=MODEL)
+def test_what_is_no_model_is_a_type_error(function, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="^`model` must be a Keras model.*Received: "):
+        function(model().layers)
     assert not list(tmp_path.iterdir())
 
 

@@ -119,7 +119,7 @@ def overlap(first, second):
         A `Comparison`.
 
     Raises:
-        ValueError: The shapes of the kernels differ, or there is no mask.
+        ValueError: The shapes of the kernels differ, there is no mask, or a model is not built.
         TypeError, TicketError, OSError: See `masks`.
 
     Examples:
@@ -144,9 +144,9 @@ def overlap_matrix(sources, measure="jaccard"):
         float64 array of shape `(len(sources), len(sources))`, symmetric.
 
     Raises:
-        ValueError: `measure` is unknown, or the shapes of the kernels differ.
+        ValueError: `measure` is unknown, the shapes of the kernels differ, or a source has no mask.
         TypeError: A source is of another type, or `sources` is not a list.
-        TicketError: A ticket cannot be read.
+        TicketError, OSError: A ticket cannot be read.
     """
     check_list("sources", sources)
     measures = ("jaccard", "hamming", "expected_jaccard", "expected_hamming")

@@ -37,14 +37,14 @@ def criteria_masks(model, batches, loss, seed=0):
             `models.to_jackpot` makes it.
         batches: Iterable of (inputs, targets).
         loss: A Keras loss.
-        seed: Of the random masks.
+        seed: Seed of the random masks, an integer in `[0, 2**64)`; None draws one.
 
     Returns:
         Dict from these names to dicts from the kernels' paths to bool arrays, see `masks`, for `overlap`.
 
     Raises:
-        ValueError: A layer has another rule; there is no loss; there are no batches, or they never end; or a batch is
-            not a pair.
+        ValueError: The model has no MPT layers, one is not built or has another rule; there is no loss; there are no
+            batches, or they never end; a batch is not a pair; or `seed` is not as described.
         TypeError: `model` is not a model, or `batches` is not an iterable.
 
     Examples:

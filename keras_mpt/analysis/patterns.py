@@ -58,6 +58,7 @@ def n_of_m(model, n=2, m=4):
 
     Raises:
         ValueError: The model has no MPT layers, one is not built, or `n` or `m` is not as described.
+        TypeError: `model` is no model.
 
     Examples:
         >>> print(keras_mpt.analysis.n_of_m(model))

@@ -28,7 +28,7 @@ def plot_overlap(sources, labels, measure="jaccard", title=None):
         ValueError: There are fewer than two sources, the number of labels differs, `measure` is unknown, or the shapes
             of the kernels differ.
         TypeError: A source is of another type, or `sources` or `labels` is not a list.
-        TicketError: A ticket cannot be read.
+        TicketError, OSError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
     check_choice("measure", measure, ("jaccard", "hamming"))
@@ -66,7 +66,7 @@ def plot_density(sources, labels, title=None):
     Raises:
         ValueError: There are no sources, the number of labels differs, or the numbers of layers differ.
         TypeError: A source is of another type, or `sources` or `labels` is not a list.
-        TicketError: A ticket cannot be read.
+        TicketError, OSError: A ticket cannot be read.
         ImportError: matplotlib is not installed.
     """
     sources = _masks(sources, labels, least=1)
@@ -94,6 +94,7 @@ def plot_churn(path, title=None):
 
     Raises:
         ValueError: The file has no rows of `MaskStatistics`.
+        TypeError: `path` is not a path.
         OSError: It cannot be opened.
         ImportError: matplotlib is not installed.
     """

@@ -10,6 +10,7 @@ from keras_mpt import layers
 from keras_mpt.arguments import check_instance
 from keras_mpt.layers.subnet import named_subnets
 from keras_mpt.models import mpt_layers_by_path
+from keras_mpt.models.paths import check_is_model
 from keras_mpt.ops import to_numpy
 from keras_mpt.tickets import Ticket
 from keras_mpt.tickets.header import kernels_of
@@ -22,11 +23,11 @@ def masks(source, base=None):
 
     Args:
         source: A built model, a `keras_mpt.tickets.Ticket`, the path of a ticket file, or such a dict.
-        base: The network to whose kernels a ticket refers, if any.
+        base: The Keras model to whose kernels a ticket refers, if any.
 
     Raises:
         TypeError: An argument is of another type.
-        ValueError: `source` has no mask.
+        ValueError: `source` has no mask, or is a model that is not built.
         TicketError: The file is not a ticket, or is damaged.
         OSError: The file cannot be opened.
     """
@@ -58,6 +59,7 @@ def subnets_by_path(argument, model):
         TypeError: `model` is not a model.
         ValueError: There is no MPT layer, or one is not built.
     """
+    check_is_model(model, argument)
     found = {}
     for path, layer in mpt_layers_by_path(model).items():
         if not layer.built:

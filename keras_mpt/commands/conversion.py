@@ -1,4 +1,4 @@
-"""`keras-mpt convert`: a ticket as a file for phones."""
+"""`keras-mpt convert`: a ticket as a file for phones, microcontrollers or FPGAs."""
 
 import gzip
 import pathlib
@@ -27,13 +27,16 @@ _OPTIONS = {  # arguments of some functions only
 def add(commands):
     parser = commands.add_parser(
         "convert",
-        help="convert a ticket to a file for phones, and check that file",
-        description="Convert a ticket to a file for phones. The file is written only if its outputs are those of the "
-        "Keras model. Conversion runs on TensorFlow, with any backend of Keras.",
+        help="convert a ticket for phones, microcontrollers or FPGAs, and check the file",
+        description="Convert a ticket for phones, microcontrollers or FPGAs. The file is written only if its outputs "
+        "are those of the Keras model. With --weights float16 or dynamic_int8, or with --activation_precision, the "
+        "error is only reported. Conversion runs on TensorFlow, with any backend of Keras.",
     )
     parser.add_argument("ticket", metavar="TICKET", help=sources.TICKET)
     parser.add_argument(
-        "out", metavar="OUT", help="path of the new file, usually .tflite; with tflm, .cc for a C++ array"
+        "out",
+        metavar="OUT",
+        help="path of the new file: .tflite; with tflm, .cc for a C++ array; with qonnx, .onnx",
     )
     parser.add_argument(
         "--target",
@@ -52,7 +55,7 @@ def add(commands):
         "--compress",
         action="store_true",
         default=None,
-        help="of tflm: store integer kernels as look-up tables of two bits",
+        help="of tflm: store integer kernels as look-up tables of one or two bits",
     )
     parser.add_argument(
         "--preprocess",

@@ -3,7 +3,8 @@
 import pathlib
 
 from keras_mpt.commands import sources
-from keras_mpt.requirements import extra
+from keras_mpt.convert import metadata
+from keras_mpt.convert.flatbuffer import File
 from keras_mpt.tickets import Ticket
 
 
@@ -25,12 +26,8 @@ def run(options):
 
 def _converted(path):
     """Return lines about a converted file."""
-    with extra("tensorflow", "Reading converted files"):
-        from keras_mpt.convert import metadata
-        from keras_mpt.convert.flatbuffer import File
-
-        facts, content = metadata(path), pathlib.Path(path).read_bytes()
-        file = File(content)
+    facts, content = metadata(path), pathlib.Path(path).read_bytes()
+    file = File(content)
     lines = {
         "File": f"{path}: {len(content):,} bytes",
         "Inputs": "; ".join(map(str, file.inputs())),

@@ -31,10 +31,12 @@ def metadata(path: Path) -> dict:
 
     Raises:
         ValueError: The file is not a TensorFlow Lite file, or damaged.
+        TypeError: `path` is not a path.
         OSError: The file cannot be opened.
+        ImportError: TensorFlow is not installed.
 
     Examples:
-        >>> convert.metadata("conv4.tflite")["labels"][0]
+        >>> keras_mpt.convert.metadata("conv4.tflite")["labels"][0]
         'airplane'
     """
     content = check_path("path", path).read_bytes()

@@ -34,7 +34,9 @@ def run(path: Path, target: str, samples: Any) -> np.ndarray | dict[str, np.ndar
     Raises:
         ValueError: `target` is unknown or cannot run the file, which may be damaged or made for another one, or
             `samples` do not fit the inputs.
+        TypeError: `path` is not a path.
         OSError: The file cannot be opened.
+        ImportError: The runtime is not installed.
     """
     session = _session(path, target)
     arrays = arrays_for(session.inputs, samples)
@@ -53,7 +55,7 @@ def latency(path: Path, target: str, threads: int = 1) -> float:
     Args:
         path: Path of a converted file.
         target: `"tflite"`, `"tflm"`, `"lce"` or `"qonnx"`.
-        threads: Number of threads.
+        threads: Number of threads, an integer > 0; `"tflm"` and `"qonnx"` ignore it.
 
     Returns:
         Seconds, a float, after a warm-up.
@@ -61,7 +63,9 @@ def latency(path: Path, target: str, threads: int = 1) -> float:
     Raises:
         ValueError: `target` is unknown or cannot run the file, `threads` is not an integer > 0, or the file takes
             inputs of any size.
+        TypeError: `path` is not a path.
         OSError: The file cannot be opened.
+        ImportError: The runtime is not installed.
     """
     invoke = invoker(path, target, threads)
     with _errors_of(path, target):
@@ -99,13 +103,16 @@ def _session(path, target, threads=2, runtime=None):
 
 @contextlib.contextmanager
 def _errors_of(path, target):
-    """Convert an error inside a runtime, of any class, to a ValueError that names the file.
+    """Convert an error inside a runtime, of any class, to a ValueError that names the file; not that it is missing.
 
     Raises:
         ValueError: An error was raised in the context.
+        ImportError: The runtime is not installed.
     """
     try:
         yield
+    except ImportError:
+        raise
     except Exception as error:
         engine = TARGETS[target].engine
         raise ValueError(

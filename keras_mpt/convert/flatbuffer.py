@@ -8,6 +8,7 @@ import numpy as np
 from keras_mpt.convert.kernels import sparse_size, ternary
 from keras_mpt.convert.report import ConversionError
 from keras_mpt.convert.tensors import Tensor
+from keras_mpt.requirements import extra
 
 # Operations with a kernel, and the axis of its output channels. It is the second input; for GATHER, the first.
 _KERNEL_AXES = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0, "CONV_3D": 4}
@@ -41,7 +42,8 @@ class File:
     def __init__(self, content):
         if bytes(content[4:8]) != b"TFL3":
             raise ValueError("The file is not a TensorFlow Lite file, usually .tflite: it lacks the identifier.")
-        from tensorflow.lite.python import schema_py_generated as schema
+        with extra("tensorflow", "Reading converted files"):
+            from tensorflow.lite.python import schema_py_generated as schema
 
         self._schema = schema
         self._names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}

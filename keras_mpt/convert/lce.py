@@ -71,9 +71,9 @@ def to_lce(
     Raises:
         ConversionError: A layer cannot be binary although `require_binary` is set, the engine cannot convert or run the
             model, or the outputs of file and model differ. No file is written. It is a ValueError.
-        ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or `samples` do not
-            fit.
-        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
+        ValueError: `model` is subclassed or not built, or takes strings or inputs of unknown size; or an argument is
+            not as described or does not fit the model.
+        TypeError, OSError: See `to_tflite`.
         ImportError: larq-compute-engine is not installed.
         RuntimeError: The backend of Keras is not TensorFlow.
 

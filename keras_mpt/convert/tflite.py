@@ -21,6 +21,7 @@ from keras_mpt.convert.saved import saved_model
 from keras_mpt.convert.target import Session, Target
 from keras_mpt.layers import MPTDense, MPTDepthwiseConv1D, MPTDepthwiseConv2D, MPTEinsumDense, MPTEmbedding
 from keras_mpt.layers.composed_convolutions import MPTTransposedConv
+from keras_mpt.requirements import extra
 from keras_mpt.tickets import Ticket
 
 
@@ -54,7 +55,7 @@ def to_tflite(
     - `"exact_int8"`: Layers of signs compute with integers, exactly, and several times as fast as with floats. The
       runtime rounds float inputs to 8 bits, which keeps 0 and 1 exact: `T * sign(x) = sum(T) - 2 * T * n` with n = 1
       where x < 0. Other layers are as with `"int8"`.
-    - `"float32"`, `"float16"`: Floats; float16 rounds alpha.
+    - `"float32"`, `"float16"`: Floats; float16 rounds alpha, and the report has the error.
     - `"dynamic_int8"`: TensorFlow Lite's dynamic range quantization. It is fast, but rounds inputs to 8 bits. The
       report has the error, which may have any size.
     - `"auto"`: For each layer, the first exact format of integer, exact_int8, int8 and float32; float32 kernels are
@@ -67,8 +68,8 @@ def to_tflite(
             integers or booleans keep their type, others are float32.
         path: Path of the new file, usually with the ending `.tflite`.
         weights: See above.
-        batch: Batch size of the file unless a functional model fixes it; None: any, which some runtimes (LiteRT.js, GPU
-            delegates) refuse.
+        batch: Batch size of the file, an integer > 0, unless a functional model fixes it; None: any, which some
+            runtimes (LiteRT.js, GPU delegates) refuse.
         preprocess: Normalization in the file, which then takes uint8 images of 0 .. 255: a pair `(mean, std)` for
             `(images / 255 - mean) / std`, each a number or one for each channel (the last axis); a preset of
             `keras_mpt.zoo`; or, with the names of `keras.applications`, `"tf"` (-1 .. 1) or `"torch"` (that of
@@ -90,7 +91,10 @@ def to_tflite(
         ValueError: `weights`, `batch` or `preprocess` is not as described; `path` has the ending of another kind of
             file; `model` is subclassed, not built, takes strings, or has an output without an entry for each sample; or
             `preprocess`, `labels` or `samples` do not fit it.
-        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
+        TypeError: `path` is not a path.
+        TicketError: The file `model` is not a ticket, or damaged. It is a ValueError.
+        OSError: The folder of `path` does not exist or cannot be written to, `path` is a folder, or the file `model`
+            cannot be opened.
         RuntimeError: The backend of Keras is not TensorFlow.
 
     Examples:
@@ -301,7 +305,8 @@ class Interpreted(Session):
 
 def _interpreters():
     """Return the installed interpreters by name."""
-    import tensorflow as tf
+    with extra("tensorflow", "Running TensorFlow Lite files"):
+        import tensorflow as tf
 
     found = {"tf.lite": tf.lite.Interpreter}
     try:

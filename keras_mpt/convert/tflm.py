@@ -87,6 +87,7 @@ def to_tflm(
         ConversionError: A layer does not fit the format, the runtime lacks an operation, or the outputs of file and
             model differ. No file is written. It is a ValueError.
         ValueError: `weights` is unknown, or `compress` does not fit it; or see `to_tflite`.
+        TypeError, OSError, RuntimeError: See `to_tflite`.
         ImportError: tflite-micro is not installed.
 
     Examples:
@@ -97,7 +98,7 @@ def to_tflm(
     if check_path("path", path).suffix.lower() in _OTHER_SOURCES:
         raise ValueError(f"`path` must end in .cc or .cpp for a C++ array, or in .tflite. Received: {str(path)!r}")
     if compress and weights != "integer":
-        raise ValueError(f"`compress` must be False for weights={weights!r}: only integers are compressed.")
+        raise ValueError(f"`compress` must be False unless weights='integer'. Received: {compress=}, {weights=}")
     return convert(model, path, Micro(weights, compress), samples, preprocess, labels)
 
 

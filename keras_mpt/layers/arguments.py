@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mpt.arguments import check_bool, check_count, is_count, received
+from keras_mpt import _keras
+from keras_mpt.arguments import check_bool, check_count, check_instance, is_count, received
 
 # Arguments of Keras' layers that only make sense for a trained kernel.
 FOR_TRAINED_KERNELS = ("lora_rank", "lora_alpha", "gptq_unpacked_column_size", "quantization_config")
@@ -183,3 +184,18 @@ def checked_scores(scores, shape, name):
             f"{np.count_nonzero(np.isnan(scores))} NaN"
         )
     return scores
+
+
+def layers_of(model):
+    """Return the MPT layers of a built model.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: A layer is not built.
+    """
+    check_instance("model", model, keras.Model, "a Keras model")
+    layers = [layer for layer in _keras.layers_inside(model) if hasattr(layer, "_subnets")]
+    missing = [layer.name for layer in layers if not layer.built]
+    if missing:
+        raise ValueError(f"`model` must be built. Received: layers {missing}, which are not")
+    return layers

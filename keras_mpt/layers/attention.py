@@ -61,7 +61,7 @@ class MPTMultiHeadAttention(MPTAttention, keras.layers.MultiHeadAttention):
         ValueError: See `MPTAttention` and `MPTLayer`.
 
     Input shapes: `(batch, ..., features)` of the query, the value and, optionally, the key. Output shape: that of the
-    query.
+    query; `output_shape`, if given, replaces its last axis.
 
     Examples:
         >>> layer = keras_mpt.layers.MPTMultiHeadAttention(4, 16, seed=1)
@@ -74,6 +74,8 @@ class MPTMultiHeadAttention(MPTAttention, keras.layers.MultiHeadAttention):
 @keras.saving.register_keras_serializable(package="keras_mpt")
 class MPTGroupQueryAttention(MPTAttention, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` with masked, frozen random kernels in its projections.
+
+    Each projection has its own mask and seed. `seed` seeds dropout as well.
 
     Args:
         *args, **kwargs: Arguments of the Keras layer (`use_bias` defaults to False) and of `MPTLayer`.

@@ -56,7 +56,8 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
             same as `subnet.scores.trainable = False` once the layer is built, and stays so in copies and Keras' files.
             Their masks do not change, and no callback changes their frozen weights, as with `trainable=False`.
         **kwargs: Keyword arguments of the Keras layer. Two defaults differ: `use_bias=False`, and a seeded
-            `kernel_initializer="signed_constant"` (see `keras_mpt.initializers`; any Keras initializer works).
+            `"signed_constant"` as the initializer of each kernel: `kernel_initializer`, `depthwise_initializer`,
+            `recurrent_initializer`, ... See `keras_mpt.initializers`; any Keras initializer works.
 
     A built layer has the attributes `subnets`, a tuple with a `Subnet` for each kernel, and `kernel_epoch`, an int32
     variable: the last epoch in which a callback changed a frozen kernel, -1 before the first. A layer with one kernel
@@ -64,9 +65,11 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
     `kernel` (what the layer convolves or multiplies with), and `kept` (number of kept weights, an int32 scalar).
 
     Raises:
-        ValueError: An argument is out of range, or has no meaning for a frozen kernel.
+        ValueError: An argument is out of range, or has no meaning for a frozen kernel. Or `subnets`, `frozen_kernel` or
+            `subnet_mask` is read before the layer is built.
         AttributeError: `sparsity`, `seed` or a kernel, or `mask` of a built layer, is assigned to (see `set_sparsity`,
-            `assign_mask`), or an attribute of a single kernel is read from a layer with several.
+            `assign_mask`); an attribute of a single kernel is read from a layer with several; or `scores`, `kept` or a
+            kernel is read before the layer is built.
     """
 
     _takes_training = False  # the `call` of the Keras layer
@@ -165,6 +168,7 @@ class MPTLayer(Holding, PlainTwin, _keras.NotesCalls):
 
         Raises:
             ValueError: The layer is not built, or an argument is not as described; the layer stays as it was.
+            AttributeError: The layer has several kernels: call `assign` of one of its `subnets`.
         """
         subnet = self._only("assign_mask")
         mask = checked_mask(mask, subnet.shape, self.name)

@@ -11,6 +11,9 @@ class MPTComposite(PlainTwin):
     """Mixin of the layers whose kernels belong to inner MPT layers, the attributes in `_inner`.
 
     All inner layers get the same arguments, those of `MPTLayer`, with seeds derived from `seed`.
+
+    `non_trainable` takes names of inner layers, such as `"cell"` or `"query_dense"`, and of their kernels, such as
+    `"cell/recurrent_kernel"`.
     """
 
     _inner = ()  # attributes

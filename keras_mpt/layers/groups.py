@@ -6,7 +6,8 @@ import weakref
 import keras
 
 from keras_mpt import _keras
-from keras_mpt.arguments import check_instance, check_sparsity
+from keras_mpt.arguments import check_sparsity
+from keras_mpt.layers.arguments import layers_of
 from keras_mpt.ops import kept_count
 from keras_mpt.ops.backend import current_trace, eager_in_torch
 
@@ -28,12 +29,7 @@ def share(model):
         >>> part = keras.Model(model.inputs, model.get_layer("conv4").output)
         >>> keras_mpt.layers.share(part)
     """
-    check_instance("model", model, keras.Model, "a Keras model")
-    layers = [layer for layer in _keras.layers_inside(model) if hasattr(layer, "_subnets")]
-    missing = [layer.name for layer in layers if not layer.built]
-    if missing:
-        raise ValueError(f"`model` must be built. Received: layers {missing}, which are not")
-    for layer in layers:
+    for layer in layers_of(model):
         layer._model, layer._only_model = weakref.ref(model), True
 
 

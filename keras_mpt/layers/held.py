@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_mpt import _keras, quantizers
-from keras_mpt.arguments import check_instance
+from keras_mpt.layers.arguments import layers_of
 from keras_mpt.layers.traces import Traces, forget_compiled
 from keras_mpt.ops.backend import as_tensor
 
@@ -34,15 +34,15 @@ def hold(model):
 
     Raises:
         TypeError: `model` is no Keras model.
+        ValueError: A layer is not built.
 
     Examples:
         >>> model.trainable = False
         >>> keras_mpt.layers.hold(model)
         >>> logits = model.predict(images)
     """
-    check_instance("model", model, keras.Model, "a Keras model")
-    for layer in _keras.layers_inside(model):
-        if isinstance(layer, Holding) and layer.can_hold:
+    for layer in layers_of(model):
+        if layer.can_hold:
             layer.hold_kernels()
             layer._traces.models.add(model)
     forget_compiled(model)

@@ -32,6 +32,7 @@ class Subnet:
         scores: The scores S, a float32 variable.
         state: Variables of the mask rule by name, see `MaskRule.init`.
         held: Variable with the kernel that the layer computes with, while the layer holds it; else None. See `hold`.
+        index: Position among the kernels of the layer.
         number: Position among all kernels of this process, in the order in which they were built.
     """
 

@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from keras_mpt import initializers, quantizers
+from keras_mpt.arguments import received
 from keras_mpt.layers import arguments
 from keras_mpt.masks import MaskRule, TopK
 
@@ -42,8 +43,10 @@ class PlainTwin:
             given = kwargs.get(initializer)
             kwargs[initializer] = initializers.get("signed_constant" if given is None else given, initializer)
         for argument in self._meaningless_arguments():
-            if kwargs.pop(argument, None) is not None:
-                raise ValueError(f"`{argument}` has no meaning: the kernel is frozen. See `scores_regularizer`.")
+            value = kwargs.pop(argument, None)
+            if value is not None:
+                hint = "the kernel is frozen. See `scores_regularizer`"
+                raise ValueError(f"`{argument}` has no meaning: {hint}. {received(argument, value)}")
         seed = initializers.check_seed(seed)
         if "seed" in plain:
             kwargs["seed"] = keras_seed(seed)

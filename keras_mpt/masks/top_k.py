@@ -11,6 +11,8 @@ from keras_mpt.ops import magnitude_bits, top_k_mask
 class TopK(MaskRule):
     """Keep the `n - floor(sparsity * n)` largest `|scores|` of each layer, exactly; ties keep the lower flat index.
 
+    Gradient: `dL/dS = dL/dkernel * W * sign(S)` for every entry, kept or not; see `MPTLayer`.
+
     Source: Edge-Popup, Ramanujan et al. 2020, section 3.2, arXiv:1911.13299; also in Biprop, Diffenderfer &
     Kailkhura 2021, algorithm 1, arXiv:2103.09377.
 

@@ -36,12 +36,12 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
             these: a `tf.data.Dataset`, `keras.utils.PyDataset`, `torch.utils.data.DataLoader`, another finite iterable,
             or a function that returns one. A tuple in it is `(x, y)` or `(x, y, sample_weight)`, and so is a list that
             is longer than the model has inputs, as of a `DataLoader`.
-        batch_size: Largest number of samples in a batch of arrays. The statistics of large batches are closer to those
-            of all data.
+        batch_size: Largest number of samples in a batch of arrays, an integer > 0. The statistics of large batches are
+            closer to those of all data.
 
     Raises:
         ValueError: `model` is not built or has no batch normalization, `data` has no samples or does not fit the model,
-            or statistics are not finite. The model does not change then.
+            `batch_size` is not an integer > 0, or statistics are not finite. The model does not change then.
         TypeError: `model` is not a Keras model.
 
     Examples:

@@ -94,7 +94,8 @@ def to_jackpot(
 
     Raises:
         ValueError: See `to_mpt` and `recalibrate_batch_norm`; or a weight is not finite, a layer would keep no weight,
-            or `skip` is missing for a model with several outputs.
+            or `skip` is missing for a model with several outputs, or with a single layer that could be pruned.
+        TypeError: See `to_mpt` and `recalibrate_batch_norm`.
 
     Examples:
         >>> jackpot = keras_mpt.models.to_jackpot(model, 0.8, kernel_quantizer="scaled_sign", data=images[:1000])

@@ -30,6 +30,9 @@ def mpt_layers(model: keras.layers.Layer) -> list[MPTLayer]:
 
     Returns:
         List of layers; empty if there are none.
+
+    Raises:
+        TypeError: `model` is not a Keras model or layer.
     """
     return [layer for _, layer in walk(model) if isinstance(layer, MPTLayer)]
 
@@ -47,6 +50,7 @@ def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
 
     Raises:
         ValueError: Two layers have the same path.
+        TypeError: `model` is not a Keras model or layer.
     """
     found = {}
     for path, layer in walk(model):
@@ -57,11 +61,11 @@ def mpt_layers_by_path(model: keras.layers.Layer) -> dict[str, MPTLayer]:
     return found
 
 
-def check_is_model(model):
-    """Raise TypeError unless `model` is a Keras model or layer."""
+def check_is_model(model, argument="model"):
+    """Raise TypeError unless an argument is a Keras model or layer."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
-            f"`model` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
+            f"`{argument}` must be a Keras model; `keras_mpt.load_ticket` makes one of a file. Received: {model!r}"
         )
 
 

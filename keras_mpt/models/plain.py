@@ -42,7 +42,8 @@ def strip(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer,
             another layer has an object of keras_mpt as an argument, or a quantizer such as `MagnitudeAwareSign`, which
-            has a scale for each tensor, gets time steps one by one.
+            has a scale for each tensor, gets time steps one by one. Or layers in wrappers of Keras pad with values or
+            quantize in different ways, or a recurrent layer quantizes inputs that have a Keras mask.
 
     Examples:
         >>> keras_mpt.models.strip(model).save("plain.keras")
@@ -147,15 +148,15 @@ def dense_twin(model: keras.Model, kernel_initializer: Any = "he_normal") -> ker
     """Return a plain Keras network of the same shape with fresh trainable kernels, as a baseline for a ticket.
 
     Args:
-        model: A functional or Sequential model without activation quantizers.
+        model: A built functional or Sequential model without activation quantizers.
         kernel_initializer: Initializer of the kernels, of Keras or of `keras_mpt.initializers`.
 
     Returns:
-        A functional `keras.Model` without MPT layers.
+        A functional `keras.Model` without MPT layers, not compiled.
 
     Raises:
-        ValueError: `model` is subclassed or has an activation quantizer, which a plain layer cannot train, or
-            `kernel_initializer` is not an initializer.
+        ValueError: `model` is subclassed or not built, an MPT layer overrides `call` or is inside a custom layer, there
+            is an activation quantizer, which a plain layer cannot train, or `kernel_initializer` is not an initializer.
 
     Examples:
         >>> dense = keras_mpt.models.dense_twin(model)

@@ -19,8 +19,8 @@ def magnitude_sparsity(sparsity: float, least: float = 0) -> Callable:
 
     Args:
         sparsity: Fraction of all weights removed, in `[0, 1)`.
-        least: Lower bound for each layer. An integer is a number of weights; a layer with less than twice as many keeps
-            half of its weights. A float in `[0, 1)` is a fraction of the weights that the layer would keep if all
+        least: Lower bound for each layer. An integer >= 0 is a number of weights; a layer with less than twice as many
+            keeps half of its weights. A float in `[0, 1)` is a fraction of the weights that the layer would keep if all
             layers had the same sparsity.
 
     Returns:

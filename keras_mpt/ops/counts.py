@@ -64,4 +64,5 @@ def entropy_bits(size: int, kept: int) -> float:
     """
     check_integer("size", size, most=_LARGEST)
     check_number("kept", kept, 0, size)
-    return -sum(n * math.log2(n / size) for n in (kept, size - kept) if n)
+    kept = float(kept)  # float32 is not enough
+    return 0.0 - sum(n * math.log2(n / size) for n in (kept, size - kept) if n)  # never -0.0

@@ -17,7 +17,7 @@ def n_of_m_mask(keys: Tensor, n: int, m: int, stride: int = 1) -> tuple[Tensor, 
 
     Args:
         keys: int32 tensor of any shape, each >= 0 (see `magnitude_bits`).
-        n, m: Integers, `0 < n < m`.
+        n, m: Integers, `0 < n < m <= 128`.
         stride: Distance between the entries of a group; `m * stride` divides the number of keys.
 
     Returns:

@@ -64,7 +64,8 @@ def get_activation(identifier):
         A callable of one tensor, or None.
 
     Raises:
-        ValueError: The identifier is unknown.
+        ValueError: The identifier is none of these, quantizes kernels, or is of larq on another backend.
+        ImportError: It is of larq, which cannot be imported.
 
     Examples:
         >>> get_activation("ste_sign")
@@ -91,7 +92,7 @@ def get_kernel(identifier):
         A callable of `(kernel, mask, kept)`.
 
     Raises:
-        ValueError: The identifier is unknown.
+        ValueError: The identifier is none of these, or quantizes activations.
 
     Examples:
         >>> get_kernel("scaled_sign")
@@ -148,7 +149,7 @@ def plain(quantizer):
         as well; None for None; other callables as they are.
 
     Raises:
-        ValueError: A larq quantizer that this library does not have.
+        ValueError: This library does not have this larq quantizer, or a setting of it.
     """
     quantizer = larq_objects.ours(quantizer)
     return quantizer.forward if isinstance(quantizer, ActivationQuantizer) else quantizer

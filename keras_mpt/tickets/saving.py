@@ -64,10 +64,12 @@ def save_ticket(
         The `Ticket`, like `Ticket.read(path)`, and with its `note`.
 
     Raises:
-        ValueError: An argument is not as described, a score is NaN, or a value is beyond the range of `dtype`.
-        TypeError: `base` is not a Keras model, or `custom_objects` is not a list of classes and functions.
-        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
-        RuntimeError: The file that was read back differs from the model.
+        ValueError: An argument is not as described, a score is NaN, a kernel is not finite, or a value is beyond the
+            range of `dtype`.
+        TypeError: `base` is not a Keras model, `path` is not a path, or `custom_objects` is not a list of
+            classes and functions.
+        OSError: The folder of `path` does not exist or cannot be written to, or `path` is a folder.
+        RuntimeError: The file that was read back differs from the model, or the model was trained meanwhile.
 
     Examples:
         >>> print(keras_mpt.save_ticket(model, "conv4.mpt", provenance={"data": "CIFAR-10", "accuracy": 0.79}))
@@ -194,8 +196,11 @@ def load_ticket(
     Raises:
         TicketError: The file is not a ticket, of another version or damaged, needs a `base`, or has content that is not
             allowed. The message names the file and the layer. It is a ValueError.
-        OSError: The file cannot be opened.
-        TypeError: `base` is not a model, or `custom_objects` is not a list of classes and functions.
+        ValueError: An argument is not as described, or the file at an address has another checksum than it should.
+        OSError: The file cannot be opened or downloaded.
+        TypeError: `path` is not a path, `base` is not a model, or `custom_objects` is not a list of classes and
+            functions.
+        ImportError: The address is of the hub, and huggingface_hub is not installed (the extra `hub`).
 
     Examples:
         >>> model = keras_mpt.load_ticket("conv4.mpt")
@@ -231,9 +236,9 @@ def restore(
     Raises:
         TicketError: A layer is missing in the ticket or the model, or differs in its shapes or in an argument that
             affects outputs, such as `input_quantizer` or `strides` (the model does not change then). Or a custom mask
-            rule gets another mask from the scores.
-        OSError: The file cannot be opened.
-        TypeError: `base` is not a model.
+            rule gets another mask from the scores, or the file is not a ticket or damaged.
+        ValueError, OSError, ImportError: See `load_ticket`.
+        TypeError: `model` or `base` is not a model, or `ticket` is not a ticket or path.
     """
     check_is_model(model)
     trainable = check_bool("trainable", trainable)

@@ -63,7 +63,8 @@ class Ticket(Tabular):
 
         Raises:
             TicketError: The file is not a ticket, of another version, or damaged.
-            OSError: The file cannot be opened.
+            TypeError: `path` is not a path.
+            ValueError, OSError, ImportError: See `load_ticket`.
         """
         path = find(path, argument)
         return cls.read_as(path, path)
@@ -103,14 +104,15 @@ class Ticket(Tabular):
         Args:
             path: Path of the layer, one of `layers`.
             base: The Keras model whose kernels the ticket refers to, if any.
-            name: Name of the kernel, for a layer with several; None: the first one.
+            name: Name of a further kernel of a layer with several; None: the first one, whose name the file lacks.
 
         Returns:
             An object with the attributes `frozen` (float32), `mask` (bool) and `effective` (float32), arrays in the
             shape of the kernel.
 
         Raises:
-            TicketError: There is no such kernel, or it cannot be decoded.
+            TicketError: There is no such kernel, or it cannot be decoded, for example without `base`.
+            TypeError: `base` is not a Keras model.
         """
         if path not in self.layers or self.layers[path]["kernel"] is None:
             there = [path for path, entry in self.layers.items() if entry["kernel"] is not None]

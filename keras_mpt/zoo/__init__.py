@@ -5,9 +5,10 @@ All networks take the same keyword arguments: those of `Settings`, and
 Args:
     dtype: Dtype policy of the layers, such as `"mixed_bfloat16"`; None: float32. Required if Keras' global policy is
         not float32. Keras' global image data format has no effect: the networks are channels last.
-    weights: None, or the name or path of a ticket. Its arguments become the defaults (a file has them in its
-        `provenance`, where examples/recipes/train.py writes them), and its MPT layers are frozen. To train it further,
-        use `keras_mpt.load_ticket(name, trainable=True)`.
+    weights: None, or a ticket: the name of a preset, `"cifar10"` for the default one, a path, or an address such as
+        `hf://owner/name`. Its arguments become the defaults (a file has them in its `provenance`, where
+        examples/recipes/train.py writes them), and its MPT layers are frozen. To train it further, use
+        `keras_mpt.load_ticket(name, trainable=True)`.
 
 Returns:
     A functional `keras.Model` from images to logits `(batch, classes)`.
@@ -15,7 +16,8 @@ Returns:
 Raises:
     TypeError: An argument's name is unknown.
     ValueError: An argument is out of range or differs from the ticket's, or no ticket has the name `weights`.
-    FileNotFoundError: The path `weights` does not exist.
+    OSError: The file `weights` cannot be opened or downloaded.
+    ImportError: `weights` is on the hub, and huggingface_hub is not installed (the extra `hub`).
     TicketError: The file is damaged, not a ticket, or a ticket of another network. It is a ValueError.
 
 Examples:

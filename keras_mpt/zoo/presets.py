@@ -127,7 +127,7 @@ class Preset:
             **kwargs: Arguments of the architecture that the ticket does not fix, such as `include_top`.
 
         Raises:
-            ValueError: See the architecture, such as `keras_mpt.zoo.conv4_mpt`.
+            TypeError, ValueError: See the architecture, such as `keras_mpt.zoo.conv4_mpt`.
         """
         from keras_mpt import zoo
 
@@ -207,7 +207,7 @@ def list_presets(architecture=None, *, activations=None, max_bytes=None, min_acc
     Args:
         architecture: Only tickets of this architecture, such as `"conv4_mpt"`.
         activations: Only tickets with these activations, `"binary"` or `"float"`.
-        max_bytes: Only tickets of at most this file size.
+        max_bytes: Only tickets of at most this file size in bytes.
         min_accuracy: Only tickets of at least this accuracy, a fraction.
 
     Raises:

@@ -33,8 +33,9 @@ class Settings:
         float_stem: Whether the first convolution is an ordinary one with trained weights.
         pad_values: Padding value of the convolutions; 1.0 keeps the inputs of binary convolutions binary. The first
             convolution pads the image with zeros.
-        width: Factor on the numbers of filters and units.
-        seed: Integer from which the layers' seeds are derived, in the order of construction; None draws one.
+        width: Factor on the numbers of filters and units, > 0.
+        seed: Integer in `[0, 2**64)` from which the layers' seeds are derived, in the order of construction; None draws
+            one.
         include_top: Whether to add the classifier. Without it, the network returns the features in front of the
             classifier's global pooling or flattening.
 

@@ -110,8 +110,8 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
     Args:
         images: Float array `(number, height, width, channels)`, preprocessed as for the network. 5,000 are
             enough.
-        size: Height and width of a patch.
-        epsilon: Added to the eigenvalues, to limit directions without variance.
+        size: Height and width of a patch, an integer > 0.
+        epsilon: Number > 0, added to the eigenvalues to limit directions without variance.
 
     Returns:
         A float32 array `(size, size, channels, 2 * size * size * channels)`.
@@ -134,6 +134,6 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
     if len(patches) < 2:
         raise ValueError(f"`images` must hold two patches or more. Received: shape {images.shape}, size={size}")
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(patches.T.astype(np.float64))))
-    filters = (directions / np.sqrt(np.maximum(variances, 0) + epsilon)).T[::-1]  # rounding may make a zero negative
+    filters = (directions / np.sqrt(variances + epsilon)).T[::-1]
     filters = np.concatenate([filters, -filters]).reshape(-1, size, size, images.shape[-1])
     return filters.transpose(1, 2, 3, 0).astype(np.float32)

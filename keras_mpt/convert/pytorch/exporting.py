@@ -13,6 +13,7 @@ from keras_mpt.masks.rule import first_scores
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
 from keras_mpt.quantizers import Identity, ScaledSign
+from keras_mpt.requirements import extra
 from keras_mpt.tickets.kernels import scale_of
 
 _ROUNDING = 1e-6  # of alpha, which is a float sum
@@ -39,19 +40,22 @@ def to_pytorch_state_dict(
             weights of a `"scaled_sign"` kernel become plus or minus alpha), or `"auto"`: the first for `"scaled_sign"`
             kernels, the second for others.
         mapping: For a model that is not of the zoo, as in `from_pytorch`. Dense layers become 1x1 convolutions.
-        epsilon: Epsilon of batch normalization in PyTorch. The model must have the same.
+        epsilon: Epsilon of batch normalization in PyTorch, > 0. The model must have the same.
 
     Returns:
-        Dict of `torch.Tensor`, float32, for `load_state_dict`.
+        Dict of `torch.Tensor` for `load_state_dict`, float32 except for the counters, which are int64.
 
     Raises:
         ValueError: An argument is not as described, or `layout` cannot represent the masks.
+        TypeError: `mapping` is not a dict.
         ImportError: PyTorch is not installed.
 
     Examples:
-        >>> torch.save({"state_dict": to_pytorch_state_dict(model), "prune_rate": 0.2}, "resnet18.pth")
+        >>> state = keras_mpt.convert.to_pytorch_state_dict(model)
+        >>> torch.save({"state_dict": state, "prune_rate": 0.2}, "resnet18.pth")
     """
-    import torch
+    with extra("torch", "A PyTorch state dict"):
+        import torch
 
     epsilon = check_positive("epsilon", epsilon)
     check_instance("mapping", mapping, (dict, type(None)), "a dict from the layers' paths to PyTorch's names, or None")

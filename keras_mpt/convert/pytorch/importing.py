@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mpt._types import Path
-from keras_mpt.arguments import check_bool, check_instance, check_positive
+from keras_mpt.arguments import check_bool, check_instance, check_positive, received
 from keras_mpt.convert.pytorch import arrays, layouts, networks, pairing, reading
 from keras_mpt.convert.pytorch.order import Order
 from keras_mpt.convert.pytorch.reading import CheckpointError
@@ -57,7 +57,7 @@ def from_pytorch(
         trainable: Whether masks can be trained further, also where layers or the model were frozen. Alpha is then
             computed from the kept weights, which are scaled by a constant if that is necessary to get the checkpoint's
             alpha.
-        epsilon: Epsilon of the checkpoint's batch normalization. The model must have the same.
+        epsilon: Epsilon of the checkpoint's batch normalization, > 0. The model must have the same.
         **arguments: Arguments of the network of the zoo, such as `input_shape`, `width`, or
             `input_quantizer="approx_sign"` for binary activations. The others are taken from the checkpoint. The keys
             of a ResNet do not show binary activations: without `arch`, you must ask for them.
@@ -71,7 +71,7 @@ def from_pytorch(
         ValueError: An argument is not as described. A given model does not change.
         CheckpointError: The file cannot be read or is of another network, or its signs of zero would matter. A given
             model does not change. It is a ValueError.
-        TypeError: `arguments` are given with a model.
+        TypeError: `arguments` are given with a model, or not those of the network; or `mapping` is not a dict.
         OSError: The file cannot be opened.
         ImportError: Reading a file needs PyTorch.
 
@@ -86,7 +86,7 @@ def from_pytorch(
     rule = layouts.find_rule(form, checkpoint, sparsity, mask)
     if model is None or isinstance(model, str):
         if mapping is not None:
-            raise ValueError("`mapping` must be left out for a network of the zoo.")
+            raise ValueError(f"`mapping` must be left out for a network of the zoo. {received('mapping', mapping)}")
         ours = {"sparsity": _stored_sparsity(checkpoint, form)} if rule is None else rule.arguments
         model = networks.build(model, checkpoint, form, {**ours, **arguments})
     elif arguments:

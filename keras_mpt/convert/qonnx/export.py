@@ -50,9 +50,9 @@ def to_qonnx(
         path: Path of the new file, usually with the ending `.onnx`.
         data_format: `"channels_first"` for FINN, or `"channels_last"`, which hls4ml takes without a further step. It
             determines the order of flattened features.
-        input_precision: `(bits, integer_bits)`: inputs are rounded like `ap_fixed<bits, integer_bits>`; None: floats.
-            File and model are compared on rounded inputs. Then the signs of the first layer's outputs are thresholds
-            of integers as well.
+        input_precision: `(bits, integer_bits)`, integers from 1 to 16 and from -32 to 32: inputs are rounded like
+            `ap_fixed<bits, integer_bits>`; None: floats. File and model are compared on rounded inputs. Then the signs
+            of the first layer's outputs are thresholds of integers as well.
         activation_precision: The same for outputs of ReLU, without a sign. The report has the error, which may have
             any size.
         samples: Inputs for the comparison, see `to_tflite`; default: 16 of standard normal numbers.
@@ -65,7 +65,7 @@ def to_qonnx(
             file and model differ. No file is written. It is a ValueError.
         ValueError: `model` is subclassed, not built, or takes strings or inputs of unknown size; an argument is not as
             described; or `samples` do not fit.
-        FileNotFoundError, IsADirectoryError: The folder of `path` does not exist, or `path` is a folder.
+        TypeError, OSError: See `to_tflite`.
         ImportError: qonnx is not installed.
         RuntimeError: The backend of Keras is not TensorFlow.
 
@@ -74,8 +74,9 @@ def to_qonnx(
     """
     if data_format not in DATA_FORMATS:
         raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")
-    _check_precision("input_precision", input_precision)
-    _check_precision("activation_precision", activation_precision)
+    for name, value in {"input_precision": input_precision, "activation_precision": activation_precision}.items():
+        if value is not None:
+            _check_precision(name, value)
     target, random = Qonnx(data_format, input_precision, activation_precision), samples is None
     if input_precision is not None:
         if isinstance(model, (str, os.PathLike, Ticket)):
@@ -89,6 +90,16 @@ def to_qonnx(
 def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
     """Round an array to `(bits, integer_bits)`, half to even, and clip it, as the first node of a file does.
 
+    The results are multiples of `2^(integer_bits - bits)`, from `-2^(integer_bits - 1)` to one step less than
+    `2^(integer_bits - 1)`.
+
+    Args:
+        array: Array of numbers, of any shape.
+        precision: `(bits, integer_bits)`, integers from 1 to 16 and from -32 to 32, see `to_qonnx`.
+
+    Returns:
+        A float32 array of the same shape.
+
     Raises:
         ValueError: `precision` is not a pair of such integers.
     """
@@ -99,8 +110,6 @@ def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
 
 
 def _check_precision(name, value):
-    if value is None:
-        return
     if not (isinstance(value, (tuple, list)) and len(value) == 2 and is_count(value[0]) and value[0] <= 16):
         raise ValueError(f"`{name}` must be (bits, integer_bits), of at most 16 bits. Received: {name}={value!r}")
     if isinstance(value[1], bool) or not isinstance(value[1], int) or abs(value[1]) > 32:
