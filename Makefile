@@ -35,7 +35,7 @@ help:
 	@echo "make test-arm  run converted files on an emulated 64-bit ARM (Debian)"
 	@echo "make lint      check style and types only"
 	@echo "make format    rewrite the sources in the project's style"
-	@echo "make bench     measure times, memory and file sizes (one and a half hours)"
+	@echo "make bench     measure times, memory and file sizes (two hours)"
 	@echo "make docs      build the documentation into site/; figures, notebooks: draw and run those in it anew"
 	@echo "make clean     remove caches and build products (distclean: the virtual environment too)"
 
@@ -66,7 +66,7 @@ format: $(VENV)/.dev
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
-# One and a half hours on two cores. Then the tables of README.md and docs/benchmarks.md are written anew.
+# Two hours on two cores. Then the tables of README.md and docs/benchmarks.md are written anew.
 bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --rounds 9 --variants sort bfloat16 steps_per_execution torch
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.step_time --rounds 9 --jit_compile
@@ -81,7 +81,7 @@ bench: $(VENV)/.dev
 	@set -e; for backend in jax torch; do \
 		KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.first_use --cases "first step" resnet18; \
 	done
-	@set -e; for benchmark in scale file_size recycling_time ternary_split; do \
+	@set -e; for benchmark in scale file_size recycling_time; do \
 		KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.$$benchmark; \
 	done
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.tables

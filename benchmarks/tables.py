@@ -12,7 +12,7 @@ import re
 
 from benchmarks import study_tables
 from benchmarks.markdown import ROOT, markdown, measured
-from benchmarks.rounds import load, rows_of
+from benchmarks.rounds import RESULTS, load, rows_of
 
 PAGES = ["README.md", "docs/benchmarks.md", "docs/recycling.md", "docs/jackpots.md"]
 PAGES += ["docs/guides/jackpots.md", "docs/guides/microcontrollers.md"]
@@ -44,6 +44,18 @@ def cell(rows, column, form, **wanted):
     """Return the formatted value of the first row that has what is wanted, or nothing."""
     found = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
     return form.format(found[0][column]) if found and column in found[0] else ""
+
+
+def machines():
+    """What the results of `make bench` were measured on: a row for each machine."""
+    found = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        machine = load(path.stem)["machine"]
+        if "instructions" in machine:  # not for converted files, which name their machine beside their tables
+            cells = machine["processor"], ", ".join(machine["instructions"]), str(machine["cores"]), machine["keras"]
+            found.setdefault(cells, []).append(path.stem)
+    rows = [[*cells, ", ".join(results)] for cells, results in found.items()]
+    return markdown(["processor", "instructions", "cores", "Keras", "results"], rows)
 
 
 def step_time():
@@ -324,6 +336,7 @@ def scores():
 
 
 _ALL = [
+    machines,
     step_time,
     mask_rules,
     throughput,

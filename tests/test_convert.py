@@ -624,6 +624,20 @@ def test_nan_agrees_with_nothing():
     nan = np.full((1, 2), np.nan, "float32")
     with pytest.raises(convert.ConversionError, match="differs from the model"):
         conversion.verify.Agreement([]).add(nan, [], nan)
+    with pytest.raises(convert.ConversionError, match="the model gives NaN for 1 of 2 samples"):
+        conversion.verify.Agreement([]).add(np.array([[np.nan, 1], [1, 1]], "float32"), [], np.ones((2, 2), "float32"))
+
+
+def test_infinities_agree_with_the_same_ones_only():
+    expected = np.array([[-np.inf, 2, 1], [np.inf, 0, 5]], "float32")  # such as logits of classes that cannot be
+    agreement = conversion.verify.Agreement([])
+    agreement.add(expected, [], expected)
+    assert (agreement.same, agreement.flips, agreement.max_error, agreement.scale) == (2, 0, 0, 5)
+    for found in (-expected, np.where(np.isinf(expected), 0, expected), expected + np.float32(0.1)):
+        with pytest.raises(convert.ConversionError, match="differs from the model by (inf|0.1)"):
+            conversion.verify.Agreement([]).add(expected, [], found)
+    with pytest.raises(convert.ConversionError, match="NaN or infinity where the model gives numbers"):
+        conversion.verify.Agreement([]).add(expected, [], np.where(expected == 1, np.inf, expected))
 
 
 def test_flips_are_counted(tmp_path, monkeypatch):

@@ -232,6 +232,23 @@ def test_epochs(build):
     assert changes(model, [IteRand(0.5, 2), IterativeWeightRecycling(0.2, 3)], 7, initial_epoch=4) == [4, 6]
 
 
+@pytest.mark.parametrize("callback", [IteRand(0.5, 2), IterativeWeightRecycling(0.2, 2)])
+def test_a_model_that_is_not_built_cannot_begin_late(callback):
+    """On TensorFlow `fit` builds it at the first step, after the kernels should have changed."""
+    if BACKEND == "tensorflow":
+        with pytest.raises(ValueError, match="needs a built model: .*Received: layers .* that are not built"):
+            fit(compiled(Subclassed()), [callback], 5, initial_epoch=4)
+    else:
+        assert changes(compiled(Subclassed()), [callback], 5, initial_epoch=4) == [4]
+
+
+def test_a_layer_that_is_never_called_does_not_matter():
+    model = Subclassed()
+    model.idle = MPTDense(3, seed=9)
+    assert changes(compiled(model), [IterativeWeightRecycling(0.2, 2)], 3) == [2]
+    assert not model.idle.built
+
+
 def test_steps():
     seen = changes(compiled(small()), [IteRand(0.5, 3, "step")], 3, steps=True)
     assert seen == [3, 6, 9]

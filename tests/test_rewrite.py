@@ -165,6 +165,14 @@ def test_losses_that_take_probabilities_for_logits_are_warned_of():
         for loss in (logits, "mse", ["mse", logits], [logits, "mse"], None, keras.losses.CategoricalCrossentropy()):
             warn_of_no_logits(model, loss, stacklevel=1)
     assert len(found) == 2
+    named = dict(zip(model.output_names, [logits, "mse"], strict=True))
+    by_keys = keras.Model(x, {"z": probabilities[0], "a": L.Dense(2)(x)})
+    with pytest.warns(UserWarning, match="takes logits, but the model ends in a softmax") as found:
+        for losses in (named, dict(zip(named, ["mse", logits], strict=True)), {model.output_names[1]: logits}):
+            warn_of_no_logits(model, losses, stacklevel=1)
+        for losses in ({"z": "mse", "a": logits}, {"a": logits}, {"z": logits, "a": "mse"}):
+            warn_of_no_logits(by_keys, losses, stacklevel=1)
+    assert len(found) == 3
     callback = CheckScores()
     model.compile("sgd", logits)
     callback.set_model(model)

@@ -179,6 +179,16 @@ def test_two_of_them_do_not_write_to_one_file(tmp_path):
     assert [int(row["epoch"]) for row in rows_of(path)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_loop_after_fit_leaves_the_history_of_fit():
+    model = compiled(small())
+    history = fit(model, [MaskStatistics()], 2).history
+    before = {name: [*values] for name, values in history.history.items()}
+    loop(model, MaskStatistics(), epoch=2)
+    loop(model, MaskStatistics())
+    assert history.history == before and history is model.history
+    assert {len(values) for values in fit(model, [MaskStatistics()], 1).history.history.values()} == {1}
+
+
 def test_two_of_them_are_once_in_the_history(tmp_path):
     first, second = MaskStatistics(tmp_path / "first.csv"), MaskStatistics(tmp_path / "second.csv")
     history = fit(compiled(small()), [first, second, MaskStatistics()], 3).history.history

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mpt import _keras
 from keras_mpt.arguments import check_bool, check_choice, check_count, check_fraction
-from keras_mpt.callbacks.checks import check_trained, trained_kernels, trained_layers
+from keras_mpt.callbacks.checks import check_built, check_trained, trained_kernels, trained_layers
 from keras_mpt.initializers import UNUSED_SEED_BITS, SeededInitializer, check_seed, reseeded
 from keras_mpt.models import mpt_layers
 from keras_mpt.ops import to_numpy
@@ -77,8 +77,8 @@ class _KernelChange(keras.callbacks.Callback):
                 f"{type(self).__name__} needs random kernels and rules that rank |scores|. "
                 f"Received: layers {stored} with masks.Restricted, whose kernels are pretrained"
             )
-        for layer in trained_layers(self.model):
-            if layer.built and not self._is_restored():
+        for layer in self._layers():
+            if not self._is_restored():
                 layer.kernel_epoch.assign(-1)  # that of another training
         self._first_epoch, self._changed_epoch = True, None
 
@@ -93,7 +93,7 @@ class _KernelChange(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Not before all callbacks have made their changes, and before there is a state to save in which they are made.
         if self._changed_epoch is not None:
-            for layer in trained_layers(self.model):
+            for layer in self._layers():
                 layer.kernel_epoch.assign(self._changed_epoch)
             self._changed_epoch = None
 
@@ -101,9 +101,15 @@ class _KernelChange(keras.callbacks.Callback):
         return _keras.is_restored(self.model)
 
     def _kernel_epoch(self):
-        return max(int(to_numpy(layer.kernel_epoch)) for layer in trained_layers(self.model))
+        return max(int(to_numpy(layer.kernel_epoch)) for layer in self._layers())
+
+    def _layers(self):
+        """Return the layers whose kernels change, without those that the model does not call."""
+        return [layer for layer in trained_layers(self.model) if layer.built]
 
     def _change_kernels(self, time):
+        if not self._layers():  # at the first step of `fit`, with `initial_epoch`
+            check_built(self, trained_layers(self.model))
         for subnet in trained_kernels(self.model):
             subnet.frozen_kernel.assign(self._changed(subnet, time))
 

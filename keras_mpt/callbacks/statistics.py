@@ -68,7 +68,7 @@ class MaskStatistics(keras.callbacks.Callback):
         self.log_dir, self.bins = None if log_dir is None else check_path("log_dir", log_dir), bins
         if self.log_dir is not None and self.log_dir.is_file():
             raise NotADirectoryError(f"`log_dir` must be that of a folder. Received: log_dir={log_dir!r}, a file")
-        self._masks = self._writer = None
+        self._masks = self._writer = self._history = None
 
     def on_train_begin(self, logs=None):
         if not mpt_layers_by_path(self.model):
@@ -90,8 +90,10 @@ class MaskStatistics(keras.callbacks.Callback):
         files.append(path)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._masks is None and self.path is not None:
-            self._forget_from(epoch)
+        if self._masks is None:
+            self._history = self._history_of_fit()
+            if self.path is not None:
+                self._forget_from(epoch)
         # Not those of the last end: a resumed training does not know what callbacks have changed since.
         self._masks = {path: _mask(subnet) for path, subnet in self._subnets()}
 
@@ -125,14 +127,18 @@ class MaskStatistics(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
 
+    def _history_of_fit(self):
+        """Return what this call of `fit` will return; None in a loop of one's own, also after another `fit`."""
+        history = getattr(self.model, "history", None)
+        return None if getattr(history, "epoch", None) else history
+
     def _write_history(self, rows):
-        history = getattr(self.model, "history", None)  # what this call of `fit` will return
-        if history is None:  # in a loop of one's own
+        if self._history is None:
             return
         for path, row in rows.items():
             for name, value in row.items():
                 if value is not None:  # in the place of what another such callback has written for the epoch
-                    history.history.setdefault(f"{name}/{path}", [])[len(history.epoch) :] = [value]
+                    self._history.history.setdefault(f"{name}/{path}", [])[len(self._history.epoch) :] = [value]
 
     def _write_csv(self, epoch, rows, scores):
         with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -98,7 +98,9 @@ def to_tflm(
     if check_path("path", path).suffix.lower() in _OTHER_SOURCES:
         raise ValueError(f"`path` must end in .cc or .cpp for a C++ array, or in .tflite. Received: {str(path)!r}")
     if compress and weights != "integer":
-        raise ValueError(f"`compress` must be False unless weights='integer'. Received: {compress=}, {weights=}")
+        raise ValueError(
+            f"`compress` must be False for weights={weights!r}: only integers are compressed. Received: {compress=}"
+        )
     return convert(model, path, Micro(weights, compress), samples, preprocess, labels)
 
 

@@ -97,7 +97,7 @@ def _check_pieces(report, target, plan, samples, batch):
     for name, ours, theirs in zip(names, [*outputs, *taps], found, strict=True):
         rounding = ROUNDING if np.issubdtype(ours.dtype, np.floating) else 0
         ours, theirs = _numbers(ours), _numbers(theirs)
-        error, scale = float(np.abs(ours - theirs)[clear].max(initial=0.0)), max(float(np.abs(ours).max()), 1e-30)
+        error, scale = float(_differences(ours, theirs)[clear].max(initial=0.0)), max(float(_sizes(ours).max()), 1e-30)
         if not error <= rounding * scale:
             raise ConversionError(
                 f"In {report.runtimes[0]}, the file differs from the model by {error:.3g} (values up to {scale:.3g}) "
@@ -197,12 +197,12 @@ class Agreement:
             if wrong.any() and not lossy:
                 raise ConversionError(
                     f"{self._title} differs from the model by {errors[wrong].max():.3g} (outputs up to "
-                    f"{np.abs(ours).max():.3g}) in {wrong.sum()} of {len(ours)} samples, none of whose activations is "
+                    f"{_sizes(ours).max():.3g}) in {wrong.sum()} of {len(ours)} samples, none of whose activations is "
                     "at zero."
                 )
             differs = np.zeros_like(differs) if lossy else differs
             rows, chosen = ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1).argmax(axis=1)
-            lost = rows.max(axis=1) - rows[np.arange(len(rows)), chosen] if floats else errors
+            lost = _differences(rows.max(axis=1), rows[np.arange(len(rows)), chosen]) if floats else errors
             same = same & (lost <= rounding)
             flipped = flipped | differs
             self.max_error = max(self.max_error, float(errors[~differs].max(initial=0.0)))
@@ -213,10 +213,16 @@ class Agreement:
         """Return the largest error of each sample of an output, and the largest that may be rounding."""
         if found.shape != expected.shape:
             raise ConversionError(f"The file's outputs have shape {found.shape}, the model's {expected.shape}.")
-        if np.isfinite(expected).all() and not np.isfinite(found).all():
+        if np.isnan(expected).any():
+            nan = np.isnan(expected).reshape(len(expected), -1).any(axis=1).sum()
+            raise ConversionError(
+                f"Nobody can tell whether the file differs from the model: the model gives NaN for {nan} of "
+                f"{len(expected)} samples."
+            )
+        if np.isnan(found).any() or (np.isinf(found) & np.isfinite(expected)).any():
             raise ConversionError("The file gives NaN or infinity where the model gives numbers.")
-        errors = np.abs(found - expected).reshape(len(expected), -1).max(axis=1)
-        scales = np.abs(expected).reshape(len(expected), -1).max(axis=1)
+        errors = _differences(expected, found).reshape(len(expected), -1).max(axis=1)
+        scales = _sizes(expected).reshape(len(expected), -1).max(axis=1)
         scale = float(scales.max())
         self.scale = max(self.scale, scale)
         return errors, ROUNDING * np.maximum(scales, max(LEAST_SCALE * scale, 1e-30))
@@ -225,6 +231,16 @@ class Agreement:
 def _numbers(array):
     """Return an array whose differences are right: bytes would wrap around."""
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
+
+
+def _differences(ours, theirs):
+    """Return the magnitudes of the differences of two arrays: 0 where both have the same infinity."""
+    return np.abs(np.subtract(ours, theirs, out=np.zeros_like(ours), where=ours != theirs))
+
+
+def _sizes(array):
+    """Return the magnitudes of an array's finite numbers, and 0 for the others."""
+    return np.abs(np.where(np.isfinite(array), array, 0))
 
 
 def _listed(outputs):

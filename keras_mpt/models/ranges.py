@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from keras_mpt._keras import call_of, functional_graph
+from keras_mpt._keras import call_of, functional_graph, output_names
 from keras_mpt.models.copies import first_input
 from keras_mpt.models.rewrite import run
 
@@ -61,10 +61,12 @@ def warn_of_no_logits(model, loss, stacklevel):
 
     Args:
         model: The model; outputs of a subclassed one are not known, and pass.
-        loss: Its loss, or a list of one for each output.
+        loss: Its loss, or a list or dict of one for each output, as `compile` takes it.
         stacklevel: See `warnings.warn`, seen from here.
     """
     outputs, losses = getattr(model, "outputs", None) or [], loss if isinstance(loss, (list, tuple)) else [loss]
+    if isinstance(loss, dict):
+        losses = [loss.get(name) for name in output_names(model)] if outputs else []
     losses = losses * len(outputs) if len(losses) == 1 else losses
     for output, each in zip(outputs, losses, strict=False):
         if getattr(each, "from_logits", False) and gives_probabilities(output):

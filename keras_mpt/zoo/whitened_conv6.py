@@ -134,6 +134,6 @@ def whitening_kernel(images, size=_STEM_SIZE, epsilon=5e-4):
     if len(patches) < 2:
         raise ValueError(f"`images` must hold two patches or more. Received: shape {images.shape}, size={size}")
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(patches.T.astype(np.float64))))
-    filters = (directions / np.sqrt(variances + epsilon)).T[::-1]
+    filters = (directions / np.sqrt(np.maximum(variances, 0) + epsilon)).T[::-1]  # rounding may make a zero negative
     filters = np.concatenate([filters, -filters]).reshape(-1, size, size, images.shape[-1])
     return filters.transpose(1, 2, 3, 0).astype(np.float32)
