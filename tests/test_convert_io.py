@@ -472,17 +472,9 @@ def test_names_that_tensorflow_does_not_take(target, tmp_path):
     np.testing.assert_allclose(convert.run(report.path, target, samples), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture
-def settings_of_keras():
-    before = keras.config.floatx(), keras.config.image_data_format()
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_image_data_format(before[1])
-
-
 @pytest.mark.parametrize("target", ["lce", "integer", "exact_int8", "float32"])
 @pytest.mark.parametrize("floatx", ["float16", "float64"])
-def test_global_settings_of_keras_do_not_matter(target, floatx, settings_of_keras, tmp_path):
+def test_global_settings_of_keras_do_not_matter(target, floatx, keras_settings, tmp_path):
     layers = [MPTConv2D(4, 3, padding="same", seed=1), L.BatchNormalization()]
     layers += [MPTConv2D(8, 3, padding="same", seed=2, **SIGN), L.BatchNormalization()]
     layers += [MPTConv2D(8, 3, strides=2, seed=3, **SIGN), L.Flatten(), MPTDense(3, seed=4)]
