@@ -81,8 +81,8 @@ class MaskStatistics(keras.callbacks.Callback):
 
     def _check_alone(self):
         """Raise ValueError if this callback, or another one in the same list, writes to the file already."""
-        history = getattr(self.model, "history", None)
-        if self.path is None or history is None or hasattr(history, "epoch"):  # of an earlier call of `fit`
+        history = self._history_of_fit()
+        if self.path is None or history is None:
             return
         files, path = vars(history).setdefault("files_of_mask_statistics", []), os.path.realpath(self.path)
         if path in files:

@@ -174,8 +174,8 @@ def leads_of(operation, x):
 
 
 def plain_name(path):
-    """Return the path of a layer, or the name of a model, as a name that TensorFlow takes."""
-    name = re.sub(r"[^\w.-]", "_", path, flags=re.ASCII)
+    """Return a path or name in letters, digits and underscores, not the first of them, as TensorFlow takes it."""
+    name = re.sub(r"\W", "_", path, flags=re.ASCII)
     return name if name[:1].isalnum() else f"n{name}"
 
 

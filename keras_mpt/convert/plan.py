@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 
 import keras
 from keras import ops
@@ -232,11 +231,10 @@ def _cut(cuts, path, x):
 
 
 def _names(names):
-    """Return unique names of letters, digits and underscores, which do not begin with one."""
+    """Return unique names as `plain_name` makes them."""
     found = []
     for name in names:
-        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        name = plain = plain if plain[:1].isalnum() else f"n{plain}"
+        name = plain = plain_name(name)
         while name in found:
             name = f"{plain}_{len(found)}"
         found.append(name)
