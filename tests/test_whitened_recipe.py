@@ -83,6 +83,15 @@ def test_images_grow_from_epoch_to_epoch(recipe):
     assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
 
 
+def test_a_preset_may_be_the_teacher(recipe):
+    script, _ = recipe
+    preset = keras_mpt.zoo.get_preset("whitened_conv6_half_mpt32_s50_recycled")
+    images = np.random.default_rng(0).random((2, 32, 32, 3)).astype("float32")
+    teacher = script.trained_network(preset.name)
+    assert teacher.input_shape[1:] == (None, None, 3)
+    np.testing.assert_allclose(teacher.predict(images), preset.model().predict(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["whitened_conv6", "resnet20"])
 def test_jackpots_and_pupils_of_a_dense_network(recipe, network):

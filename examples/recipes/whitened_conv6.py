@@ -16,7 +16,8 @@ network, and the scores start at the magnitudes of its weights. With `--binary_a
 
 `--teacher` distills (Hinton et al. 2015, arXiv:1503.02531, at a temperature of 1): the labels are the probabilities
 that a trained network gives each training image and its mirror image, before they are shifted. `accuracy` in the log
-is then how often both name the same class. The teacher must take images of any size: a checkpoint.keras does.
+is then how often both name the same class. The teacher is a preset of keras_mpt.zoo, or a file of a model that takes
+images of any size: a checkpoint.keras does.
 
 On CPUs with bfloat16 (avx512_bf16 in /proc/cpuinfo) PyTorch is the fastest backend: `KERAS_BACKEND=torch … --bfloat16`.
 The output folder receives the flags, `log.csv`, `checkpoint.keras` after each epoch, and at the end `ticket.mpt` or
@@ -52,7 +53,7 @@ flags.DEFINE_string("pretrained", None, "With --dense: start from the weights of
 flags.DEFINE_bool("binary_activations", False, "Binary activations: MPT-1/1 instead of MPT-1/32.")
 flags.DEFINE_bool("straight_through", False, "With --binary_activations: train the weights instead.")
 flags.DEFINE_string("jackpot", None, "A trained network, the model.keras of --dense, in which to search.")
-flags.DEFINE_string("teacher", None, "A trained network, the checkpoint.keras of --dense: its answers are labels.")
+flags.DEFINE_string("teacher", None, "A trained network, a preset or a checkpoint.keras: its answers are labels.")
 flags.DEFINE_float("sparsity", 0.5, "Fraction of the weights that is removed.", lower_bound=0)
 flags.DEFINE_float("pruned", 0.0, "Fraction that the seed removes for good: see keras_mpt.masks.PartiallyFrozen.")
 flags.DEFINE_float("locked", 0.0, "Fraction that the seed keeps for good.")
@@ -164,9 +165,16 @@ def one_hot(labels):
     return keras.utils.to_categorical(labels, 10)
 
 
+def trained_network(name):
+    """Return a trained network for images of any size: a preset of keras_mpt.zoo, or a file."""
+    if name in [preset.name for preset in keras_mpt.zoo.list_presets()]:
+        return keras_mpt.zoo.get_preset(name).model(input_shape=(None, None, 3))
+    return keras.models.load_model(name)
+
+
 def taught(images):
     """Return the teacher's probabilities for images and for mirrored ones, `(2, images, classes)`."""
-    teacher, images = keras.models.load_model(FLAGS.teacher), cifar10.normalize(cifar10.resized(images, sizes()[-1]))
+    teacher, images = trained_network(FLAGS.teacher), cifar10.normalize(cifar10.resized(images, sizes()[-1]))
     training.check_logits("teacher", teacher)
     logits = [teacher.predict(part, batch_size=250, verbose=2) for part in (images, images[:, :, ::-1])]
     return keras.ops.convert_to_numpy(keras.ops.softmax(np.stack(logits)))
@@ -228,10 +236,10 @@ def start(images):
         take_over(model, keras.models.load_model(FLAGS.jackpot))
         keras_mpt.models.recalibrate_batch_norm(model, data)
         return model
-    trained = keras_mpt.models.dense_twin(model)
-    trained.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
+    dense = keras_mpt.models.dense_twin(model)
+    dense.set_weights(keras.models.load_model(FLAGS.jackpot).get_weights())
     return keras_mpt.models.to_jackpot(
-        trained,
+        dense,
         None if mask() else keras_mpt.models.uniform_sparsity(FLAGS.sparsity, least=1000),
         kernel_quantizer=FLAGS.kernel_quantizer,
         mask=mask() or keras_mpt.masks.TopK,
