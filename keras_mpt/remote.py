@@ -101,14 +101,19 @@ def _from_web(source, argument):
     folder = f"keras_mpt/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")  # as Keras finds it
     cached = home / folder / name
-    if is_offline() and not cached.is_file():
-        raise FileNotFoundError(f"{source} cannot be fetched with HF_HUB_OFFLINE set, and {cached} is not there.")
-    if not is_offline():
+    if is_offline():
+        if not cached.is_file():
+            raise FileNotFoundError(f"{source} cannot be fetched with HF_HUB_OFFLINE set, and {cached} is not there.")
+    elif not cached.is_file() or wanted not in (None, sha256_of(cached)):
+        folder = f"{folder}/unfinished"  # a download that is killed leaves a part of the file there
         try:
-            fetched = keras.utils.get_file(name, url, cache_dir=home, cache_subdir=folder, file_hash=wanted)
+            fetched = keras.utils.get_file(
+                name, url, cache_dir=home, cache_subdir=folder, file_hash=wanted, force_download=True
+            )
         except Exception as error:  # Keras raises bare exceptions
             raise OSError(f"{source} cannot be fetched: {error}") from error
-        cached = pathlib.Path(fetched)  # elsewhere where `home` cannot be written to
+        cached = pathlib.Path(fetched).parents[1] / name  # elsewhere where `home` cannot be written to
+        os.replace(fetched, cached)
     _check(cached, wanted, source)
     return cached
 

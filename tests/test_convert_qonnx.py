@@ -248,7 +248,7 @@ def test_precision_of_inputs(path):
     assert report.flips == 0 and report.max_error < 1e-5
     expected = keras.ops.convert_to_numpy(model(rounded))
     np.testing.assert_allclose(convert.run(path, "qonnx", samples), expected, atol=1e-5)
-    assert not report.random and convert.to_qonnx(model, path, input_precision=(4, 2)).random
+    assert not report.random and convert.to_qonnx(model, path, input_precision=tuple(np.array([4, 2]))).random
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

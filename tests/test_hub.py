@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import json
+import pathlib
 import shutil
 import sys
 import threading
@@ -160,6 +161,21 @@ def test_a_ticket_of_the_web(server, ticket, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE"):
         keras_mpt.load_ticket(f"{server}/c/x.mpt")
+
+
+def test_a_killed_download_leaves_no_part_of_a_ticket(server, ticket, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    FakeHub.files["/a/x.mpt"] = content = ticket.path.read_bytes()
+
+    def killed(_, path, *__):
+        pathlib.Path(path).write_bytes(content[: len(content) // 2])
+        raise SystemExit  # which Keras does not catch
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("keras.src.utils.file_utils.urlretrieve", killed)
+        keras_mpt.tickets.Ticket.read(f"{server}/a/x.mpt")
+    assert keras_mpt.tickets.Ticket.read(f"{server}/a/x.mpt").layers == ticket.layers
 
 
 def test_a_folder_of_keras_that_cannot_be_written_to(server, ticket, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import numbers
 import os
 from typing import Any
 
@@ -74,9 +75,10 @@ def to_qonnx(
     """
     if data_format not in DATA_FORMATS:
         raise ValueError(f"`data_format` must be one of {', '.join(DATA_FORMATS)}. Received: {data_format=}")
-    for name, value in {"input_precision": input_precision, "activation_precision": activation_precision}.items():
-        if value is not None:
-            _check_precision(name, value)
+    if input_precision is not None:
+        input_precision = _checked_precision("input_precision", input_precision)
+    if activation_precision is not None:
+        activation_precision = _checked_precision("activation_precision", activation_precision)
     target, random = Qonnx(data_format, input_precision, activation_precision), samples is None
     if input_precision is not None:
         if isinstance(model, (str, os.PathLike, Ticket)):
@@ -103,17 +105,18 @@ def rounded(array: Any, precision: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: `precision` is not a pair of such integers.
     """
-    _check_precision("precision", precision)
-    bits, integers = precision
+    bits, integers = _checked_precision("precision", precision)
     step, most = 2.0 ** (integers - bits), 2 ** (bits - 1)
     return (np.clip(np.round(np.asarray(array, np.float64) / step), -most, most - 1) * step).astype(np.float32)
 
 
-def _check_precision(name, value):
-    if not (isinstance(value, (tuple, list)) and len(value) == 2 and is_count(value[0]) and value[0] <= 16):
+def _checked_precision(name, value):
+    """Return a pair of Python's integers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not is_count(value[0]) or value[0] > 16:
         raise ValueError(f"`{name}` must be (bits, integer_bits), of at most 16 bits. Received: {name}={value!r}")
-    if isinstance(value[1], bool) or not isinstance(value[1], int) or abs(value[1]) > 32:
+    if isinstance(value[1], bool) or not isinstance(value[1], numbers.Integral) or abs(value[1]) > 32:
         raise ValueError(f"`{name}` must be (bits, integer_bits), two integers. Received: {name}={value!r}")
+    return int(value[0]), int(value[1])
 
 
 @dataclasses.dataclass(repr=False)
