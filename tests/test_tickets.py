@@ -205,6 +205,18 @@ def test_a_base_of_no_use_changes_nothing(tmp_path):
         assert "of no use" not in str(Ticket.read(ticket.path))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_base_of_other_floats(dtype, tmp_path):
+    x = np.eye(100, dtype=np.float32)
+    base = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100, dtype=dtype)])
+    assert base.layers[0].kernel.dtype == dtype
+    model, layer = wide("scaled_sign")
+    layer.frozen_kernel.assign(keras_mpt.ops.to_numpy(base.layers[0].kernel, "float32"))
+    ticket = save_ticket(model, tmp_path / "a.mpt", base=base)
+    assert ticket.layers["wide"]["kernel"]["source"]["from"] == "base"
+    assert_equal_models(model, load_ticket(ticket.path, base=base), x)
+
+
 @pytest.mark.slow_with("jax", "torch")
 def test_a_base_of_use_and_one_of_none_for_all_kinds_of_layers(tmp_path, rng):
     words = keras.Input((5,), dtype="int32")

@@ -181,8 +181,9 @@ def content_table(model):
         TypeError: It is not a model.
     """
     check_instance("base", model, (keras.layers.Layer, type(None)), "a Keras model or None")
-    weights = () if model is None else (w for w in model.weights if len(w.shape) > 1 and w.dtype == "float32")
-    return {_sha256([array]): array for array in map(to_numpy, weights)}
+    weights = () if model is None else model.weights
+    kernels = (to_numpy(w, "float32") for w in weights if len(w.shape) > 1 and keras.backend.is_float_dtype(w.dtype))
+    return {_sha256([array]): array for array in kernels}
 
 
 def _kernel(subnet, frozen, mask):
