@@ -62,10 +62,22 @@ def test_bad_images(arguments, name):
 def test_size(binary):
     model = whitened_conv6_mpt(input_quantizer="approx_sign" if binary else None, seed=0)
     weights = sum(int(np.prod(layer.scores.shape)) for layer in mpt_layers(model))
-    assert weights == 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2560
+    inputs = 4 * 24 if binary else 24  # of the first convolution: each output of the stem has four thresholds
+    assert weights == 9 * (inputs * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2560
     assert model.input_shape == (None, 32, 32, 3) and model.output_shape == (None, 10)
     assert not any("stem" in variable.path or "gamma" in variable.path for variable in model.trainable_variables)
     assert sum("beta" in variable.path for variable in model.trainable_variables) == (7 if binary else 6)
+
+
+def test_signs_are_a_thermometer_code_of_the_stem():
+    model = small(input_quantizer="approx_sign")
+    model.get_layer("stem").set_weights([whitening_kernel(IMAGES)])
+    images = IMAGES[:3].repeat(2, axis=1).repeat(2, axis=2)[:, :16]
+    inner = keras.Model(model.inputs, [model.get_layer("stem").output, model.get_layer("conv1").input])
+    stem, code = (numpy(output) for output in inner(images))
+    normalized = stem / np.sqrt(1 + 1e-5)  # an untrained normalization
+    expected = [normalized >= level for level in (1, 1 / 3, -1 / 3, -1)]
+    np.testing.assert_array_equal(code >= 0, np.concatenate(expected, axis=-1))
 
 
 @pytest.mark.parametrize("binary", [False, True])

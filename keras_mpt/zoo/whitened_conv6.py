@@ -6,10 +6,12 @@ convolutions, the first of them followed by a max-pool, each by batch normalizat
 GELU; a shortcut goes around the second of each group (the source's larger network has them). Then come a global
 max-pool and the classifier.
 
-As MPT-1/1 each convolution takes the signs of its inputs instead of GELU, and a shortcut goes around each but the
-first, so that what comes before a sign is added up over the layers and is not lost in it (Liu et al. 2018,
-arXiv:1808.00278). Where a group begins, the shortcut is averaged over 2x2 pixels and repeated along the channels. The
-classifier gets the mean over the image, not signs.
+As MPT-1/1 each convolution takes the signs of its inputs instead of GELU. One sign says little of an output of the
+stem, so each is repeated and compared with four thresholds, a thermometer code (Zhang et al. 2021, arXiv:2012.12206).
+A shortcut goes around each convolution but the first (Liu et al. 2018, arXiv:1808.00278), so that what comes before a
+sign is not lost in it. Shortcuts are averaged, not added: sums would grow beyond +-1, where signs have no gradient.
+Where a group begins, the shortcut is averaged over 2x2 pixels and repeated along the channels. The classifier gets the
+mean over the image, not signs.
 
 Source: Jordan 2024, section 3, arXiv:2404.00498, where all weights but the stem's are trained.
 """
@@ -25,6 +27,7 @@ from keras_mpt.zoo.weights import builder
 _STEM_SIZE = 2
 _LEAST_SIDE = 9  # the stem leaves 8, and three pools 1
 _LOGITS_SCALE = 1 / 9
+_THRESHOLDS = (-1.0, -1 / 3, 1 / 3, 1.0)  # in standard deviations of the stem's outputs
 # fmt: off
 
 
@@ -56,7 +59,7 @@ def whitened_conv6_mpt(
     unfit = keras.initializers.GlorotUniform(0)  # until `whitening_kernel` takes its place
     x = keras.layers.Conv2D(
         filters, _STEM_SIZE, use_bias=False, kernel_initializer=unfit, trainable=False, name="stem")(x)
-    x = _features(net, x, 0) if settings.binary else _activation(net, x, 0)
+    x = _thermometer(net, x) if settings.binary else _activation(net, x, 0)
     for index, filters in enumerate((64, 64, 256, 256, 256, 256), 1):
         first, before = index % 2, x
         x = net.conv(x, filters, 3, f"conv{index}")
@@ -64,11 +67,18 @@ def whitened_conv6_mpt(
             x = keras.layers.MaxPooling2D(name=f"pool{index}")(x)
         x = _features(net, x, index)
         if not first or (settings.binary and index > 1):
-            x = _shortcut(before, x, index)
+            x = _shortcut(net, before, x, index)
     return net.model(image, _logits(net, x) if include_top else x, "whitened_conv6_mpt")
 
 
 # fmt: on
+
+
+def _thermometer(net, x):
+    """Return outputs whose signs tell above which thresholds those of the stem are; training moves the thresholds."""
+    offsets = [threshold for threshold in _THRESHOLDS for _ in range(x.shape[-1])]
+    x = keras.layers.Concatenate(name="copies0")([x] * len(_THRESHOLDS))
+    return keras.layers.Rescaling(1.0, offsets, name="thresholds")(_features(net, x, 0))
 
 
 def _features(net, x, index):
@@ -81,7 +91,7 @@ def _activation(net, x, index):
     return x if net.settings.binary else keras.layers.Activation("gelu", name=f"gelu{index}")(x)
 
 
-def _shortcut(before, x, index):
+def _shortcut(net, before, x, index):
     copies, rest = divmod(x.shape[-1], before.shape[-1])
     if rest:  # of a width that does not divide the channels
         return x
@@ -89,6 +99,8 @@ def _shortcut(before, x, index):
         before = keras.layers.AveragePooling2D(2, name=f"mean{index}")(before)
     if copies > 1:
         before = keras.layers.Concatenate(name=f"copies{index}")([before] * copies)
+    if net.settings.binary:
+        return keras.layers.Average(name=f"average{index}")([before, x])
     return keras.layers.Add(name=f"add{index}")([before, x])
 
 
