@@ -78,6 +78,7 @@ bench: $(VENV)/.dev
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.memory --batch 128
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.growth --rounds 3
 	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.first_use
+	KERAS_BACKEND=tensorflow $(VENV_PYTHON) -m benchmarks.first_use --cases mobilenet resnet50 --rounds 1
 	@set -e; for backend in jax torch; do \
 		KERAS_BACKEND=$$backend $(VENV_PYTHON) -m benchmarks.first_use --cases "first step" resnet18; \
 	done

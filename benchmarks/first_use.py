@@ -1,7 +1,7 @@
 """Seconds that come once: importing, the first training step, saving, loading and converting.
 
     python -m benchmarks.first_use
-    python -m benchmarks.first_use --cases mobilenet --rounds 1
+    python -m benchmarks.first_use --cases mobilenet resnet50 --rounds 1
     KERAS_BACKEND=jax python -m benchmarks.first_use --cases "first step" "resnet18"
 
 Each beside what the plain Keras model takes for it, in processes of their own that take turns; medians over rounds. Of
@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 
-GOALS = {"first step": 2, "resnet18": 2, "load": 2, "convert": 3, "mobilenet": 3}
+GOALS = {"first step": 2, "resnet18": 2, "load": 2, "convert": 3, "mobilenet": 3, "resnet50": 3}
+LONG = ("mobilenet", "resnet50")  # left out by default
 WHAT = {
     "import": "`import keras_mpt` / `import keras`",
     "first step": "first training step, 100 dense layers",
@@ -27,6 +28,7 @@ WHAT = {
     "load": "`load_ticket` / `load_model`, ResNet-50",
     "convert": "`to_tflite` / TensorFlow's converter, 10 convolutions",
     "mobilenet": "`to_tflite` / TensorFlow's converter, MobileNetV2",
+    "resnet50": "`to_tflite` / TensorFlow's converter, ResNet-50",
 }
 
 
@@ -111,6 +113,10 @@ def converting_mobilenet(ours, folder):
     return converted(keras_mpt.models.to_mpt(keras.applications.MobileNetV2(weights=None), seed=0), ours, folder)
 
 
+def converting_resnet50(ours, folder):
+    return converted(resnet50(), ours, folder)
+
+
 def converted(model, ours, folder):
     import tensorflow as tf
 
@@ -130,6 +136,7 @@ CASES = {
     "load": loading,
     "convert": converting,
     "mobilenet": converting_mobilenet,
+    "resnet50": converting_resnet50,
 }
 
 
@@ -155,7 +162,7 @@ def measure(case, rounds, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = [case for case in CASES if case != "mobilenet"]
+    usual = [case for case in CASES if case not in LONG]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=usual)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)

@@ -1,6 +1,5 @@
 """Convert a model: plan, compile, compare the file with the model, write it."""
 
-import gzip
 import math
 import os
 
@@ -58,14 +57,14 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         layers=_entries(plan),
         operations=target.operations(content),
         bytes=len(content),
-        gzip=len(gzip.compress(content, 9)),
+        content=content,
         inputs=list(session.inputs),
         outputs=list(session.outputs),
         runtimes=target.runtimes(),
         random=random,
         notes=[] if preprocess is None else [("Preprocess", str(preprocess))],
     )
-    verify.check(report, target, plan, content, samples)
+    verify.check(report, target, plan, graph, samples)
     report.notes += target.notes(content)
     written = target.written(content, path)
     with replacing(path) as unfinished:

@@ -1,7 +1,10 @@
 """Reports of conversions: formats and sizes by layer, and the comparison with the model."""
 
+import builtins
 import contextlib
 import dataclasses
+import functools
+import gzip
 import pathlib
 
 from keras_mpt.models.tables import Table, Tabular, short
@@ -68,8 +71,9 @@ class Report(Tabular):
             reason against a smaller or faster one; number of `weights` and their `bytes` in the file; `macs`, the
             multiply-accumulates for one sample, and `macs_1bit`, those between bits.
         operations: Number of operations of each kind, a dict by name.
+        content: The converted file, bytes. With an ending for C++, `path` has them as an array.
         bytes: Size of the file.
-        gzip: Size of the compressed file.
+        gzip: Size of the compressed file (level 9), computed when it is read or the report is printed.
         inputs, outputs: Lists of objects with `name`, `shape` and `dtype`, in the order of the model.
         runtimes: Names of the installed runtimes, which all ran the file.
         random: Whether the samples were random numbers.
@@ -92,7 +96,7 @@ class Report(Tabular):
     layers: list
     operations: dict
     bytes: int
-    gzip: int
+    content: builtins.bytes = b""
     inputs: list = dataclasses.field(default_factory=list)
     outputs: list = dataclasses.field(default_factory=list)
     runtimes: list = dataclasses.field(default_factory=list)
@@ -104,6 +108,10 @@ class Report(Tabular):
     flips: int = 0
     piece_error: float | None = None
     notes: list = dataclasses.field(default_factory=list)
+
+    @functools.cached_property
+    def gzip(self):
+        return len(gzip.compress(self.content, 9))
 
     def __repr__(self):
         kernels = f"{len(self.layers)} kernel{'s' * (len(self.layers) != 1)}"

@@ -19,21 +19,21 @@ FLIPS = 0.05  # of the samples: if more flip, the cause is not rounding alone
 PIECES = 8  # samples for the pieces
 
 
-def check(report, target, plan, content, samples):
+def check(report, target, plan, graph, samples):
     """Run a file in each runtime, compare its outputs with those of the model, and complete the report.
 
     Args:
         report: The `Report` to complete.
         target: The `Target`.
         plan: The `Plan`.
-        content: Bytes of the file.
+        graph: The `Graph` of the plan that the target compiled.
         samples: List of arrays, one for each input.
 
     Raises:
         ConversionError: The outputs differ.
     """
     batch = _batch(plan, target)
-    margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples], batch)
+    margins = _check_pieces(report, target, plan, graph, [array[:PIECES] for array in samples])
     own, others = _own_outputs(plan), _other_floats(plan.model)
     if others:
         text = f"the model computes in {' and '.join(others)}; the file, and what it was compared with, in float32"
@@ -42,7 +42,7 @@ def check(report, target, plan, content, samples):
     found = {}
     for runtime in report.runtimes:
         with errors_of(runtime, "run"):
-            found[runtime] = target.session(content, runtime), Agreement(margins, f"In {runtime}, the file")
+            found[runtime] = target.session(report.content, runtime), Agreement(margins, f"In {runtime}, the file")
     for _, parts in batches(samples):
         expected, taps = reference_outputs(plan, parts, batch)
         if own is not None:
@@ -73,7 +73,7 @@ def reference_outputs(plan, samples, batch=None):
     return found[:count], found[count:]
 
 
-def _check_pieces(report, target, plan, samples, batch):
+def _check_pieces(report, target, plan, graph, samples):
     """Compare the pieces between signs, given the model's own signs.
 
     No rounding can change a sign there, so an error in a piece is found whatever the activations are.
@@ -81,10 +81,10 @@ def _check_pieces(report, target, plan, samples, batch):
     Returns:
         List of a margin for each cut and lead: closer to zero, rounding may flip a sign or choose another index.
     """
-    graph, of_leads = plan.graph(target.batch), [AT_ZERO * ROUNDING] * len(plan.reference.leads)
+    of_leads = [AT_ZERO * ROUNDING] * len(plan.reference.leads)
     if not graph.cuts or target.lossy:
         return [0.0] * len(graph.cuts) + of_leads
-    outputs, taps = reference_outputs(plan, samples, batch)
+    outputs, taps = reference_outputs(plan, samples, _batch(plan, target))
     taps, leads = taps[: len(graph.cuts)], taps[len(graph.cuts) :]
     clear = ~_near_zero(leads, of_leads) if leads else slice(None)
     compiled = target.compile(graph.pieces())
