@@ -46,8 +46,8 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         target.choose(kernel)
     random, samples = samples is None, samples_for(plan, samples)
 
-    graph = plan.graph(target.batch)
-    content = target.annotated(target.compile(graph), annotations.facts_of(ticket, labels, preprocess))
+    content = target.compile(plan.graph(target.batch))
+    content = target.annotated(content, annotations.facts_of(ticket, labels, preprocess))
     with errors_of(target.engine, "run"):
         session = target.session(content)
     report = Report(
@@ -64,7 +64,7 @@ def convert(model, path, target, samples=None, preprocess=None, labels=None):
         random=random,
         notes=[] if preprocess is None else [("Preprocess", str(preprocess))],
     )
-    verify.check(report, target, plan, graph, samples)
+    verify.check(report, target, plan, samples)
     report.notes += target.notes(content)
     written = target.written(content, path)
     with replacing(path) as unfinished:

@@ -80,6 +80,7 @@ class Plan:
         batch: Batch size of the model; None if it takes any, as Sequential models do.
         kernels: List of a `Kernel` for each kernel of the MPT layers, in the order of the model.
         layers: List of `(layer, calls)` for each layer with matrices, in the same order; for calls see `call_shapes`.
+        cuts: Number of tensors whose signs are taken.
         reference: The whole `Graph` in floats, for comparison.
 
     Raises:
@@ -97,7 +98,8 @@ class Plan:
         self.model, self.preprocess = model, preprocess
         self.batch = next((x.shape[0] for x in model.inputs if x.shape[0] is not None and not _any_batch(model)), None)
         self._kernels, self.layers = {}, []
-        self.reference = self.graph(plain=True).whole()
+        graph = self.graph(plain=True)
+        self.cuts, self.reference = len(graph.cuts), graph.whole()
 
     @property
     def kernels(self):

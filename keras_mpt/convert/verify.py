@@ -19,21 +19,20 @@ FLIPS = 0.05  # of the samples: if more flip, the cause is not rounding alone
 PIECES = 8  # samples for the pieces
 
 
-def check(report, target, plan, graph, samples):
+def check(report, target, plan, samples):
     """Run a file in each runtime, compare its outputs with those of the model, and complete the report.
 
     Args:
         report: The `Report` to complete.
         target: The `Target`.
         plan: The `Plan`.
-        graph: The `Graph` of the plan that the target compiled.
         samples: List of arrays, one for each input.
 
     Raises:
         ConversionError: The outputs differ.
     """
     batch = _batch(plan, target)
-    margins = _check_pieces(report, target, plan, graph, [array[:PIECES] for array in samples])
+    margins = _check_pieces(report, target, plan, [array[:PIECES] for array in samples])
     own, others = _own_outputs(plan), _other_floats(plan.model)
     if others:
         text = f"the model computes in {' and '.join(others)}; the file, and what it was compared with, in float32"
@@ -73,7 +72,7 @@ def reference_outputs(plan, samples, batch=None):
     return found[:count], found[count:]
 
 
-def _check_pieces(report, target, plan, graph, samples):
+def _check_pieces(report, target, plan, samples):
     """Compare the pieces between signs, given the model's own signs.
 
     No rounding can change a sign there, so an error in a piece is found whatever the activations are.
@@ -82,8 +81,9 @@ def _check_pieces(report, target, plan, graph, samples):
         List of a margin for each cut and lead: closer to zero, rounding may flip a sign or choose another index.
     """
     of_leads = [AT_ZERO * ROUNDING] * len(plan.reference.leads)
-    if not graph.cuts or target.lossy:
-        return [0.0] * len(graph.cuts) + of_leads
+    if not plan.cuts or target.lossy:
+        return [0.0] * plan.cuts + of_leads
+    graph = plan.graph(target.batch)  # again: a target may change the one that it compiles
     outputs, taps = reference_outputs(plan, samples, _batch(plan, target))
     taps, leads = taps[: len(graph.cuts)], taps[len(graph.cuts) :]
     clear = ~_near_zero(leads, of_leads) if leads else slice(None)
